@@ -1,0 +1,3 @@
+//! The network as a value.
+mod tensor;
+pub use tensor::{StateDict, Tensor};

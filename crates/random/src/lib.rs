@@ -1,0 +1,132 @@
+//! Counter-based randomness for Regraft.
+//!
+//! Every random decision (a crop, a shuffle, a dropout mask, an initial weight) draws from a
+//! generator whose key says *what the decision is about*: the run's seed, a purpose, and the
+//! numbers that identify it (epoch, sample, layer). Nothing depends on which thread drew first,
+//! so a run gives the same bits with any number of threads and after any interruption.
+//!
+//! The generator is ChaCha8 (D. J. Bernstein, "ChaCha, a variant of Salsa20", 2008), whose output
+//! for a key is fixed for all time.
+
+use rand_chacha::{ChaCha8Rng, rand_core::SeedableRng};
+
+pub use rand_chacha::rand_core::Rng;
+
+/// The generator that [`keyed`] returns.
+pub type Generator = ChaCha8Rng;
+
+/// What a random decision is for; two purposes never share a stream.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Purpose {
+    /// Initial values of a parameter; key: hash of the parameter's name, 0.
+    Init = 1,
+    /// Order of the training samples; key: epoch, 0.
+    Shuffle = 2,
+    /// Random transforms of one image; key: epoch, sample.
+    Augment = 3,
+    /// Dropout masks; key: the sample's key, layer.
+    Dropout = 4,
+    /// Which samples go to the validation part; key: hash of the class name, 0.
+    Split = 5,
+    /// Cross-validation folds; key: 0, 0.
+    Folds = 6,
+}
+
+/// The generator for one decision: `seed` of the run, its purpose, and two numbers that identify it.
+pub fn keyed(seed: u64, purpose: Purpose, a: u64, b: u64) -> Generator {
+    let mut key = [0u8; 32];
+    key[0..8].copy_from_slice(&seed.to_le_bytes());
+    key[8..16].copy_from_slice(&(purpose as u64).to_le_bytes());
+    key[16..24].copy_from_slice(&a.to_le_bytes());
+    key[24..32].copy_from_slice(&b.to_le_bytes());
+    ChaCha8Rng::from_seed(key)
+}
+
+/// A stable 64-bit hash of a name (FNV-1a), to key a decision by a name.
+pub fn hash_name(name: &str) -> u64 {
+    name.bytes().fold(0xcbf2_9ce4_8422_2325, |h, b| (h ^ u64::from(b)).wrapping_mul(0x100_0000_01b3))
+}
+
+/// A uniform draw from `[0, 1)` with 24 random bits, as `f32` holds exactly.
+pub fn unit_f32(rng: &mut impl Rng) -> f32 {
+    (rng.next_u32() >> 8) as f32 * (1.0 / (1u32 << 24) as f32)
+}
+
+/// A uniform draw from `[0, 1)` with 53 random bits.
+pub fn unit_f64(rng: &mut impl Rng) -> f64 {
+    (rng.next_u64() >> 11) as f64 * (1.0 / (1u64 << 53) as f64)
+}
+
+/// A draw from the standard normal distribution (Box and Muller, 1958).
+pub fn normal_f64(rng: &mut impl Rng) -> f64 {
+    let radius = (-2.0 * (1.0 - unit_f64(rng)).ln()).sqrt();
+    radius * (std::f64::consts::TAU * unit_f64(rng)).cos()
+}
+
+/// A uniform draw from `0..bound` without bias (Lemire, "Fast random integer generation", 2019).
+///
+/// # Panics
+/// If `bound` is 0.
+pub fn below(rng: &mut impl Rng, bound: u64) -> u64 {
+    assert!(bound > 0, "an empty range has nothing to draw");
+    let threshold = bound.wrapping_neg() % bound;
+    loop {
+        let wide = u128::from(rng.next_u64()) * u128::from(bound);
+        if wide as u64 >= threshold {
+            return (wide >> 64) as u64;
+        }
+    }
+}
+
+/// Shuffles in place (Fisher and Yates).
+pub fn shuffle<T>(items: &mut [T], rng: &mut impl Rng) {
+    for i in (1..items.len()).rev() {
+        items.swap(i, below(rng, i as u64 + 1) as usize);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_key_always_gives_the_same_stream() {
+        let draw = |a, b| keyed(7, Purpose::Augment, a, b).next_u64();
+        assert_eq!(draw(1, 2), draw(1, 2));
+        assert_ne!(draw(1, 2), draw(2, 1));
+        assert_ne!(draw(1, 2), keyed(7, Purpose::Dropout, 1, 2).next_u64());
+        assert_ne!(draw(1, 2), keyed(8, Purpose::Augment, 1, 2).next_u64());
+    }
+
+    #[test]
+    fn the_stream_is_fixed_for_all_time() {
+        // A changed stream would silently break the resumption of runs started by an older version.
+        let mut rng = keyed(0, Purpose::Init, 0, 0);
+        assert_eq!([rng.next_u64(), rng.next_u64()], [4606029925845525861, 5881008411243030533]);
+    }
+
+    #[test]
+    fn draws_have_the_moments_of_their_distribution() {
+        let mut rng = keyed(3, Purpose::Init, 0, 0);
+        let n = 40_000;
+        let uniform: f64 = (0..n).map(|_| unit_f64(&mut rng)).sum::<f64>() / n as f64;
+        assert!((uniform - 0.5).abs() < 0.01, "mean {uniform}");
+        let normals: Vec<f64> = (0..n).map(|_| normal_f64(&mut rng)).collect();
+        let mean = normals.iter().sum::<f64>() / n as f64;
+        let variance = normals.iter().map(|x| x * x).sum::<f64>() / n as f64;
+        assert!(mean.abs() < 0.02 && (variance - 1.0).abs() < 0.03, "mean {mean}, variance {variance}");
+    }
+
+    #[test]
+    fn a_shuffle_is_a_permutation_that_reaches_every_place() {
+        let mut counts = [[0u32; 5]; 5];
+        for seed in 0..5000 {
+            let mut items = [0, 1, 2, 3, 4];
+            shuffle(&mut items, &mut keyed(seed, Purpose::Shuffle, 0, 0));
+            for (place, &item) in items.iter().enumerate() {
+                counts[item][place] += 1;
+            }
+        }
+        assert!(counts.iter().flatten().all(|&c| (850..1150).contains(&c)), "{counts:?}");
+    }
+}

@@ -1,0 +1,228 @@
+//! Shapes of one sample's values, and how each operation changes them.
+
+use std::fmt;
+
+use serde::{Deserialize, Serialize};
+
+use crate::{Error, Graph, Node, Op};
+
+/// Shape of the value of one sample.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Shape {
+    /// A feature map (or an image): `channels` planes of `height` by `width`.
+    Map {
+        /// Number of channels.
+        channels: usize,
+        /// Rows.
+        height: usize,
+        /// Columns.
+        width: usize,
+    },
+    /// A vector of features.
+    Features(usize),
+}
+
+impl Shape {
+    /// An RGB image of `size` by `size` pixels.
+    pub fn rgb(size: usize) -> Self {
+        Shape::Map { channels: 3, height: size, width: size }
+    }
+
+    /// Number of elements.
+    pub fn len(&self) -> usize {
+        match *self {
+            Shape::Map { channels, height, width } => channels * height * width,
+            Shape::Features(features) => features,
+        }
+    }
+
+    /// Whether there are no elements.
+    pub fn is_empty(&self) -> bool {
+        self.len() == 0
+    }
+
+    /// Channels of a map, or the length of a vector.
+    pub fn channels(&self) -> usize {
+        match *self {
+            Shape::Map { channels, .. } => channels,
+            Shape::Features(features) => features,
+        }
+    }
+}
+
+impl fmt::Display for Shape {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Shape::Map { channels, height, width } => write!(f, "{channels}x{height}x{width}"),
+            Shape::Features(features) => write!(f, "{features}"),
+        }
+    }
+}
+
+/// No value of one sample may hold more elements than this (4 GiB of `f32`): a file from a stranger
+/// must not be able to ask for more.
+const MAX_ELEMENTS: usize = 1 << 30;
+
+/// Length of a window's output along one dimension (`torch.nn.Conv2d`, `floor` form), or `None` if it does not fit.
+fn window_output(input: usize, kernel: usize, stride: usize, padding: usize, dilation: usize) -> Option<usize> {
+    let span = dilation.checked_mul(kernel.checked_sub(1)?)?.checked_add(1)?;
+    let room = padding.checked_mul(2)?.checked_add(input)?.checked_sub(span)?;
+    Some(room.checked_div(stride)? + 1)
+}
+
+/// Length of a pooling output along one dimension (`torch.nn.MaxPool2d`).
+fn pool_output(input: usize, kernel: usize, stride: usize, padding: usize, ceil_mode: bool) -> Option<usize> {
+    let floor = window_output(input, kernel, stride, padding, 1)?;
+    let hangs_over = (padding * 2 + input - kernel) % stride != 0;
+    // A hanging window counts only if it starts inside the input or its left border.
+    Some(if ceil_mode && hangs_over && floor * stride < input + padding { floor + 1 } else { floor })
+}
+
+impl Graph {
+    /// The shape of every node's value, for one sample.
+    ///
+    /// # Errors
+    /// [`Error::Shape`] or [`Error::Invalid`] naming the first layer that cannot take its inputs.
+    pub fn shapes(&self) -> Result<Vec<Shape>, Error> {
+        let mut shapes: Vec<Shape> = Vec::with_capacity(self.nodes().len());
+        for node in self.nodes() {
+            let inputs: Vec<Shape> = node.inputs.iter().map(|&input| shapes[input]).collect();
+            let shape = if node.op == Op::Input { self.input_shape() } else { output_shape(node, &inputs)? };
+            let elements = match shape {
+                Shape::Map { channels, height, width } => {
+                    channels.checked_mul(height).and_then(|plane| plane.checked_mul(width))
+                }
+                Shape::Features(features) => Some(features),
+            };
+            if elements.is_none_or(|elements| elements == 0 || elements > MAX_ELEMENTS) {
+                return Err(Error::Invalid {
+                    layer: node.name.clone(),
+                    reason: format!("its value has the impossible shape {shape}"),
+                });
+            }
+            shapes.push(shape);
+        }
+        Ok(shapes)
+    }
+}
+
+/// The shape a node gives for inputs of these shapes.
+fn output_shape(node: &Node, inputs: &[Shape]) -> Result<Shape, Error> {
+    let wanted = match node.op {
+        Op::Input => 0,
+        Op::Add => 2,
+        Op::Concat => inputs.len().max(1),
+        _ => 1,
+    };
+    if inputs.len() != wanted {
+        return Err(Error::Invalid {
+            layer: node.name.clone(),
+            reason: format!("{} takes {wanted} input(s), not {}", node.op.name(), inputs.len()),
+        });
+    }
+    let input = inputs[0];
+    let wrong = |found: Shape, reason: String| {
+        Err(Error::Shape { layer: node.name.clone(), op: node.op.name(), found, reason })
+    };
+    let too_small = |what: &str| format!("the {what} is larger than the padded input; give larger images");
+    match (&node.op, input) {
+        (Op::Conv2d(conv), Shape::Map { channels, height, width }) => {
+            let divisible = conv.groups > 0
+                && conv.in_channels.is_multiple_of(conv.groups)
+                && conv.out_channels.is_multiple_of(conv.groups);
+            if !divisible || conv.kernel_size.contains(&0) || conv.stride.contains(&0) || conv.dilation.contains(&0) {
+                return wrong(input, format!("its settings contradict each other: {conv:?}"));
+            }
+            if channels != conv.in_channels {
+                return wrong(input, format!("it needs {} channels", conv.in_channels));
+            }
+            let along =
+                |i: usize, n| window_output(n, conv.kernel_size[i], conv.stride[i], conv.padding[i], conv.dilation[i]);
+            match (along(0, height), along(1, width)) {
+                (Some(height), Some(width)) => Ok(Shape::Map { channels: conv.out_channels, height, width }),
+                _ => wrong(input, too_small("filter")),
+            }
+        }
+        (Op::BatchNorm2d(bn), Shape::Map { channels, .. }) if channels != bn.num_features => {
+            wrong(input, format!("it needs {} channels", bn.num_features))
+        }
+        (Op::MaxPool2d(pool), Shape::Map { channels, height, width }) => {
+            if pool.kernel_size == 0 || pool.stride == 0 || pool.padding > pool.kernel_size / 2 {
+                return wrong(input, format!("its settings contradict each other: {pool:?}"));
+            }
+            let along = |n| pool_output(n, pool.kernel_size, pool.stride, pool.padding, pool.ceil_mode);
+            match (along(height), along(width)) {
+                (Some(height), Some(width)) => Ok(Shape::Map { channels, height, width }),
+                _ => wrong(input, too_small("window")),
+            }
+        }
+        (Op::AdaptiveAvgPool2d { output_size }, Shape::Map { channels, .. }) => {
+            Ok(Shape::Map { channels, height: *output_size, width: *output_size })
+        }
+        (Op::Linear(linear), Shape::Features(features)) if features == linear.in_features => {
+            Ok(Shape::Features(linear.out_features))
+        }
+        (Op::Linear(linear), _) => wrong(input, format!("it needs a vector of {}", linear.in_features)),
+        (Op::Add, _) if inputs[1] != input => wrong(inputs[1], format!("its other input is {input}")),
+        (Op::Concat, Shape::Map { height, width, .. }) => {
+            let mut channels = 0usize;
+            for &shape in inputs {
+                match shape {
+                    Shape::Map { channels: c, height: h, width: w } if (h, w) == (height, width) => {
+                        channels = channels.saturating_add(c);
+                    }
+                    other => return wrong(other, format!("its first input is {input}")),
+                }
+            }
+            Ok(Shape::Map { channels, height, width })
+        }
+        (Op::Flatten, shape) => Ok(Shape::Features(shape.len())),
+        (Op::BatchNorm2d(_) | Op::ReLU | Op::ReLU6 | Op::Dropout { .. } | Op::Add, shape)
+            if !matches!((&node.op, shape), (Op::BatchNorm2d(_), Shape::Features(_))) =>
+        {
+            Ok(shape)
+        }
+        _ => wrong(input, "it needs a feature map".into()),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::{Conv2d, MaxPool2d};
+
+    #[test]
+    fn pooling_with_ceil_mode_follows_pytorch() {
+        // (input, kernel, stride, padding) -> (floor, ceil), from torch.nn.MaxPool2d
+        for ((input, kernel, stride, padding), (floor, ceil)) in
+            [((111, 3, 2, 0), (55, 55)), ((54, 3, 2, 0), (26, 27)), ((13, 3, 2, 1), (7, 7)), ((5, 2, 3, 1), (2, 2))]
+        {
+            assert_eq!(pool_output(input, kernel, stride, padding, false), Some(floor), "{input} {kernel} {stride}");
+            assert_eq!(pool_output(input, kernel, stride, padding, true), Some(ceil), "{input} {kernel} {stride}");
+        }
+    }
+
+    #[test]
+    fn errors_name_the_layer_and_both_shapes() {
+        let mut graph = Graph::new(Shape::rgb(8));
+        graph.push("stem", Op::Conv2d(Conv2d::new(4, 8, 3)), &[0]);
+        let error = graph.shapes().unwrap_err().to_string();
+        assert_eq!(error, "layer stem (Conv2d) cannot take an input of 3x8x8: it needs 4 channels");
+
+        let mut graph = Graph::new(Shape::rgb(2));
+        graph.push("pool", Op::MaxPool2d(MaxPool2d { kernel_size: 3, stride: 2, padding: 0, ceil_mode: false }), &[0]);
+        assert!(graph.shapes().unwrap_err().to_string().contains("give larger images"));
+    }
+
+    #[test]
+    fn absurd_sizes_are_refused_without_overflow() {
+        let mut graph = Graph::new(Shape::Map { channels: usize::MAX, height: 3, width: 3 });
+        graph.push("relu", Op::ReLU, &[0]);
+        assert!(graph.shapes().is_err());
+        let mut graph = Graph::new(Shape::rgb(8));
+        let conv = Conv2d { padding: [usize::MAX / 2 + 1; 2], ..Conv2d::new(3, 8, 3) };
+        graph.push("conv", Op::Conv2d(conv), &[0]);
+        assert!(graph.shapes().is_err());
+    }
+}

@@ -1,0 +1,211 @@
+//! Surgery on networks: cutting at a layer, grafting a head on, choosing what trains.
+
+use crate::graph::belongs_to;
+use crate::{Error, Graph, Linear, NodeId, Op, Shape};
+
+/// Name of the fully connected layer grafted on a network whose own head is not one.
+const GRAFTED_HEAD: &str = "fc";
+
+impl Graph {
+    /// The network's head: its last layer with parameters, a `Linear` or a 1x1 `Conv2d`.
+    ///
+    /// # Errors
+    /// [`Error::NoHead`] if the last layer with parameters is of another kind.
+    pub fn head(&self) -> Result<NodeId, Error> {
+        let last = self.nodes().iter().rposition(|node| !node.op.parameters().is_empty());
+        match last.map(|id| (id, &self.nodes()[id])) {
+            Some((id, node)) => match &node.op {
+                Op::Linear(_) => Ok(id),
+                Op::Conv2d(conv) if conv.kernel_size == [1, 1] && conv.groups == 1 => Ok(id),
+                op => Err(Error::NoHead { layer: node.name.clone(), op: op.name() }),
+            },
+            None => Err(Error::NoHead { layer: self.nodes()[self.output()].name.clone(), op: "no parameters" }),
+        }
+    }
+
+    /// Gives the head `classes` outputs and returns its id; its parameters are then to be initialised.
+    ///
+    /// # Errors
+    /// As [`head`](Self::head).
+    pub fn replace_head(&mut self, classes: usize) -> Result<NodeId, Error> {
+        let head = self.head()?;
+        match self.op_mut(head) {
+            Op::Linear(linear) => linear.out_features = classes,
+            Op::Conv2d(conv) => conv.out_channels = classes,
+            _ => unreachable!("a head is a Linear or a Conv2d"),
+        }
+        Ok(head)
+    }
+
+    /// The part of the network that computes `node`, with `node` as its output.
+    pub fn cut(&self, node: NodeId) -> Graph {
+        let mut needed = vec![false; node + 1];
+        needed[node] = true;
+        needed[0] = true;
+        for id in (0..=node).rev() {
+            if needed[id] {
+                for &input in &self.nodes()[id].inputs {
+                    needed[input] = true;
+                }
+            }
+        }
+        let mut new_id = vec![0; node + 1];
+        let mut part = Graph::new(self.input_shape());
+        for id in (1..=node).filter(|&id| needed[id]) {
+            let old = &self.nodes()[id];
+            let inputs: Vec<NodeId> = old.inputs.iter().map(|&input| new_id[input]).collect();
+            new_id[id] = part.push(old.name.clone(), old.op.clone(), &inputs);
+        }
+        part
+    }
+
+    /// The ConvNet without its head: a network from images to one vector of features each.
+    ///
+    /// It ends where the head begins; if a map arrives there (SqueezeNet's head is a convolution), the
+    /// map is averaged over its area, as the head's own pooling would do.
+    ///
+    /// # Errors
+    /// As [`head`](Self::head).
+    pub fn feature_extractor(&self) -> Result<Graph, Error> {
+        let head = self.head()?;
+        let mut part = self.cut(self.nodes()[head].inputs[0]);
+        if let Some(Shape::Map { .. }) = part.shapes()?.last() {
+            let pooled = part.push("avgpool", Op::AdaptiveAvgPool2d { output_size: 1 }, &[part.output()]);
+            part.push("flatten", Op::Flatten, &[pooled]);
+        }
+        Ok(part)
+    }
+
+    /// The feature extractor of this network with a fresh `Linear` head of `classes` outputs, and the head's id.
+    ///
+    /// A head that already is a `Linear` keeps its name; otherwise the new one is called `fc`.
+    ///
+    /// # Errors
+    /// As [`head`](Self::head).
+    pub fn with_linear_head(&self, classes: usize) -> Result<(Graph, NodeId), Error> {
+        let old = &self.nodes()[self.head()?];
+        let name = if matches!(old.op, Op::Linear(_)) { old.name.as_str() } else { GRAFTED_HEAD };
+        let mut network = self.feature_extractor()?;
+        let features = network.shapes()?.last().map_or(0, Shape::len);
+        let linear = Linear { in_features: features, out_features: classes, bias: true };
+        let head = network.push(name, Op::Linear(linear), &[network.output()]);
+        Ok((network, head))
+    }
+}
+
+/// Which layers of a network learn; the others keep their values bit for bit.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Trainable {
+    nodes: Vec<bool>,
+}
+
+impl Trainable {
+    /// Every layer with parameters learns.
+    pub fn all(graph: &Graph) -> Self {
+        Self { nodes: graph.nodes().iter().map(|node| !node.op.parameters().is_empty()).collect() }
+    }
+
+    /// Nothing learns.
+    pub fn none(graph: &Graph) -> Self {
+        Self { nodes: vec![false; graph.nodes().len()] }
+    }
+
+    /// Only this node learns.
+    pub fn only(graph: &Graph, node: NodeId) -> Self {
+        let mut set = Self::none(graph);
+        set.nodes[node] = true;
+        set
+    }
+
+    /// Everything before the layer is frozen; the layer and all that follows it learn.
+    ///
+    /// # Errors
+    /// [`Error::NoSuchLayer`] if no layer has that name.
+    pub fn from_layer(graph: &Graph, layer: &str) -> Result<Self, Error> {
+        let first = graph.first_node_of(layer)?;
+        let mut set = Self::all(graph);
+        set.nodes[..first].fill(false);
+        Ok(set)
+    }
+
+    /// Freezes a layer and all below it in the tree of names.
+    ///
+    /// # Errors
+    /// [`Error::NoSuchLayer`] if no layer has that name.
+    pub fn freeze(&mut self, graph: &Graph, layer: &str) -> Result<(), Error> {
+        graph.first_node_of(layer)?;
+        for (learns, node) in self.nodes.iter_mut().zip(graph.nodes()) {
+            *learns &= !belongs_to(&node.name, layer);
+        }
+        Ok(())
+    }
+
+    /// Whether this node's parameters learn.
+    pub fn contains(&self, node: NodeId) -> bool {
+        self.nodes[node]
+    }
+
+    /// Whether nothing learns.
+    pub fn is_empty(&self) -> bool {
+        !self.nodes.contains(&true)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::zoo;
+
+    #[test]
+    fn the_head_is_found_and_replaced_in_every_network() {
+        for &name in zoo::NAMES {
+            let mut graph = zoo::build(name, 1000).unwrap();
+            graph.replace_head(7).unwrap();
+            assert_eq!(graph, zoo::build(name, 7).unwrap(), "{name}");
+            assert_eq!(*graph.shapes().unwrap().last().unwrap(), Shape::Features(7), "{name}");
+        }
+    }
+
+    #[test]
+    fn features_have_the_published_lengths() {
+        for (name, features, head) in [
+            ("resnet18", 512, "fc"),
+            ("resnet50", 2048, "fc"),
+            ("vgg16", 4096, "classifier.6"),
+            ("mobilenet_v2", 1280, "classifier.1"),
+            ("squeezenet1_1", 512, "fc"),
+        ] {
+            let (graph, id) = zoo::build(name, 1000).unwrap().with_linear_head(3).unwrap();
+            assert_eq!(graph.nodes()[id].name, head);
+            let Op::Linear(linear) = graph.nodes()[id].op else { panic!("{name}") };
+            assert_eq!((linear.in_features, linear.out_features), (features, 3), "{name}");
+            graph.shapes().unwrap();
+        }
+    }
+
+    #[test]
+    fn a_cut_keeps_only_what_the_layer_needs() {
+        let graph = zoo::build("resnet18", 1000).unwrap();
+        let layer = graph.node_named("layer1.0.bn2").unwrap();
+        let part = graph.cut(layer);
+        assert_eq!(part.nodes().last().unwrap().name, "layer1.0.bn2");
+        assert_eq!(*part.shapes().unwrap().last().unwrap(), Shape::Map { channels: 64, height: 56, width: 56 });
+        assert!(part.nodes().iter().all(|node| !node.name.starts_with("layer2")));
+    }
+
+    #[test]
+    fn freezing_until_a_layer_leaves_it_and_what_follows() {
+        let graph = zoo::build("resnet18", 10).unwrap();
+        let set = Trainable::from_layer(&graph, "layer4").unwrap();
+        for (id, node) in graph.nodes().iter().enumerate() {
+            let expected = !node.op.parameters().is_empty() && (node.name.starts_with("layer4") || node.name == "fc");
+            assert_eq!(set.contains(id), expected, "{}", node.name);
+        }
+        let mut set = Trainable::all(&graph);
+        set.freeze(&graph, "layer1").unwrap();
+        assert!(!set.contains(graph.node_named("layer1.1.conv2").unwrap()));
+        assert!(set.contains(graph.node_named("layer2.0.conv1").unwrap()));
+        let error = Trainable::from_layer(&graph, "layer9").unwrap_err().to_string();
+        assert!(error.contains("layer9") && error.contains("layer4") && error.contains("fc"), "{error}");
+    }
+}

@@ -1,1 +1,32 @@
-//! kernels
+//! CPU kernels for convolutional networks, forward and backward.
+//!
+//! Kernels take slices and plain shapes and know nothing of graphs or files. Feature maps are NHWC
+//! (`[n, height, width, channels]`), so a pixel's channels are contiguous and a map is also a matrix of
+//! `n * height * width` rows; weights of convolutions are `[kh, kw, in / groups, out]`
+//! ([`conv::pack_weight`] converts from PyTorch's layout).
+//!
+//! Beside each kernel that is more than a loop stands a plain reference, generic over [`Float`]: its
+//! gradients are checked against finite differences in `f64`, and the fast kernel against it.
+//!
+//! Work is cut into pieces by the shapes alone, never by the number of threads, and every sum has a
+//! fixed order: the same input gives the same bits on any number of threads. Kernels run on the
+//! current `rayon` pool.
+
+pub mod activation;
+pub mod batch_norm;
+pub mod conv;
+pub mod elementwise;
+mod float;
+mod gemm;
+pub mod linear;
+pub mod loss;
+pub mod optim;
+pub mod pool;
+mod rows;
+pub mod simd;
+#[cfg(test)]
+mod testing;
+
+pub use activation::Activation;
+pub use float::Float;
+pub use gemm::{Matrix, MatrixMut, gemm};

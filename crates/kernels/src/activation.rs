@@ -1,0 +1,91 @@
+//! Activation functions, which other kernels apply while their result is still in cache.
+
+use rayon::prelude::*;
+
+use crate::rows::rows_per_piece;
+use crate::simd::dispatch;
+
+/// An activation whose derivative can be told from its output.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Activation {
+    /// `x`
+    Identity,
+    /// `max(x, 0)`
+    ReLU,
+    /// `min(max(x, 0), 6)`
+    ReLU6,
+}
+
+impl Activation {
+    /// Applies the function in place, on the calling thread.
+    #[inline(always)]
+    pub(crate) fn apply(self, values: &mut [f32]) {
+        match self {
+            Activation::Identity => {}
+            // NaN must stay NaN: a diverged network must show. `f32::max` would hide it.
+            Activation::ReLU => values.iter_mut().for_each(|x| *x = if *x < 0.0 { 0.0 } else { *x }),
+            Activation::ReLU6 => values.iter_mut().for_each(|x| {
+                let y = if *x < 0.0 { 0.0 } else { *x };
+                *x = if y > 6.0 { 6.0 } else { y };
+            }),
+        }
+    }
+}
+
+/// `output = activation(input)`.
+pub fn forward(activation: Activation, input: &[f32], output: &mut [f32]) {
+    assert_eq!(input.len(), output.len());
+    let piece = rows_per_piece(1);
+    output.par_chunks_mut(piece).zip(input.par_chunks(piece)).for_each(|(out, x)| {
+        dispatch(|| {
+            out.copy_from_slice(x);
+            activation.apply(out);
+        });
+    });
+}
+
+/// Multiplies `grad` by the derivative, told from the activation's `output` (0 at the kinks, as PyTorch has it).
+pub fn backward_in_place(activation: Activation, output: &[f32], grad: &mut [f32]) {
+    assert_eq!(output.len(), grad.len());
+    let top = match activation {
+        Activation::Identity => return,
+        Activation::ReLU => f32::INFINITY,
+        Activation::ReLU6 => 6.0,
+    };
+    let piece = rows_per_piece(1);
+    grad.par_chunks_mut(piece).zip(output.par_chunks(piece)).for_each(|(grad, y)| {
+        dispatch(|| {
+            for (g, &y) in grad.iter_mut().zip(y) {
+                *g = if y > 0.0 && y < top { *g } else { 0.0 };
+            }
+        });
+    });
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn values_and_derivatives_at_and_around_the_kinks() {
+        let x = [-1.0, -0.0, 0.0, 0.5, 6.0, 7.0];
+        let mut y = [0.0; 6];
+        forward(Activation::ReLU, &x, &mut y);
+        assert_eq!(y, [0.0, 0.0, 0.0, 0.5, 6.0, 7.0]);
+        let mut grad = [1.0; 6];
+        backward_in_place(Activation::ReLU, &y, &mut grad);
+        assert_eq!(grad, [0.0, 0.0, 0.0, 1.0, 1.0, 1.0]);
+        forward(Activation::ReLU6, &x, &mut y);
+        assert_eq!(y, [0.0, 0.0, 0.0, 0.5, 6.0, 6.0]);
+        let mut grad = [1.0; 6];
+        backward_in_place(Activation::ReLU6, &y, &mut grad);
+        assert_eq!(grad, [0.0, 0.0, 0.0, 1.0, 0.0, 0.0]);
+    }
+
+    #[test]
+    fn nan_is_not_hidden() {
+        let mut y = [0.0];
+        forward(Activation::ReLU6, &[f32::NAN], &mut y);
+        assert!(y[0].is_nan());
+    }
+}

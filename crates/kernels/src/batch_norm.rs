@@ -1,0 +1,306 @@
+//! Batch normalisation over the channels of NHWC maps: `torch.nn.BatchNorm2d`
+//! (Ioffe and Szegedy 2015).
+//!
+//! All functions see a map as `rows` of `channels`. Training uses the batch's own statistics; a frozen
+//! batch norm is the affine map that its running statistics define.
+
+use rayon::prelude::*;
+
+use crate::activation::Activation;
+use crate::rows::{reduce_rows, rows_per_piece};
+use crate::simd::dispatch;
+
+pub mod reference;
+
+/// Statistics of one batch, a value a channel.
+#[derive(Clone, Debug, Default, PartialEq)]
+pub struct Statistics {
+    /// Mean.
+    pub mean: Vec<f32>,
+    /// Biased variance (divided by the count), which normalises.
+    pub var: Vec<f32>,
+}
+
+impl Statistics {
+    /// Mean and variance of each channel of `x`.
+    ///
+    /// Pieces are summed around their own mean and merged in `f64` (Chan, Golub and LeVeque 1979), so that a
+    /// large mean does not drown a small variance.
+    pub fn of(x: &[f32], channels: usize) -> Self {
+        let rows = x.len() / channels;
+        let step = rows_per_piece(channels);
+        let pieces: Vec<(Vec<f32>, Vec<f32>)> = x
+            .par_chunks(step * channels)
+            .map(|piece| {
+                let (mut mean, mut squares) = (vec![0.0f32; channels], vec![0.0f32; channels]);
+                let scale = 1.0 / (piece.len() / channels) as f32;
+                dispatch(|| {
+                    for row in piece.chunks_exact(channels) {
+                        for (m, &x) in mean.iter_mut().zip(row) {
+                            *m += x;
+                        }
+                    }
+                    for m in &mut mean {
+                        *m *= scale;
+                    }
+                    for row in piece.chunks_exact(channels) {
+                        for ((s, &m), &x) in squares.iter_mut().zip(&mean).zip(row) {
+                            *s += (x - m) * (x - m);
+                        }
+                    }
+                });
+                (mean, squares)
+            })
+            .collect();
+        let mut merged = Statistics { mean: vec![0.0; channels], var: vec![0.0; channels] };
+        for c in 0..channels {
+            let (mut count, mut mean, mut squares) = (0.0f64, 0.0f64, 0.0f64);
+            for (i, (piece_mean, piece_squares)) in pieces.iter().enumerate() {
+                let n = step.min(rows - i * step) as f64;
+                let delta = f64::from(piece_mean[c]) - mean;
+                mean += delta * n / (count + n);
+                squares += f64::from(piece_squares[c]) + delta * delta * count * n / (count + n);
+                count += n;
+            }
+            merged.mean[c] = mean as f32;
+            merged.var[c] = (squares / count) as f32;
+        }
+        merged
+    }
+
+    /// Moves running statistics towards these, as PyTorch does: with the unbiased variance of `rows` values.
+    pub fn update_running(&self, rows: usize, momentum: f32, running_mean: &mut [f32], running_var: &mut [f32]) {
+        let unbiased = if rows > 1 { rows as f32 / (rows - 1) as f32 } else { 1.0 };
+        for (r, &m) in running_mean.iter_mut().zip(&self.mean) {
+            *r += momentum * (m - *r);
+        }
+        for (r, &v) in running_var.iter_mut().zip(&self.var) {
+            *r += momentum * (v * unbiased - *r);
+        }
+    }
+}
+
+/// `y = x * scale + shift`, a pair a channel: what a batch norm with given statistics amounts to.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Affine {
+    /// Factor of each channel.
+    pub scale: Vec<f32>,
+    /// Summand of each channel.
+    pub shift: Vec<f32>,
+}
+
+impl Affine {
+    /// The affine map of a batch norm with these parameters and statistics.
+    pub fn new(weight: &[f32], bias: &[f32], mean: &[f32], var: &[f32], eps: f32) -> Self {
+        let scale: Vec<f32> = weight
+            .iter()
+            .zip(var)
+            .map(|(&w, &v)| (f64::from(w) / (f64::from(v) + f64::from(eps)).sqrt()) as f32)
+            .collect();
+        let shift = (0..bias.len()).map(|c| (f64::from(bias[c]) - f64::from(mean[c]) * f64::from(scale[c])) as f32);
+        Self { shift: shift.collect(), scale }
+    }
+}
+
+/// `output = activation(input * scale + shift + residual)`.
+pub fn forward(affine: &Affine, input: &[f32], residual: Option<&[f32]>, activation: Activation, output: &mut [f32]) {
+    assert_eq!(input.len(), output.len());
+    let channels = affine.scale.len();
+    let piece = rows_per_piece(channels) * channels;
+    output.par_chunks_mut(piece).enumerate().for_each(|(i, output)| {
+        let start = i * piece;
+        dispatch(|| {
+            let input = &input[start..start + output.len()];
+            for (y, x) in output.chunks_exact_mut(channels).zip(input.chunks_exact(channels)) {
+                for (((y, &x), &a), &b) in y.iter_mut().zip(x).zip(&affine.scale).zip(&affine.shift) {
+                    *y = x * a + b;
+                }
+            }
+            if let Some(residual) = residual {
+                for (y, &r) in output.iter_mut().zip(&residual[start..]) {
+                    *y += r;
+                }
+            }
+            activation.apply(output);
+        });
+    });
+}
+
+/// Gradients of the affine parameters: sums over rows of `grad` and of `grad * normalised input`.
+///
+/// Returns `(grad_weight, grad_bias)` in `f64`; both are also what [`backward_input_train`] needs.
+pub fn backward_parameters(
+    input: &[f32],
+    grad_output: &[f32],
+    mean: &[f32],
+    var: &[f32],
+    eps: f32,
+) -> (Vec<f64>, Vec<f64>) {
+    let channels = mean.len();
+    let sums = reduce_rows(input.len() / channels, channels, 2 * channels, |first, count, sums| {
+        let (with_input, plain) = sums.split_at_mut(channels);
+        dispatch(|| {
+            let rows = first * channels..(first + count) * channels;
+            for (x, g) in input[rows.clone()].chunks_exact(channels).zip(grad_output[rows].chunks_exact(channels)) {
+                for c in 0..channels {
+                    plain[c] += g[c];
+                    with_input[c] += g[c] * (x[c] - mean[c]);
+                }
+            }
+        });
+    });
+    let (with_input, plain) = sums.split_at(channels);
+    let weight = with_input.iter().zip(var).map(|(&s, &v)| s / (f64::from(v) + f64::from(eps)).sqrt()).collect();
+    (weight, plain.to_vec())
+}
+
+/// `grad_input (+)= per channel a * grad + b * input + c`: both backward passes have this form.
+fn linear_combination(
+    coefficients: [&[f32]; 3],
+    input: &[f32],
+    grad_output: &[f32],
+    accumulate: bool,
+    grad_input: &mut [f32],
+) {
+    let [a, b, c] = coefficients;
+    let channels = a.len();
+    let piece = rows_per_piece(channels) * channels;
+    grad_input.par_chunks_mut(piece).enumerate().for_each(|(i, out)| {
+        let rows = i * piece..i * piece + out.len();
+        let inputs = input[rows.clone()].chunks_exact(channels).zip(grad_output[rows].chunks_exact(channels));
+        dispatch(|| {
+            for (out, (x, g)) in out.chunks_exact_mut(channels).zip(inputs) {
+                for i in 0..channels {
+                    let value = a[i] * g[i] + b[i] * x[i] + c[i];
+                    out[i] = if accumulate { out[i] + value } else { value };
+                }
+            }
+        });
+    });
+}
+
+/// What the backward pass of a training batch norm needs besides the maps.
+pub struct TrainBackward<'a> {
+    /// Weight of the batch norm.
+    pub weight: &'a [f32],
+    /// The batch's statistics.
+    pub statistics: &'a Statistics,
+    /// Added to the variance under the root.
+    pub eps: f32,
+    /// The result of [`backward_parameters`].
+    pub grads: &'a (Vec<f64>, Vec<f64>),
+}
+
+/// The gradient of the input where the statistics are the batch's own (they depend on the input, too).
+pub fn backward_input_train(
+    bn: &TrainBackward,
+    input: &[f32],
+    grad_output: &[f32],
+    accumulate: bool,
+    grad_input: &mut [f32],
+) {
+    let channels = bn.weight.len();
+    let rows = (input.len() / channels) as f64;
+    let (grad_weight, grad_bias) = bn.grads;
+    let mut coefficients = [vec![0.0; channels], vec![0.0; channels], vec![0.0; channels]];
+    for i in 0..channels {
+        let inv_std = 1.0 / (f64::from(bn.statistics.var[i]) + f64::from(bn.eps)).sqrt();
+        let a = f64::from(bn.weight[i]) * inv_std;
+        let b = -a * inv_std * grad_weight[i] / rows;
+        coefficients[0][i] = a as f32;
+        coefficients[1][i] = b as f32;
+        coefficients[2][i] = (-a * grad_bias[i] / rows - b * f64::from(bn.statistics.mean[i])) as f32;
+    }
+    linear_combination(coefficients.each_ref().map(Vec::as_slice), input, grad_output, accumulate, grad_input);
+}
+
+/// The gradient of the input where the statistics are fixed: `grad * scale`.
+pub fn backward_input_frozen(scale: &[f32], grad_output: &[f32], accumulate: bool, grad_input: &mut [f32]) {
+    let zeros = vec![0.0; scale.len()];
+    linear_combination([scale, &zeros, &zeros], grad_output, grad_output, accumulate, grad_input);
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::testing::{assert_gradient, dot, values, values_f64};
+    use regraft_testing::assert_close_to_scale;
+
+    const EPS: f32 = 1e-5;
+
+    fn f32s(values: &[f64]) -> Vec<f32> {
+        values.iter().map(|&x| x as f32).collect()
+    }
+
+    #[test]
+    fn the_reference_gradients_are_derivatives() {
+        let (rows, channels) = (7, 3);
+        let (x, g) = (values_f64("x", rows * channels), values_f64("g", rows * channels));
+        let (w, b) = (values_f64("w", channels), values_f64("b", channels));
+        let eps = f64::from(EPS);
+        let (dx, dw, db) = reference::backward(&x, &w, eps, &g);
+        let loss = |x: &[f64], w: &[f64], b: &[f64]| dot(&reference::forward(x, w, b, eps).0, &g);
+        assert_gradient("dx", &x, &dx, |x| loss(x, &w, &b));
+        assert_gradient("dw", &w, &dw, |w| loss(&x, w, &b));
+        assert_gradient("db", &b, &db, |b| loss(&x, &w, b));
+    }
+
+    #[test]
+    fn training_equals_the_reference_in_f64() {
+        // 70,000 rows span several pieces; a mean of 100 would ruin a one-pass variance.
+        for (rows, channels, offset) in [(1, 5, 0.0), (37, 3, 0.0), (700, 64, 0.0), (70_000, 2, 100.0)] {
+            let len = rows * channels;
+            let x: Vec<f32> = values("x", len).iter().map(|x| x + offset).collect();
+            let (g, w, b) = (values("g", len), values("w", channels), values("b", channels));
+            let to_f64 = |v: &[f32]| v.iter().map(|&x| f64::from(x)).collect::<Vec<_>>();
+            let (y_ref, mean_ref, var_ref) = reference::forward(&to_f64(&x), &to_f64(&w), &to_f64(&b), f64::from(EPS));
+
+            let statistics = Statistics::of(&x, channels);
+            assert_close_to_scale("mean", &statistics.mean, &f32s(&mean_ref), 1e-6);
+            assert_close_to_scale("variance", &statistics.var, &f32s(&var_ref), 1e-5);
+            if rows == 1 {
+                continue; // a variance of zero makes the gradients meaningless
+            }
+            let mut y = vec![0.0; len];
+            let affine = Affine::new(&w, &b, &statistics.mean, &statistics.var, EPS);
+            forward(&affine, &x, None, Activation::Identity, &mut y);
+            // x * scale + shift cancels an offset of 100 in f32: 100 * 6e-8 / std of 0.58, a few times over.
+            let tolerance = if offset > 0.0 { 5e-5 } else { 2e-6 };
+            assert_close_to_scale("output", &y, &f32s(&y_ref), tolerance);
+
+            let grads = backward_parameters(&x, &g, &statistics.mean, &statistics.var, EPS);
+            let mut dx = vec![0.0; len];
+            let bn = TrainBackward { weight: &w, statistics: &statistics, eps: EPS, grads: &grads };
+            backward_input_train(&bn, &x, &g, false, &mut dx);
+            let (dx_ref, dw_ref, db_ref) = reference::backward(&to_f64(&x), &to_f64(&w), f64::from(EPS), &to_f64(&g));
+            assert_close_to_scale("dx", &dx, &f32s(&dx_ref), 1e-5);
+            assert_close_to_scale("dw", &f32s(&grads.0), &f32s(&dw_ref), 1e-4);
+            assert_close_to_scale("db", &f32s(&grads.1), &f32s(&db_ref), 1e-5);
+        }
+    }
+
+    #[test]
+    fn running_statistics_follow_pytorch() {
+        // torch.nn.BatchNorm2d(1, momentum=0.1) on [1, 2, 3]: mean 2, unbiased variance 1.
+        let (mut mean, mut var) = ([0.0], [1.0]);
+        Statistics::of(&[1.0, 2.0, 3.0], 1).update_running(3, 0.1, &mut mean, &mut var);
+        assert!((mean[0] - 0.2f32).abs() < 1e-7 && (var[0] - 1.0f32).abs() < 1e-7, "{mean:?} {var:?}");
+    }
+
+    #[test]
+    fn a_frozen_batch_norm_is_affine() {
+        let (x, residual) = (values("x", 40), values("r", 40));
+        let affine = Affine::new(&[2.0, -1.0], &[0.5, 0.25], &[0.1, 0.2], &[4.0 - EPS, 1.0 - EPS], EPS);
+        let mut y = vec![0.0; 40];
+        forward(&affine, &x, Some(&residual), Activation::ReLU, &mut y);
+        for i in 0..40 {
+            let expected = if i % 2 == 0 { x[i] - 0.1 + 0.5 } else { -(x[i] - 0.2) + 0.25 };
+            assert!((y[i] - (expected + residual[i]).max(0.0)).abs() < 1e-6);
+        }
+        let mut dx = vec![1.0; 40];
+        backward_input_frozen(&affine.scale, &x, true, &mut dx);
+        for i in 0..40 {
+            assert!((dx[i] - (1.0 + x[i] * affine.scale[i % 2])).abs() < 1e-6);
+        }
+    }
+}

@@ -1,0 +1,137 @@
+use super::*;
+use crate::testing::{assert_gradient, dot, values, values_f64};
+use regraft_testing::assert_close_to_scale;
+
+fn shape(input: [usize; 2], channels: [usize; 2], kernel: [usize; 2], stride: usize, padding: [usize; 2]) -> Shape {
+    let output = [0, 1].map(|i| (input[i] + 2 * padding[i] - kernel[i]) / stride + 1);
+    let [in_channels, out_channels] = channels;
+    let (stride, dilation) = ([stride; 2], [1; 2]);
+    Shape { n: 2, input, output, in_channels, out_channels, kernel, stride, padding, dilation, groups: 1 }
+}
+
+/// Every kind of convolution in the zoo, with sizes and channels that leave tails.
+fn grid() -> Vec<(&'static str, Shape)> {
+    let mut dilated = shape([9, 8], [3, 4], [3, 3], 1, [2, 2]);
+    dilated.dilation = [2, 2];
+    dilated.output = [9, 8];
+    vec![
+        ("3x3", shape([7, 9], [5, 7], [3, 3], 1, [1, 1])),
+        ("3x3 wide", shape([14, 14], [64, 48], [3, 3], 1, [1, 1])),
+        ("3x3 stride 2", shape([9, 10], [6, 16], [3, 3], 2, [1, 1])),
+        ("7x7 stride 2", shape([15, 13], [3, 8], [7, 7], 2, [3, 3])),
+        ("1x1", shape([6, 5], [17, 33], [1, 1], 1, [0, 0])),
+        ("1x1 stride 2", shape([7, 7], [8, 4], [1, 1], 2, [0, 0])),
+        ("1x7", shape([8, 9], [4, 3], [1, 7], 1, [0, 3])),
+        ("7x1", shape([9, 8], [4, 3], [7, 1], 1, [3, 0])),
+        ("one pixel", shape([1, 1], [3, 2], [3, 3], 1, [1, 1])),
+        ("dilated", dilated),
+        ("grouped", Shape { groups: 3, ..shape([7, 8], [6, 9], [3, 3], 1, [1, 1]) }),
+        ("grouped 1x1", Shape { groups: 2, ..shape([7, 8], [6, 4], [1, 1], 1, [0, 0]) }),
+        ("depthwise", Shape { groups: 19, ..shape([8, 7], [19, 19], [3, 3], 1, [1, 1]) }),
+        ("depthwise stride 2", Shape { groups: 32, ..shape([9, 8], [32, 32], [3, 3], 2, [1, 1]) }),
+        ("depthwise 5x5", Shape { groups: 16, ..shape([10, 9], [16, 16], [5, 5], 2, [2, 2]) }),
+        ("depth multiplier", Shape { groups: 4, ..shape([6, 7], [4, 8], [3, 3], 1, [1, 1]) }),
+    ]
+}
+
+/// f32 sums of up to 1e5 products of values below 1 against the same in f64: the error grows with the root
+/// of the count times 6e-8; 3e-6 of the result's scale is ten times what was seen.
+const TOLERANCE: f64 = 3e-6;
+
+fn to_f32(values: &[f64]) -> Vec<f32> {
+    values.iter().map(|&x| x as f32).collect()
+}
+
+#[test]
+fn fast_kernels_equal_the_reference() {
+    for (name, shape) in grid() {
+        let x = values_f64("x", shape.input_len());
+        let w = values_f64("w", shape.weight_len());
+        let g = values_f64("g", shape.output_len());
+        let (x32, w32, g32) = (to_f32(&x), to_f32(&w), to_f32(&g));
+
+        let mut y = vec![f32::NAN; shape.output_len()];
+        forward(&shape, &x32, &w32, Epilogue::NONE, &mut y);
+        let expected = reference::forward(&shape, &x, &w);
+        assert_close_to_scale(&format!("{name}: forward"), &y, &to_f32(&expected), TOLERANCE);
+
+        let mut dx = vec![f32::NAN; shape.input_len()];
+        backward_input(&shape, &g32, &w32, false, &mut dx);
+        let expected = reference::backward_input(&shape, &g, &w);
+        assert_close_to_scale(&format!("{name}: input gradient"), &dx, &to_f32(&expected), TOLERANCE);
+        backward_input(&shape, &g32, &w32, true, &mut dx);
+        let twice: Vec<f64> = expected.iter().map(|x| 2.0 * x).collect();
+        assert_close_to_scale(&format!("{name}: accumulated"), &dx, &to_f32(&twice), TOLERANCE);
+
+        let mut dw = vec![f32::NAN; shape.weight_len()];
+        backward_weight(&shape, &x32, &g32, &mut dw);
+        let expected = reference::backward_weight(&shape, &x, &g);
+        assert_close_to_scale(&format!("{name}: weight gradient"), &dw, &to_f32(&expected), TOLERANCE);
+    }
+}
+
+#[test]
+fn the_reference_gradients_are_derivatives() {
+    for (name, shape) in grid() {
+        if shape.input_len() > 2000 {
+            continue; // differences cost a forward pass an element
+        }
+        let x = values_f64("x", shape.input_len());
+        let w = values_f64("w", shape.weight_len());
+        let g = values_f64("g", shape.output_len());
+        let dx = reference::backward_input(&shape, &g, &w);
+        assert_gradient(&format!("{name} dx"), &x, &dx, |x| dot(&reference::forward(&shape, x, &w), &g));
+        let dw = reference::backward_weight(&shape, &x, &g);
+        assert_gradient(&format!("{name} dw"), &w, &dw, |w| dot(&reference::forward(&shape, &x, w), &g));
+    }
+}
+
+#[test]
+fn the_epilogue_adds_bias_and_residual_before_the_activation() {
+    for (name, shape) in grid() {
+        let (x, w) = (values("x", shape.input_len()), values("w", shape.weight_len()));
+        let (bias, residual) = (values("b", shape.out_channels), values("r", shape.output_len()));
+        let mut plain = vec![0.0; shape.output_len()];
+        forward(&shape, &x, &w, Epilogue::NONE, &mut plain);
+        let mut fused = vec![0.0; shape.output_len()];
+        let epilogue = Epilogue { bias: Some(&bias), residual: Some(&residual), activation: Activation::ReLU };
+        forward(&shape, &x, &w, epilogue, &mut fused);
+        for (i, &y) in fused.iter().enumerate() {
+            let expected = (plain[i] + bias[i % shape.out_channels] + residual[i]).max(0.0);
+            assert_eq!(y, expected, "{name} at {i}");
+        }
+    }
+}
+
+#[test]
+fn any_number_of_threads_gives_the_same_bits() {
+    let run = |threads| {
+        let pool = rayon::ThreadPoolBuilder::new().num_threads(threads).build().unwrap();
+        pool.install(|| {
+            let mut bits = Vec::new();
+            for (_, shape) in grid() {
+                let shape = Shape { n: 5, ..shape };
+                let (x, w) = (values("x", shape.input_len()), values("w", shape.weight_len()));
+                let g = values("g", shape.output_len());
+                let (mut y, mut dx) = (vec![0.0; g.len()], vec![0.0; x.len()]);
+                let (mut dw, mut db) = (vec![0.0; w.len()], vec![0.0; shape.out_channels]);
+                forward(&shape, &x, &w, Epilogue::NONE, &mut y);
+                backward_input(&shape, &g, &w, false, &mut dx);
+                backward_weight(&shape, &x, &g, &mut dw);
+                backward_bias(&g, &mut db);
+                bits.extend([y, dx, dw, db].concat().into_iter().map(f32::to_bits));
+            }
+            bits
+        })
+    };
+    let one = run(1);
+    assert!(one == run(2) && one == run(7));
+}
+
+#[test]
+fn packing_a_weight_and_back_changes_nothing() {
+    let w = values("w", 6 * 5 * 9);
+    let packed = pack_weight(6, 5, 9, &w);
+    assert_eq!(packed[(7 * 5 + 3) * 6 + 4], w[(4 * 5 + 3) * 9 + 7]);
+    assert_eq!(unpack_weight(6, 5, 9, &packed), w);
+}

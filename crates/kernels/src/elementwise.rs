@@ -1,0 +1,121 @@
+//! Moving, adding and masking values.
+
+use rayon::prelude::*;
+
+use crate::rows::rows_per_piece;
+use crate::simd::dispatch;
+
+/// `target += values`, or `target = values` without `accumulate`.
+pub fn add_or_copy(values: &[f32], accumulate: bool, target: &mut [f32]) {
+    assert_eq!(values.len(), target.len());
+    let piece = rows_per_piece(1);
+    target.par_chunks_mut(piece).zip(values.par_chunks(piece)).for_each(|(target, values)| {
+        if accumulate {
+            dispatch(|| target.iter_mut().zip(values).for_each(|(t, &v)| *t += v));
+        } else {
+            target.copy_from_slice(values);
+        }
+    });
+}
+
+/// Copies rows of `width` into rows of `total`, starting at column `offset` (a concatenation of channels).
+pub fn put_columns(values: &[f32], width: usize, total: usize, offset: usize, target: &mut [f32]) {
+    let rows = rows_per_piece(total);
+    target.par_chunks_mut(rows * total).zip(values.par_chunks(rows * width)).for_each(|(target, values)| {
+        for (t, v) in target.chunks_exact_mut(total).zip(values.chunks_exact(width)) {
+            t[offset..offset + width].copy_from_slice(v);
+        }
+    });
+}
+
+/// The opposite of [`put_columns`]: takes columns out of rows of `total`, or adds them with `accumulate`.
+pub fn take_columns(values: &[f32], width: usize, total: usize, offset: usize, accumulate: bool, target: &mut [f32]) {
+    let rows = rows_per_piece(total);
+    target.par_chunks_mut(rows * width).zip(values.par_chunks(rows * total)).for_each(|(target, values)| {
+        for (t, v) in target.chunks_exact_mut(width).zip(values.chunks_exact(total)) {
+            let v = &v[offset..offset + width];
+            if accumulate {
+                t.iter_mut().zip(v).for_each(|(t, &v)| *t += v);
+            } else {
+                t.copy_from_slice(v);
+            }
+        }
+    });
+}
+
+/// Transposes each of the batch's matrices `[rows, cols]`; with `accumulate`, adds the result to `target`.
+///
+/// Between NHWC and PyTorch's channel-by-channel order of a flattened map.
+pub fn transpose(values: &[f32], rows: usize, cols: usize, accumulate: bool, target: &mut [f32]) {
+    assert_eq!(values.len(), target.len());
+    target.par_chunks_mut(rows * cols).zip(values.par_chunks(rows * cols)).for_each(|(target, values)| {
+        for (j, out) in target.chunks_exact_mut(rows).enumerate() {
+            for (i, t) in out.iter_mut().enumerate() {
+                let v = values[i * cols + j];
+                *t = if accumulate { *t + v } else { v };
+            }
+        }
+    });
+}
+
+/// `target (+)= values * mask`, sample by sample: `mask(sample, out)` fills the factors of one sample.
+///
+/// The same call with gradients for values is the backward pass of a dropout.
+pub fn mask(
+    values: &[f32],
+    sample_len: usize,
+    mask: impl Fn(usize, &mut [f32]) + Sync,
+    accumulate: bool,
+    target: &mut [f32],
+) {
+    assert_eq!(values.len(), target.len());
+    target.par_chunks_mut(sample_len).zip(values.par_chunks(sample_len)).enumerate().for_each(
+        |(sample, (target, values))| {
+            let mut factors = vec![0.0; sample_len];
+            mask(sample, &mut factors);
+            for ((t, &v), &f) in target.iter_mut().zip(values).zip(&factors) {
+                *t = if accumulate { *t + v * f } else { v * f };
+            }
+        },
+    );
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::testing::values;
+
+    #[test]
+    fn columns_come_back_as_they_were_put() {
+        let (a, b) = (values("a", 7 * 3), values("b", 7 * 5));
+        let mut both = vec![0.0; 7 * 8];
+        put_columns(&a, 3, 8, 0, &mut both);
+        put_columns(&b, 5, 8, 3, &mut both);
+        assert_eq!(both[8..11], a[3..6]);
+        assert_eq!(both[11..16], b[5..10]);
+        let mut back = vec![1.0; 7 * 5];
+        take_columns(&both, 5, 8, 3, false, &mut back);
+        assert_eq!(back, b);
+        take_columns(&both, 5, 8, 3, true, &mut back);
+        assert_eq!(back, b.iter().map(|x| x + x).collect::<Vec<_>>());
+    }
+
+    #[test]
+    fn a_transpose_undoes_itself() {
+        let x = values("x", 2 * 3 * 4);
+        let (mut y, mut z) = (vec![0.0; 24], vec![0.0; 24]);
+        transpose(&x, 3, 4, false, &mut y);
+        assert_eq!(y[12 + 2 * 3 + 1], x[12 + 4 + 2]);
+        transpose(&y, 4, 3, false, &mut z);
+        assert_eq!(z, x);
+    }
+
+    #[test]
+    fn masks_are_by_sample() {
+        let mut y = vec![1.0; 6];
+        mask(&[1.0, 2.0, 3.0, 4.0, 5.0, 6.0], 3, |sample, f| f.fill(sample as f32), true, &mut y);
+        assert_eq!(y, [1.0, 1.0, 1.0, 5.0, 6.0, 7.0]);
+        add_or_copy(&[2.0; 6], true, &mut y);
+        assert_eq!(y, [3.0, 3.0, 3.0, 7.0, 8.0, 9.0]);
+    }
+}

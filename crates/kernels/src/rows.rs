@@ -1,0 +1,47 @@
+//! Work over the rows of a matrix, cut into pieces that don't depend on the number of threads.
+
+use std::cell::RefCell;
+
+use rayon::prelude::*;
+
+/// Rows that one piece of an elementwise pass holds: about 64 KiB of `f32`, at home in the first cache levels.
+pub(crate) fn rows_per_piece(cols: usize) -> usize {
+    (16 * 1024 / cols.max(1)).max(1)
+}
+
+/// Sums over rows: cuts `rows` into fixed pieces, lets `piece(first_row, count)` sum each into a vector of
+/// `len`, and adds the pieces up in order, in `f64`.
+pub(crate) fn reduce_rows(
+    rows: usize,
+    cols: usize,
+    len: usize,
+    piece: impl Fn(usize, usize, &mut [f32]) + Sync,
+) -> Vec<f64> {
+    let step = rows_per_piece(cols);
+    let partial: Vec<Vec<f32>> = (0..rows.div_ceil(step))
+        .into_par_iter()
+        .map(|i| {
+            let mut sums = vec![0.0; len];
+            piece(i * step, step.min(rows - i * step), &mut sums);
+            sums
+        })
+        .collect();
+    let mut total = vec![0.0; len];
+    for sums in &partial {
+        for (t, &s) in total.iter_mut().zip(sums) {
+            *t += f64::from(s);
+        }
+    }
+    total
+}
+
+/// Calls `work` with a scratch buffer of `len` elements of unspecified content, kept by the thread.
+pub(crate) fn with_scratch<R>(len: usize, work: impl FnOnce(&mut [f32]) -> R) -> R {
+    thread_local!(static SCRATCH: RefCell<Vec<f32>> = const { RefCell::new(Vec::new()) });
+    SCRATCH.with_borrow_mut(|buffer| {
+        if buffer.len() < len {
+            buffer.resize(len, 0.0);
+        }
+        work(&mut buffer[..len])
+    })
+}

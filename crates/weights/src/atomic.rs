@@ -1,0 +1,146 @@
+//! Files that are whole or not there.
+
+use std::fs::{self, File};
+use std::io::{self, BufWriter, Write};
+use std::path::{Path, PathBuf};
+
+use tempfile::Builder;
+
+use crate::error::Error;
+
+/// Writes a file at `path` so that at every instant, even after a crash or a power failure, the whole
+/// new file is there or the old one is (or none, if there was none).
+///
+/// `content` writes to a temporary sibling, which is flushed to the disk and then takes the name
+/// `path`; if anything fails the sibling is removed. `content` must write the same each time it is
+/// called: when the disk is full it is called again to count what would have been needed. A link at
+/// `path` is followed, and a file that is replaced keeps its permissions.
+///
+/// # Errors
+/// [`Error::Write`] with the path and the reason.
+pub fn write_atomically(path: &Path, content: impl Fn(&mut dyn Write) -> io::Result<()>) -> Result<(), Error> {
+    replace(path, &content).map_err(|source| {
+        let full = matches!(source.kind(), io::ErrorKind::StorageFull | io::ErrorKind::QuotaExceeded);
+        let bytes_needed = if full { count(&content) } else { None };
+        Error::Write { path: path.to_path_buf(), bytes_needed, source }
+    })
+}
+
+fn replace(path: &Path, content: &impl Fn(&mut dyn Write) -> io::Result<()>) -> io::Result<()> {
+    let old = match fs::metadata(path) {
+        Ok(old) if !old.is_file() => {
+            return Err(io::Error::new(io::ErrorKind::InvalidInput, "something that is no regular file is there"));
+        }
+        Ok(old) => Some(old),
+        Err(e) if e.kind() == io::ErrorKind::NotFound => None,
+        Err(e) => return Err(e),
+    };
+    let path = if old.is_some() { fs::canonicalize(path)? } else { path.to_path_buf() };
+    let name = path.file_name().ok_or_else(|| io::Error::new(io::ErrorKind::InvalidInput, "it names no file"))?;
+    let directory = match path.parent() {
+        Some(parent) if parent != Path::new("") => parent.to_path_buf(),
+        _ => PathBuf::from("."),
+    };
+    let mut prefix = std::ffi::OsString::from(".");
+    prefix.push(name);
+    let mut builder = Builder::new();
+    builder.prefix(&prefix).suffix(".tmp");
+    // As any new file has them, less the umask; a temporary file would be private otherwise.
+    #[cfg(unix)]
+    builder.permissions(std::os::unix::fs::PermissionsExt::from_mode(0o666));
+    let temporary = builder.tempfile_in(&directory)?;
+    if let Some(old) = old {
+        temporary.as_file().set_permissions(old.permissions())?;
+    }
+    let mut writer = BufWriter::new(temporary.as_file());
+    content(&mut writer)?;
+    writer.flush()?;
+    drop(writer);
+    temporary.as_file().sync_all()?;
+    temporary.persist(&path).map_err(|e| e.error)?;
+    // The new name is in the directory, which has to reach the disk too; only Unix lets one open it.
+    #[cfg(unix)]
+    File::open(&directory)?.sync_all()?;
+    Ok(())
+}
+
+/// How many bytes `content` writes.
+fn count(content: &impl Fn(&mut dyn Write) -> io::Result<()>) -> Option<u64> {
+    struct Counter(u64);
+    impl Write for Counter {
+        fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
+            self.0 += bytes.len() as u64;
+            Ok(bytes.len())
+        }
+        fn flush(&mut self) -> io::Result<()> {
+            Ok(())
+        }
+    }
+    let mut counter = Counter(0);
+    content(&mut counter).ok().map(|()| counter.0)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::cell::Cell;
+
+    fn names(directory: &Path) -> Vec<String> {
+        fs::read_dir(directory).unwrap().map(|e| e.unwrap().file_name().into_string().unwrap()).collect()
+    }
+
+    #[test]
+    fn a_failed_write_leaves_the_old_file_and_nothing_else() {
+        let directory = tempfile::tempdir().unwrap();
+        let path = directory.path().join("results.csv");
+        write_atomically(&path, |file| file.write_all(b"old")).unwrap();
+        let error = write_atomically(&path, |file| {
+            file.write_all(b"half of the ne")?;
+            Err(io::Error::other("the pen broke"))
+        });
+        let message = error.unwrap_err().to_string();
+        assert_eq!(message, format!("cannot write {}: the pen broke", path.display()));
+        assert_eq!(fs::read(&path).unwrap(), b"old");
+        assert_eq!(names(directory.path()), ["results.csv"]);
+    }
+
+    #[test]
+    fn a_full_disk_is_reported_with_the_bytes_needed() {
+        let directory = tempfile::tempdir().unwrap();
+        let calls = Cell::new(0);
+        let error = write_atomically(&directory.path().join("model"), |file| {
+            calls.set(calls.get() + 1);
+            file.write_all(&[0; 300])?;
+            if calls.get() == 1 { Err(io::ErrorKind::StorageFull.into()) } else { file.write_all(&[0; 45]) }
+        })
+        .unwrap_err();
+        assert!(matches!(error, Error::Write { bytes_needed: Some(345), .. }), "{error:?}");
+        assert!(error.to_string().ends_with("(345 bytes are needed)"), "{error}");
+        assert!(names(directory.path()).is_empty());
+    }
+
+    #[test]
+    fn a_directory_is_not_replaced_by_a_file() {
+        let directory = tempfile::tempdir().unwrap();
+        let error = write_atomically(directory.path(), |_| Ok(())).unwrap_err();
+        assert!(error.to_string().contains("no regular file"), "{error}");
+        let nowhere = directory.path().join("absent/model");
+        assert!(matches!(write_atomically(&nowhere, |_| Ok(())), Err(Error::Write { .. })));
+    }
+
+    #[cfg(unix)]
+    #[test]
+    fn links_are_followed_and_permissions_kept() {
+        use std::os::unix::fs::{PermissionsExt, symlink};
+        let directory = tempfile::tempdir().unwrap();
+        let (path, link) = (directory.path().join("model"), directory.path().join("best"));
+        write_atomically(&path, |file| file.write_all(b"1")).unwrap();
+        let mode = |path: &Path| fs::symlink_metadata(path).unwrap().permissions().mode() & 0o777;
+        assert_eq!(mode(&path) & 0o600, 0o600);
+        fs::set_permissions(&path, fs::Permissions::from_mode(0o640)).unwrap();
+        symlink("model", &link).unwrap();
+        write_atomically(&link, |file| file.write_all(b"2")).unwrap();
+        assert!(fs::symlink_metadata(&link).unwrap().is_symlink());
+        assert_eq!((fs::read(&path).unwrap().as_slice(), mode(&path)), (b"2".as_slice(), 0o640));
+    }
+}

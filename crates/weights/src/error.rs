@@ -1,0 +1,99 @@
+//! What can go wrong with a weight file.
+
+use std::io;
+use std::path::{Path, PathBuf};
+
+use crate::fit::Mismatch;
+
+/// Why a weight file could not be read, used or written.
+#[derive(Debug, thiserror::Error)]
+pub enum Error {
+    /// The operating system would not let the file be read.
+    #[error("cannot read {}: {source}", path.display())]
+    Read {
+        /// The file.
+        path: PathBuf,
+        /// The operating system's reason.
+        source: io::Error,
+    },
+    /// The file could not be written; what was at its path before is still there.
+    #[error("cannot write {}: {source}{}", path.display(), needed(*bytes_needed))]
+    Write {
+        /// The file.
+        path: PathBuf,
+        /// How many bytes the whole file needs, where a full disk or quota was the reason.
+        bytes_needed: Option<u64>,
+        /// The operating system's reason.
+        source: io::Error,
+    },
+    /// The file's first bytes are those of no format known here.
+    #[error(
+        "{} is not a weight file: it begins with \"{start}\", which is neither safetensors nor a file that \
+         torch.save wrote; was it downloaded whole?", path.display()
+    )]
+    Unrecognised {
+        /// The file.
+        path: PathBuf,
+        /// Its first bytes, escaped.
+        start: String,
+    },
+    /// The file's content contradicts its format.
+    #[error("{} is damaged or incomplete: {reason}", path.display())]
+    Malformed {
+        /// The file.
+        path: PathBuf,
+        /// What contradicts what.
+        reason: String,
+    },
+    /// The file holds something that the weights of a network do not consist of.
+    #[error("{} is refused: {reason}", path.display())]
+    Refused {
+        /// The file.
+        path: PathBuf,
+        /// What was found, by name, and what to do about it.
+        reason: String,
+    },
+    /// The file's tensors are not those of the network.
+    #[error(transparent)]
+    Mismatch(#[from] Mismatch),
+}
+
+fn needed(bytes: Option<u64>) -> String {
+    bytes.map_or_else(String::new, |bytes| format!(" ({bytes} bytes are needed)"))
+}
+
+/// A fault found below the level that knows the file's path.
+#[derive(Debug)]
+pub(crate) enum Problem {
+    Io(io::Error),
+    Malformed(String),
+    Refused(String),
+}
+
+impl Problem {
+    pub(crate) fn malformed<T>(reason: impl Into<String>) -> Result<T, Self> {
+        Err(Self::Malformed(reason.into()))
+    }
+
+    pub(crate) fn refused<T>(reason: impl Into<String>) -> Result<T, Self> {
+        Err(Self::Refused(reason.into()))
+    }
+
+    pub(crate) fn at(self, path: &Path) -> Error {
+        let path = path.to_path_buf();
+        match self {
+            Self::Io(source) => Error::Read { path, source },
+            Self::Malformed(reason) => Error::Malformed { path, reason },
+            Self::Refused(reason) => Error::Refused { path, reason },
+        }
+    }
+}
+
+impl From<io::Error> for Problem {
+    fn from(error: io::Error) -> Self {
+        match error.kind() {
+            io::ErrorKind::UnexpectedEof => Self::Malformed("it ends before its content does".into()),
+            _ => Self::Io(error),
+        }
+    }
+}

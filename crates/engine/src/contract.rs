@@ -1,0 +1,121 @@
+//! What every engine offers.
+
+use regraft_graph::{Graph, StateDict, Trainable};
+
+use crate::{Error, UpdateRule};
+
+/// Samples on their way into a network.
+#[derive(Clone, Copy, Debug)]
+pub struct Batch<'a> {
+    /// `[n, height, width, channels]` for images, `[n, features]` for features: normalised, row-major.
+    pub inputs: &'a [f32],
+    /// One key a sample, different for each sample and epoch: random masks are keyed by it, so that they
+    /// don't depend on how samples are dealt to batches, threads or machines. Only training reads it.
+    pub keys: &'a [u64],
+}
+
+/// What a batch should have given, and how a miss is counted.
+#[derive(Clone, Copy, Debug)]
+pub struct Targets<'a> {
+    /// The class of each sample.
+    pub labels: &'a [usize],
+    /// Share of the target spread evenly over all classes.
+    pub label_smoothing: f64,
+    /// Weight of each class; all 1 without.
+    pub class_weights: Option<&'a [f32]>,
+}
+
+/// The outcome of a training step's forward pass.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Losses {
+    /// The samples' weighted losses added up; over `weight` it is the mean loss.
+    pub sum: f64,
+    /// The samples' weights added up: their number, without class weights.
+    pub weight: f64,
+    /// `[n, classes]`, row-major.
+    pub logits: Vec<f32>,
+}
+
+/// What the batch norms of trainable layers do in training. Those of frozen layers never move.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum BatchNormMode {
+    /// Normalise with the batch's statistics and move the running ones.
+    Train,
+    /// Normalise with the running statistics, which stay; weight and bias learn.
+    Frozen,
+}
+
+/// How a network is to be compiled.
+#[derive(Clone, Debug)]
+pub struct SessionOptions {
+    /// The layers that learn.
+    pub trainable: Trainable,
+    /// What their batch norms do.
+    pub batch_norm: BatchNormMode,
+    /// The optimiser.
+    pub update: UpdateRule,
+    /// Seed of random masks.
+    pub seed: u64,
+}
+
+/// A way to run networks: a kind of device with its kernels.
+pub trait Engine: Send + Sync {
+    /// What runs where, for people: device, instruction set, threads.
+    fn describe(&self) -> String;
+
+    /// Makes a network ready to train and to infer.
+    ///
+    /// `state` holds every tensor that the graph names, in PyTorch's layouts; others are ignored.
+    ///
+    /// # Errors
+    /// [`Error::Tensor`] if one is absent or misshapen, [`Error::Graph`] if the layers don't fit together,
+    /// [`Error::Unsupported`] if the engine lacks an operation.
+    fn compile(&self, graph: &Graph, state: &StateDict, options: SessionOptions) -> Result<Box<dyn Session>, Error>;
+}
+
+/// A network on a device.
+///
+/// A training step is [`gradients`](Self::gradients), then [`update`](Self::update). Data-parallel training
+/// is an engine whose session wraps another: it deals out the batch, calls `gradients` on each share, weighs
+/// and sums the results through [`visit_gradients`](Self::visit_gradients) and calls `update` everywhere.
+/// The gradient of each share is that of its own mean loss, so its part in the whole is
+/// `losses.weight / total weight`.
+pub trait Session: Send {
+    /// The network's output in evaluation mode: `[n, outputs]`, row-major.
+    ///
+    /// # Errors
+    /// [`Error::Batch`] if the inputs are not a whole number of samples.
+    fn infer(&mut self, inputs: &[f32]) -> Result<Vec<f32>, Error>;
+
+    /// Forward in training mode, then backward: leaves the gradient of the *mean* loss in the session and
+    /// moves the running statistics of training batch norms.
+    ///
+    /// # Errors
+    /// [`Error::Batch`] if the batch does not fit, [`Error::NothingToTrain`] without trainable layers.
+    fn gradients(&mut self, batch: Batch, targets: Targets) -> Result<Losses, Error>;
+
+    /// Shows the gradient of every trainable parameter, always in the same order, to read or to change.
+    /// The layout of the elements is the engine's own, the same on every session of one engine.
+    fn visit_gradients(&mut self, visit: &mut dyn FnMut(&str, &mut [f32]));
+
+    /// Changes the trainable parameters by the gradients, with this learning rate.
+    fn update(&mut self, lr: f64);
+
+    /// The tensors that training changes (trainable parameters, moving statistics), in PyTorch's layouts.
+    fn trained_state(&self) -> StateDict;
+
+    /// The optimiser's tensors, named `<parameter>.<slot>`, in PyTorch's layouts, and its step count.
+    fn optimizer_state(&self) -> (StateDict, u64);
+
+    /// Puts back what [`trained_state`](Self::trained_state) gave.
+    ///
+    /// # Errors
+    /// [`Error::Tensor`] if one is absent or misshapen; nothing is changed then.
+    fn restore_trained(&mut self, state: &StateDict) -> Result<(), Error>;
+
+    /// Puts back what [`optimizer_state`](Self::optimizer_state) gave.
+    ///
+    /// # Errors
+    /// [`Error::Tensor`] if one is absent or misshapen; nothing is changed then.
+    fn restore_optimizer(&mut self, state: &StateDict, steps: u64) -> Result<(), Error>;
+}

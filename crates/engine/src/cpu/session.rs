@@ -1,0 +1,182 @@
+//! A network on the CPU: parameters, a plan for inference and one for training.
+
+use std::sync::Arc;
+
+use regraft_graph::{Graph, Op, StateDict};
+use regraft_kernels::loss::CrossEntropy;
+
+use super::parameters::Parameters;
+use super::plan::{Kind, Mode, Plan};
+use super::{backward, forward};
+use crate::{Batch, Error, Losses, Session, SessionOptions, Targets};
+use forward::{Pass, Workspace};
+
+/// A plan with its memory.
+struct Program {
+    plan: Plan,
+    workspace: Workspace,
+}
+
+impl Program {
+    fn new(plan: Plan) -> Self {
+        Self { workspace: Workspace::new(&plan), plan }
+    }
+}
+
+pub(super) struct CpuSession {
+    pool: Arc<rayon::ThreadPool>,
+    graph: Graph,
+    parameters: Parameters,
+    inference: Program,
+    /// Absent if nothing learns.
+    training: Option<Program>,
+    /// The version of the parameters that the inference program's folded weights come from.
+    folded_version: Option<u64>,
+    seed: u64,
+    sample_len: usize,
+    outputs: usize,
+}
+
+impl CpuSession {
+    pub fn new(
+        graph: &Graph,
+        state: &StateDict,
+        options: SessionOptions,
+        pool: Arc<rayon::ThreadPool>,
+    ) -> Result<Self, Error> {
+        let SessionOptions { trainable, batch_norm, update, seed } = options;
+        let inference = Program::new(Plan::new(graph, Mode::Inference)?);
+        let training = if trainable.is_empty() {
+            None
+        } else {
+            Some(Program::new(Plan::new(graph, Mode::Training(&trainable, batch_norm))?))
+        };
+        let parameters = Parameters::new(graph, state, &trainable, batch_norm, update)?;
+        let shapes = graph.shapes()?;
+        let mut session = Self {
+            pool,
+            graph: graph.clone(),
+            parameters,
+            inference,
+            training,
+            folded_version: None,
+            seed,
+            sample_len: shapes[0].len(),
+            outputs: shapes[graph.output()].len(),
+        };
+        session.fold_frozen();
+        Ok(session)
+    }
+
+    /// Folds what never changes, once, and frees the weights that are only used folded.
+    fn fold_frozen(&mut self) {
+        self.refold();
+        let Some(training) = &mut self.training else {
+            for step in &self.inference.plan.steps {
+                if let Kind::Conv { folded: Some(_), .. } = step.kind {
+                    self.parameters.drop_values(step.node);
+                }
+            }
+            return;
+        };
+        training.workspace.fold(&training.plan, &self.parameters, eps_of(&self.graph));
+    }
+
+    /// Brings the inference program's folded weights up to date.
+    fn refold(&mut self) {
+        if self.folded_version == Some(self.parameters.version()) {
+            return;
+        }
+        self.inference.workspace.fold(&self.inference.plan, &self.parameters, eps_of(&self.graph));
+        self.folded_version = Some(self.parameters.version());
+    }
+
+    /// The number of samples in `inputs`.
+    fn samples(&self, inputs: &[f32]) -> Result<usize, Error> {
+        let n = inputs.len() / self.sample_len;
+        if n == 0 || n * self.sample_len != inputs.len() {
+            let shape = self.graph.input_shape();
+            return Err(Error::Batch(format!("{} values are not a whole number of samples of {shape}", inputs.len())));
+        }
+        Ok(n)
+    }
+}
+
+/// The epsilon of each batch norm of a graph.
+fn eps_of(graph: &Graph) -> impl Fn(usize) -> f32 {
+    |node| match &graph.nodes()[node].op {
+        Op::BatchNorm2d(bn) => bn.eps,
+        _ => unreachable!("only batch norms are folded"),
+    }
+}
+
+impl Session for CpuSession {
+    fn infer(&mut self, inputs: &[f32]) -> Result<Vec<f32>, Error> {
+        let n = self.samples(inputs)?;
+        let pool = self.pool.clone();
+        pool.install(|| {
+            self.refold();
+            let Program { plan, workspace } = &mut self.inference;
+            let pass = Pass { plan, n, inputs, keys: &[], seed: self.seed };
+            forward::run(&pass, &mut self.parameters, workspace);
+            Ok(workspace.read(&pass, plan.output).to_vec())
+        })
+    }
+
+    fn gradients(&mut self, batch: Batch, targets: Targets) -> Result<Losses, Error> {
+        let n = self.samples(batch.inputs)?;
+        let classes = self.outputs;
+        if targets.labels.len() != n || batch.keys.len() != n {
+            let (labels, keys) = (targets.labels.len(), batch.keys.len());
+            return Err(Error::Batch(format!("{n} samples come with {labels} labels and {keys} keys")));
+        }
+        if let Some(&label) = targets.labels.iter().find(|&&label| label >= classes) {
+            return Err(Error::Batch(format!("label {label} is not among the network's {classes} classes")));
+        }
+        if targets.class_weights.is_some_and(|weights| weights.len() != classes) {
+            return Err(Error::Batch(format!("there must be one class weight for each of the {classes} classes")));
+        }
+        let pool = self.pool.clone();
+        pool.install(|| {
+            let Program { plan, workspace } = self.training.as_mut().ok_or(Error::NothingToTrain)?;
+            let pass = Pass { plan, n, inputs: batch.inputs, keys: batch.keys, seed: self.seed };
+            forward::run(&pass, &mut self.parameters, workspace);
+            let logits = workspace.read(&pass, plan.output).to_vec();
+            let grad_value = plan.grad_output.ok_or(Error::NothingToTrain)?;
+            let mut grad = workspace.take(&pass, grad_value);
+            let loss = CrossEntropy { label_smoothing: targets.label_smoothing, class_weights: targets.class_weights };
+            let loss = loss.evaluate(&logits, classes, targets.labels, Some(&mut grad[..n * classes]));
+            workspace.put(&pass, grad_value, grad);
+            backward::run(&pass, &mut self.parameters, workspace);
+            self.parameters.touch();
+            Ok(Losses { sum: loss.sum, weight: loss.weight, logits })
+        })
+    }
+
+    fn visit_gradients(&mut self, visit: &mut dyn FnMut(&str, &mut [f32])) {
+        self.parameters.visit_gradients(visit);
+    }
+
+    fn update(&mut self, lr: f64) {
+        let pool = self.pool.clone();
+        pool.install(|| self.parameters.update(lr));
+    }
+
+    fn trained_state(&self) -> StateDict {
+        self.pool.install(|| self.parameters.trained_state())
+    }
+
+    fn optimizer_state(&self) -> (StateDict, u64) {
+        self.pool.install(|| self.parameters.optimizer_state())
+    }
+
+    fn restore_trained(&mut self, state: &StateDict) -> Result<(), Error> {
+        let pool = self.pool.clone();
+        pool.install(|| self.parameters.restore_trained(state))
+    }
+
+    fn restore_optimizer(&mut self, state: &StateDict, steps: u64) -> Result<(), Error> {
+        let pool = self.pool.clone();
+        pool.install(|| self.parameters.restore_optimizer(state, steps))
+    }
+}

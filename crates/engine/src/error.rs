@@ -1,0 +1,43 @@
+//! What can go wrong in an engine.
+
+/// An error in compiling or running a network.
+#[derive(Debug, thiserror::Error)]
+pub enum Error {
+    /// The network itself is wrong.
+    #[error(transparent)]
+    Graph(#[from] regraft_graph::Error),
+    /// A tensor is absent or has another shape than the network says.
+    #[error("tensor {name:?} {reason}")]
+    Tensor {
+        /// Full name of the tensor.
+        name: String,
+        /// What is wrong with it.
+        reason: String,
+    },
+    /// The engine cannot run this operation with these settings.
+    #[error("the {engine} engine cannot run layer {layer:?} ({op}): {reason}")]
+    Unsupported {
+        /// The engine.
+        engine: &'static str,
+        /// Name of the layer.
+        layer: String,
+        /// Its operation.
+        op: &'static str,
+        /// Why not.
+        reason: String,
+    },
+    /// A batch does not fit the network.
+    #[error("the batch does not fit the network: {0}")]
+    Batch(String),
+    /// The session was compiled without layers that learn.
+    #[error("this session is for inference only: no layer of its network is trainable")]
+    NothingToTrain,
+    /// The machine did not give the threads asked for.
+    #[error("cannot start {threads} threads: {reason}")]
+    Threads {
+        /// Number of threads.
+        threads: usize,
+        /// The system's reason.
+        reason: String,
+    },
+}

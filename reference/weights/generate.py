@@ -6,11 +6,13 @@ from each of them. Needs torch and safetensors; run without arguments. Each run 
 bytes, but for the stream form, in which torch names storages by their addresses in memory.
 """
 
+import copyreg
 import io
 import os
 import pickle
 import struct
 import tarfile
+import types
 from collections import OrderedDict
 from pathlib import Path
 
@@ -50,7 +52,7 @@ def expected(state):
 
 def save_tar(state, path):
     """What torch.save of PyTorch 0.1.9 wrote; today's torch only reads it."""
-    storages, tensors = OrderedDict(), OrderedDict()
+    storages, tensors, sliced = OrderedDict(), OrderedDict(), state["sliced"]
     for tensor in state.values():
         storages.setdefault(tensor.untyped_storage().data_ptr() or -1, tensor)
         tensors[id(tensor)] = tensor
@@ -77,22 +79,43 @@ def save_tar(state, path):
         dump(file, (storage_keys[pointer], "cpu", getattr(torch, names[tensor.dtype] + "Storage")))
         raw = bytes(tensor.untyped_storage())
         file.write(struct.pack("<q", len(raw) // tensor.element_size()) + raw)
-    # No parts of storages: they came from Lua.
-    dump(file, [])
+    # A part of a storage, as files from Lua had them: (key, key of the whole, first element, elements).
+    dump(file, [(3000, storage_keys[sliced.untyped_storage().data_ptr()], sliced.storage_offset(), 20)])
 
     file = members["tensors"]
     dump(file, len(tensors))
     for address, tensor in tensors.items():
-        storage_key = storage_keys[tensor.untyped_storage().data_ptr() or -1]
+        storage_key = 3000 if tensor is sliced else storage_keys[tensor.untyped_storage().data_ptr() or -1]
         dump(file, (tensor_keys[address], storage_key, getattr(torch, names[tensor.dtype] + "Tensor")))
         dims = tensor.dim()
-        file.write(struct.pack(f"<i4x{dims}q{dims}qq", dims, *tensor.shape, *tensor.stride(), tensor.storage_offset()))
+        offset = 0 if tensor is sliced else tensor.storage_offset()
+        file.write(struct.pack(f"<i4x{dims}q{dims}qq", dims, *tensor.shape, *tensor.stride(), offset))
 
     with tarfile.open(path, "w", format=tarfile.PAX_FORMAT) as tar:
         for name, content in members.items():
             info = tarfile.TarInfo(name)
             info.size = len(content.getvalue())
             tar.addfile(info, io.BytesIO(content.getvalue()))
+
+
+class FirstPickler(pickle.Pickler):
+    """Pickles tensors and parameters as the first releases of PyTorch did: as instances with a state."""
+
+    turn = 0
+
+    def reducer_override(self, value):
+        if not isinstance(value, torch.Tensor):
+            return NotImplemented
+        hooks = OrderedDict()
+        FirstPickler.turn += 1
+        if isinstance(value, nn.Parameter) and self.turn % 2:
+            return copyreg.__newobj__, (nn.Parameter,), (value.data, None, hooks, True, False)
+        if isinstance(value, nn.Parameter):
+            return copyreg.__newobj__, (nn.Parameter, value.data), (True, False, hooks)
+        place = (value.storage(), value.storage_offset(), tuple(value.shape), value.stride())
+        if value.dtype == torch.float32 and self.turn % 3:
+            return torch.FloatTensor, (), place
+        return torch._utils._rebuild_tensor, place
 
 
 class Evil:
@@ -128,6 +151,9 @@ def main():
                HERE / "checkpoint.pth")
     torch.save({"model_state_dict": parameters, "loss": 0.5}, HERE / "parameters.pth",
                _use_new_zipfile_serialization=False)
+    first = types.SimpleNamespace(__name__="first", Pickler=FirstPickler, dump=pickle.dump)
+    torch.save(parameters, HERE / "instances.pth", pickle_module=first, _use_new_zipfile_serialization=False)
+    check(HERE / "instances.pth", parameters)
     torch.save({"weight": torch.ones(2), "note": Evil()}, HERE / "evil.pth")
     torch.save({"weight": torch.ones(2), "note": Evil()}, HERE / "evil_stream.pth", pickle_protocol=4,
                _use_new_zipfile_serialization=False)

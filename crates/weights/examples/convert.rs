@@ -3,19 +3,28 @@
 //! `cargo run -p regraft-weights --example convert -- resnet18.pth resnet18.safetensors`
 
 use std::collections::BTreeMap;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
 use regraft_weights::{Error, read, sha256, write_safetensors};
 
-fn main() -> Result<(), Error> {
+fn main() {
     let mut arguments = std::env::args_os().skip(1).map(PathBuf::from);
     let (Some(from), Some(to), None) = (arguments.next(), arguments.next(), arguments.next()) else {
         eprintln!("usage: convert FROM TO.safetensors");
         std::process::exit(2);
     };
-    let weights = read(&from)?;
-    let metadata = BTreeMap::from([("source_sha256".to_string(), sha256(&from)?)]);
-    write_safetensors(&to, &weights, &metadata)?;
-    println!("{} tensors written to {}", weights.len(), to.display());
-    Ok(())
+    match convert(&from, &to) {
+        Ok(tensors) => println!("{tensors} tensors written to {}", to.display()),
+        Err(error) => {
+            eprintln!("{error}");
+            std::process::exit(1);
+        }
+    }
+}
+
+fn convert(from: &Path, to: &Path) -> Result<usize, Error> {
+    let weights = read(from)?;
+    let metadata = BTreeMap::from([("source_sha256".to_string(), sha256(from)?)]);
+    write_safetensors(to, &weights, &metadata)?;
+    Ok(weights.len())
 }

@@ -12,7 +12,8 @@ use crate::error::Error;
 /// new file is there or the old one is (or none, if there was none).
 ///
 /// `content` writes to a temporary sibling, which is flushed to the disk and then takes the name
-/// `path`; if anything fails the sibling is removed. `content` must write the same each time it is
+/// `path`; if anything fails the sibling is removed. Only a kill leaves it (`.NAME....tmp`), to be deleted
+/// at will. `content` must write the same each time it is
 /// called: when the disk is full it is called again to count what would have been needed. A link at
 /// `path` is followed, and a file that is replaced keeps its permissions.
 ///

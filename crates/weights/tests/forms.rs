@@ -28,6 +28,7 @@ fn all_forms_and_types_are_read_alike() {
         "stream_protocol4.pth",
         "types.safetensors",
         "parameters.pth",
+        "instances.pth",
     ] {
         eprintln!("{name}");
         assert_expected(&read(&fixture(name)).unwrap());

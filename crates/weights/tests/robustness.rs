@@ -20,7 +20,7 @@ static ALONE: Mutex<()> = Mutex::new(());
 /// size, which a strided tensor takes twice for a moment; the rest is what parsing takes.
 const MAX_BYTES: usize = 3 << 20;
 
-const FIXTURES: [&str; 8] = [
+const FIXTURES: [&str; 9] = [
     "zip.pth",
     "stream.pth",
     "tar.pth",
@@ -28,6 +28,7 @@ const FIXTURES: [&str; 8] = [
     "stream_protocol4.pth",
     "checkpoint.pth",
     "parameters.pth",
+    "instances.pth",
     "types.safetensors",
 ];
 
@@ -113,7 +114,7 @@ fn zip_form(pickle: &[u8], storage: &[u8]) -> tempfile::NamedTempFile {
 
 /// A pickle of `{name: tensor}` for each name, all tensors of one shape and stride in one storage.
 fn pickle(names: &[&str], elements: u32, offset: u32, shape: &[u32], stride: &[u32]) -> Vec<u8> {
-    let text = |s: &str| [&[b'X'], &(s.len() as u32).to_le_bytes()[..], s.as_bytes()].concat();
+    let text = |s: &str| [b"X", &(s.len() as u32).to_le_bytes()[..], s.as_bytes()].concat();
     let int = |n: u32| [&[0x8a, 5], &u64::from(n).to_le_bytes()[..5]].concat();
     let tuple = |items: &[u32]| [b"(".to_vec(), items.iter().flat_map(|&n| int(n)).collect(), b"t".to_vec()].concat();
     let mut bytes = b"\x80\x02}(".to_vec();
@@ -132,20 +133,22 @@ fn pickle(names: &[&str], elements: u32, offset: u32, shape: &[u32], stride: &[u
 #[test]
 fn tensors_that_do_not_fit_their_storage_are_errors() {
     let _alone = ALONE.lock().unwrap();
-    let max = u32::MAX;
-    let cases: [(u32, u32, &[u32], &[u32], Option<&str>); 12] = [
+    const MAX: u32 = u32::MAX;
+    /// Elements of the storage, offset, shape, stride, and the reason why they are refused.
+    type Case = (u32, u32, &'static [u32], &'static [u32], Option<&'static str>);
+    let cases: [Case; 12] = [
         (4, 0, &[2, 2], &[2, 1], None),
-        (4, 0, &[4, 1], &[1, max], None),
+        (4, 0, &[4, 1], &[1, MAX], None),
         (4, 3, &[], &[], None),
         (4, 4, &[], &[], Some("does not fit its storage")),
         (4, 1, &[2, 2], &[2, 1], Some("does not fit its storage")),
-        (4, max, &[1], &[1], Some("does not fit its storage")),
+        (4, MAX, &[1], &[1], Some("does not fit its storage")),
         (4, 0, &[2, 2], &[3, 1], Some("does not fit its storage")),
         (4, 0, &[2], &[2, 1], Some("1 dimensions and 2 strides")),
-        (4, 0, &[max, max, max], &[0, 0, 0], Some("too large")),
-        (4, 0, &[max], &[0], Some("more than 8 times its size")),
+        (4, 0, &[MAX, MAX, MAX], &[0, 0, 0], Some("too large")),
+        (4, 0, &[MAX], &[0], Some("more than 8 times its size")),
         (4, 0, &[1; 65], &[1; 65], Some("65 dimensions")),
-        (max, 0, &[2], &[1], Some("should have 4294967295 elements")),
+        (MAX, 0, &[2], &[1], Some("should have 4294967295 elements")),
     ];
     for (elements, offset, shape, stride, reason) in cases {
         let file = zip_form(&pickle(&["w"], elements, offset, shape, stride), &[0; 16]);
@@ -172,6 +175,7 @@ fn many_tensors_of_one_storage_are_bounded_together() {
 
 #[test]
 fn names_that_occur_twice_or_could_forge_output_are_refused() {
+    let _alone = ALONE.lock().unwrap();
     let twice = zip_form(&pickle(&["w", "w"], 4, 0, &[4], &[1]), &[0; 16]);
     assert!(read(twice.path()).unwrap_err().to_string().contains("\"w\" twice"));
     let forged = zip_form(&pickle(&["w\r\x1b[31m"], 4, 0, &[4], &[1]), &[0; 16]);
@@ -190,6 +194,7 @@ fn patched(bytes: &[u8], from: &[u8], to: &[u8]) -> Vec<u8> {
 
 #[test]
 fn archives_that_torch_would_not_write_are_refused() {
+    let _alone = ALONE.lock().unwrap();
     let file = zip_form(&pickle(&["w"], 4, 0, &[4], &[1]), &[7; 16]);
     let honest = fs::read(file.path()).unwrap();
     let cases: [(&[u8], &[u8], &str); 4] = [
@@ -202,6 +207,52 @@ fn archives_that_torch_would_not_write_are_refused() {
     for (from, to, reason) in cases {
         fs::write(file.path(), patched(&honest, from, to)).unwrap();
         let message = read(file.path()).unwrap_err().to_string();
+        assert!(message.contains(reason), "{message}");
+    }
+}
+
+/// The stream form of `{"w": tensor}`, of four elements at offset 1 of the part of the storage that
+/// `view` gives, and a storage `0` that claims `elements` and holds 1, 2, 3, ..., 8.
+fn stream_form(view: &[u8], key: u8, elements: u64) -> tempfile::NamedTempFile {
+    let mut file = tempfile::NamedTempFile::new().unwrap();
+    let parts: [&[u8]; 8] = [
+        b"\x80\x02\x8a\x0a\x6c\xfc\x9c\x46\xf9\x20\x6a\xa8\x50\x19.\x80\x02M\xe9\x03.\x80\x02}.",
+        b"\x80\x02}U\x01wctorch._utils\n_rebuild_tensor\n((U\x07storagectorch\nFloatStorage\nU\x010U\x03cpuK\x08",
+        view,
+        b"tQK\x01K\x04\x85K\x01\x85tRs.",
+        b"\x80\x02](U\x01",
+        &[key],
+        b"e.",
+        &elements.to_le_bytes(),
+    ];
+    file.write_all(&parts.concat()).unwrap();
+    (1..=8u8).for_each(|i| file.write_all(&f32::from(i).to_le_bytes()).unwrap());
+    file
+}
+
+#[test]
+fn a_part_of_a_storage_is_read_from_where_it_begins() {
+    let _alone = ALONE.lock().unwrap();
+    let whole = stream_form(b"N", b'0', 8);
+    assert_eq!(read(whole.path()).unwrap()["w"].data(), [2., 3., 4., 5.]);
+    // (key, first element, elements)
+    let part = stream_form(b"U\x01vK\x03K\x05\x87", b'0', 8);
+    assert_eq!(read(part.path()).unwrap()["w"].data(), [5., 6., 7., 8.]);
+}
+
+#[test]
+fn storages_of_a_stream_that_are_not_as_said_are_errors() {
+    let _alone = ALONE.lock().unwrap();
+    let cases: [(&[u8], u8, u64, &str); 6] = [
+        (b"U\x01vK\x04K\x05\x87", b'0', 8, "5 elements from 4 of a storage of 8"),
+        (b"U\x01vK\x00K\x04\x87", b'0', 8, "does not fit its storage of 4"),
+        (b"N", b'1', 8, "nothing refers to the storage"),
+        (b"N", b'0', 7, "has 7 elements, but should have 8"),
+        (b"N", b'0', 1 << 40, "bytes in all"),
+        (b"N", b'0', u64::MAX, "claims 18446744073709551615 elements"),
+    ];
+    for (view, key, elements, reason) in cases {
+        let message = read_bounded(stream_form(view, key, elements).path(), &reason).unwrap_err().to_string();
         assert!(message.contains(reason), "{message}");
     }
 }

@@ -35,6 +35,20 @@ fn every_way_to_write_an_integer_is_read() {
 }
 
 #[test]
+fn every_way_to_write_a_name_is_read() {
+    for bytes in [
+        &b"\x80\x02X\x02\x00\x00\x00fc."[..],
+        b"\x80\x04\x8c\x02fc.",
+        b"\x80\x02U\x02fc.",
+        b"\x80\x02T\x02\x00\x00\x00fc.",
+    ] {
+        let pickle = load_bytes(bytes).unwrap();
+        assert!(matches!(pickle.root(), Value::String(name) if name == "fc"), "{bytes:?}");
+    }
+    assert!(malformation(b"\x80\x02U\x01\xff.").contains("not UTF-8"));
+}
+
+#[test]
 fn a_value_stored_before_it_is_filled_is_seen_filled() {
     // d = {}; memo[0] = d; d["a"] = 1; (d, memo[0])
     let pickle = load_bytes(b"\x80\x02}q\x00X\x01\x00\x00\x00aK\x01sh\x00\x86.").unwrap();

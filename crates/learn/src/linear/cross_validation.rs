@@ -1,0 +1,195 @@
+//! The regularisation strength chosen by stratified cross-validation, as scikit-learn's `LogisticRegressionCV`.
+
+use rayon::prelude::*;
+use regraft_random::{Purpose, keyed, shuffle};
+
+use super::{
+    Control, Fit, FitOptions, Progress, Samples,
+    fit::Problem,
+    log_probabilities,
+    objective::{Block, Model},
+};
+use crate::Error;
+
+/// Rows scored at a time.
+const BLOCK: usize = 128;
+/// Values of one model up to which the folds are fitted at the same time: each holds some thirty such
+/// vectors, and above this size one fold alone keeps all threads busy.
+const SMALL_MODEL: usize = 1 << 18;
+
+/// What cross-validation tries.
+#[derive(Clone, Debug, PartialEq)]
+pub struct CvOptions {
+    /// Values of `C`, ascending. Default: ten from 1e-4 to 1e4, evenly spaced on a log scale.
+    pub cs: Vec<f64>,
+    /// Folds; fewer are used if the smallest class has fewer samples. Default 5.
+    pub folds: usize,
+    /// Seed of the run, which decides the samples of each fold.
+    pub seed: u64,
+}
+
+impl CvOptions {
+    /// The defaults under a seed.
+    pub fn new(seed: u64) -> Self {
+        Self { cs: (0..10).map(|i| 10f64.powf(-4.0 + 8.0 * f64::from(i) / 9.0)).collect(), folds: 5, seed }
+    }
+}
+
+/// How one `C` did on the held-out folds.
+#[derive(Clone, Copy, Debug, PartialEq, serde::Serialize)]
+pub struct CvRow {
+    /// Inverse regularisation strength.
+    pub c: f64,
+    /// Accuracy, the mean over the folds, 0 to 1.
+    pub accuracy: f64,
+    /// Log loss of the [`probabilities`](super::probabilities), the mean over the folds.
+    pub log_loss: f64,
+}
+
+/// A head whose `C` was chosen by cross-validation.
+#[derive(Clone, Debug, PartialEq)]
+pub struct CvFit {
+    /// The fit on all samples with the chosen `C`.
+    pub fit: Fit,
+    /// Every `C` tried, in the order of [`CvOptions::cs`].
+    pub table: Vec<CvRow>,
+    /// Folds used.
+    pub folds: usize,
+}
+
+/// Chooses the `C` of the best mean accuracy, the smaller of equals, and fits all samples with it.
+///
+/// # Errors
+/// Those of [`fit`](super::fit) and [`cross_validate`]; [`Error::TooFewSamples`] if a class has only one sample,
+/// which no fold can hold out.
+pub fn fit_cv(samples: Samples, options: &FitOptions, cv: &CvOptions, control: Control) -> Result<CvFit, Error> {
+    let folds = stratified_folds(samples, cv.folds, cv.seed)?;
+    let table = cross_validate(samples, &folds, &cv.cs, options, control)?;
+    let mut best = &table[0];
+    for row in &table {
+        // Means of the same accuracies in another order differ by rounding; that is a tie.
+        if row.accuracy > best.accuracy + 1e-12 {
+            best = row;
+        }
+    }
+    let fit = Problem::new(samples, options, control)?.fit_all(best.c, None)?;
+    let folds = folds.iter().max().map_or(0, |&last| last as usize + 1);
+    Ok(CvFit { fit, table, folds })
+}
+
+/// The fold of each sample, `[samples]`: every class is shuffled and dealt out evenly.
+///
+/// There are `folds` folds, or as many as the smallest class has samples.
+///
+/// # Errors
+/// [`Error::TooFewSamples`] if a class has one sample, [`Error::Setting`] if `folds` is below 2.
+pub fn stratified_folds(samples: Samples, folds: usize, seed: u64) -> Result<Vec<u32>, Error> {
+    if folds < 2 {
+        return Err(Error::Setting { name: "number of folds", value: folds.to_string(), allowed: "at least 2" });
+    }
+    samples.require_per_class(2, "cross-validation (without it, give a value for C)")?;
+    let mut members = vec![Vec::new(); samples.classes()];
+    (0..samples.len()).for_each(|i| members[samples.label(i)].push(i));
+    let folds = members.iter().map(Vec::len).fold(folds, usize::min);
+    let mut rng = keyed(seed, Purpose::Folds, 0, 0);
+    let mut fold_of = vec![0; samples.len()];
+    // Going on where the last class ended keeps the folds' sizes within one of each other.
+    let mut dealt = 0;
+    for class in &mut members {
+        shuffle(class, &mut rng);
+        for &i in &*class {
+            fold_of[i] = (dealt % folds) as u32;
+            dealt += 1;
+        }
+    }
+    Ok(fold_of)
+}
+
+/// Fits every `C` of `cs` with each fold held out in turn and scores it there.
+///
+/// Along `cs`, which should ascend, each fit starts from the one before. The result does not depend on the number
+/// of threads, to the last bit.
+///
+/// # Errors
+/// Those of [`fit`](super::fit); [`Error::Shape`] if `folds` does not hold one number per sample;
+/// [`Error::Setting`] if `cs` is empty or `folds` names fewer than two folds; [`Error::TooFewSamples`] if a class
+/// lies in one fold alone.
+pub fn cross_validate(
+    samples: Samples,
+    folds: &[u32],
+    cs: &[f64],
+    options: &FitOptions,
+    control: Control,
+) -> Result<Vec<CvRow>, Error> {
+    if folds.len() != samples.len() {
+        return Err(Error::Shape { what: "number of fold labels", expected: samples.len(), found: folds.len() });
+    }
+    if cs.is_empty() {
+        return Err(Error::Setting { name: "list of C", value: "empty".into(), allowed: "at least one value" });
+    }
+    let mut names = folds.to_vec();
+    names.sort_unstable();
+    names.dedup();
+    if names.len() < 2 {
+        return Err(Error::Setting { name: "number of folds", value: names.len().to_string(), allowed: "at least 2" });
+    }
+    let problem = Problem::new(samples, options, control)?;
+    let total = names.len() * cs.len();
+    let done = std::sync::atomic::AtomicUsize::new(0);
+    let progress = || {
+        let done = done.fetch_add(1, std::sync::atomic::Ordering::Relaxed) + 1;
+        (control.progress)(Progress::Fold { done, total });
+    };
+    let scores = |&fold: &u32| held_out_scores(&problem, folds, fold, cs, progress);
+    let small = samples.classes() * samples.dim() <= SMALL_MODEL;
+    let per_fold: Vec<Vec<CvRow>> = match small {
+        true => names.par_iter().map(scores).collect::<Result<_, _>>()?,
+        false => names.iter().map(scores).collect::<Result<_, _>>()?,
+    };
+    let mean = |column: usize, value: fn(&CvRow) -> f64| {
+        per_fold.iter().map(|rows| value(&rows[column])).sum::<f64>() / per_fold.len() as f64
+    };
+    let row = |(i, &c)| CvRow { c, accuracy: mean(i, |r| r.accuracy), log_loss: mean(i, |r| r.log_loss) };
+    Ok(cs.iter().enumerate().map(row).collect())
+}
+
+/// The scores on `fold` of the fits on the other folds, one row for each of `cs`.
+fn held_out_scores(
+    problem: &Problem,
+    folds: &[u32],
+    fold: u32,
+    cs: &[f64],
+    progress: impl Fn(),
+) -> Result<Vec<CvRow>, Error> {
+    let (held_out, train): (Vec<usize>, Vec<usize>) = (0..folds.len()).partition(|&i| folds[i] == fold);
+    if let Some(class) = problem.samples.counts(train.iter().copied()).iter().position(|&count| count == 0) {
+        let purpose = "the training part of each cross-validation fold";
+        return Err(Error::TooFewSamples { class, found: 0, needed: 1, purpose });
+    }
+    let mut model = None;
+    let mut rows = Vec::with_capacity(cs.len());
+    for &c in cs {
+        let solution = problem.solve(&train, c, model.as_ref(), |_, _| ())?;
+        let (accuracy, log_loss) = score(problem, &solution.model, &held_out)?;
+        rows.push(CvRow { c, accuracy, log_loss });
+        model = Some(solution.model);
+        progress();
+    }
+    Ok(rows)
+}
+
+/// Accuracy and mean log loss of `model` on `rows`.
+fn score(problem: &Problem, model: &Model, rows: &[usize]) -> Result<(f64, f64), Error> {
+    let (mut correct, mut loss) = (0usize, 0.0);
+    let mut block = Block::default();
+    for rows in rows.chunks(BLOCK) {
+        problem.control.check()?;
+        block.compute(problem.samples, &problem.mean, model, rows);
+        for (logits, &i) in block.logits.chunks_exact(problem.samples.classes()).zip(rows) {
+            let label = problem.samples.label(i);
+            correct += usize::from(crate::metrics::argmax(logits) == label);
+            loss -= log_probabilities(problem.options.kind, logits)[label];
+        }
+    }
+    Ok((correct as f64 / rows.len() as f64, loss / rows.len() as f64))
+}

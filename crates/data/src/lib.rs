@@ -1,1 +1,46 @@
-//! data
+//! Photos on their way to a network: a folder becomes a [`Dataset`], its files are decoded to
+//! [`Image`]s, transformed as torchvision would, and delivered as [`Batch`]es.
+//!
+//! ```text
+//! folder -> Dataset (classes, samples, splits) -> ImageStore (decode, cache)
+//!        -> Preprocessing | Augmentation -> Loader -> Batch (f32, NHWC)
+//! ```
+//!
+//! Everything that can be wrong with a folder is found before the first epoch ([`Dataset::open`]
+//! looks at every folder and file, [`Dataset::verify`] decodes every photo) and comes back as
+//! [`Findings`] or as an [`Error`] that says what to do. Every random decision is keyed by the run's
+//! seed and by what it is about, so batches depend neither on the number of threads nor on the cache.
+//!
+//! This crate knows nothing of networks.
+
+pub mod augment;
+pub mod color;
+pub mod dataset;
+pub mod decode;
+mod error;
+mod findings;
+mod fingerprint;
+mod image;
+pub mod loader;
+pub mod preprocess;
+mod resize;
+mod rotate;
+mod store;
+mod verify;
+mod walk;
+
+pub use self::image::Image;
+pub use augment::{Augmentation, ColorJitter, CropBox, Drawn};
+pub use color::ColorChange;
+pub use dataset::{Dataset, Sample, SplitOptions, open_eval};
+pub use decode::{DecodeOptions, Format, decode, decode_file};
+pub use error::{Error, Result};
+pub use findings::{Finding, FindingKind, Findings};
+pub use fingerprint::{Duplicate, Fingerprint, fingerprint};
+pub use loader::{Batch, Batches, Loader, LoaderOptions};
+pub use preprocess::{Interpolation, Preprocessing};
+pub use resize::Scratch;
+pub use rotate::rotate;
+pub use store::{ImageStore, default_cache_bytes};
+pub use verify::verify;
+pub use walk::image_paths;

@@ -46,8 +46,9 @@ pub struct FitOptions {
     /// How much each class counts.
     pub class_weight: ClassWeight,
     /// The fit ends when no element of the mean objective's gradient exceeds this, in coordinates where each
-    /// feature has about unit variance. Default 1e-5, which leaves probabilities within 1e-3 of the optimum's
-    /// (scikit-learn's 1e-4 is relative to the features' own scale).
+    /// feature has about unit variance. Default 1e-5: on features of MobileNetV2 and SqueezeNet at `C` 1 the
+    /// validation loss is then within 1% of the optimum's (with scikit-learn's default 2 to 8%). Where the classes
+    /// can be separated and `C` is large the optimum lies far out, and 1e-5 ends well before it.
     pub tol: f64,
     /// Most iterations of the solver. Default 1000.
     pub max_iter: usize,
@@ -84,9 +85,10 @@ pub struct Fit {
 /// `OneVsRestClassifier(LogisticRegression(C=c))`. With two classes both equal scikit-learn's single binary
 /// problem: the two rows of `weight` are `-w/2, w/2` (softmax) or `-w, w` (one-vs-rest) of its `coef_`.
 ///
-/// Features are not standardised, as in scikit-learn: the penalty then acts on the network's own features, whose
-/// relative sizes carry information, and `C` means what it means there. The solver scales internally, so
-/// nothing is lost in speed.
+/// Features are not standardised, as in scikit-learn, so `C` means what it means there. With `C` from
+/// cross-validation, six seeds, standardising moved the accuracy on 153 validation photos by one photo or less
+/// (MobileNetV2 0.948 to 0.954, SqueezeNet 0.928 to 0.931), too little to depart from the field's baseline for. The
+/// solver scales internally, so speed is no reason either.
 ///
 /// # Errors
 /// [`Error::Setting`] if `c`, the tolerance or a class weight is out of range, [`Error::Shape`] if the number of

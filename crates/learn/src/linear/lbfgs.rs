@@ -2,8 +2,8 @@
 //!
 //! Written here because no library fits. `argmin` 0.11, the best kept, was measured on real features:
 //! it asks for value and gradient separately (1.9 times the evaluations with More-Thuente, 4 times with
-//! Hager-Zhang), spent 5003 evaluations on one fit that reaches the floor of rounding in 17, where this line
-//! search stops, and brings fifteen crates.
+//! Hager-Zhang), spent 5003 evaluations at the floor of rounding on one fit that ends here after 6 iterations, and
+//! brings some fifteen crates.
 
 use crate::Error;
 
@@ -64,7 +64,7 @@ pub(super) fn minimise(
             if memory.pairs.is_empty() {
                 break;
             }
-            // Rounding may have spoilt the curvature pairs: start again from the steepest descent, once.
+            // Rounding may have spoilt the curvature pairs: start again from the steepest descent.
             memory.pairs.clear();
             continue;
         }

@@ -55,8 +55,8 @@ pub enum Progress {
 pub struct Control<'a> {
     /// Called as the work proceeds, from any thread.
     pub progress: &'a (dyn Fn(Progress) + Sync),
-    /// Set to true (by Ctrl-C, say) to end the work with [`Error::Cancelled`]; looked at every few
-    /// milliseconds of arithmetic.
+    /// Set to true (by Ctrl-C, say) to end the work with [`Error::Cancelled`]; looked at after
+    /// every block of samples.
     pub cancel: &'a AtomicBool,
 }
 

@@ -86,7 +86,7 @@ pub struct Fit {
 /// problem: the two rows of `weight` are `-w/2, w/2` (softmax) or `-w, w` (one-vs-rest) of its `coef_`.
 ///
 /// Features are not standardised, as in scikit-learn, so `C` means what it means there. With `C` from
-/// cross-validation, six seeds, standardising moved the accuracy on 153 validation photos by one photo or less
+/// cross-validation, six seeds, standardising moved the mean accuracy on 153 validation photos by one photo or less
 /// (MobileNetV2 0.948 to 0.954, SqueezeNet 0.928 to 0.931), too little to depart from the field's baseline for. The
 /// solver scales internally, so speed is no reason either.
 ///

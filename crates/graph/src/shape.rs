@@ -74,7 +74,7 @@ fn window_output(input: usize, kernel: usize, stride: usize, padding: usize, dil
 /// Length of a pooling output along one dimension (`torch.nn.MaxPool2d`).
 fn pool_output(input: usize, kernel: usize, stride: usize, padding: usize, ceil_mode: bool) -> Option<usize> {
     let floor = window_output(input, kernel, stride, padding, 1)?;
-    let hangs_over = (padding * 2 + input - kernel) % stride != 0;
+    let hangs_over = !(padding * 2 + input - kernel).is_multiple_of(stride);
     // A hanging window counts only if it starts inside the input or its left border.
     Some(if ceil_mode && hangs_over && floor * stride < input + padding { floor + 1 } else { floor })
 }

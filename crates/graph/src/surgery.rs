@@ -59,6 +59,25 @@ impl Graph {
         part
     }
 
+    /// The network in two: the part that computes `node`, and the rest, whose input is that value.
+    ///
+    /// `None` if the rest also reads something else, so that one value is not enough.
+    ///
+    /// # Errors
+    /// [`Error::Shape`] if the layers don't fit together.
+    pub fn split(&self, node: NodeId) -> Result<Option<(Graph, Graph)>, Error> {
+        let mut rest = Graph::new(self.shapes()?[node]);
+        let mut new_id = vec![None; self.nodes().len()];
+        new_id[node] = Some(0);
+        for (id, old) in self.nodes().iter().enumerate().skip(node + 1) {
+            let Some(inputs) = old.inputs.iter().map(|&input| new_id[input]).collect::<Option<Vec<_>>>() else {
+                return Ok(None);
+            };
+            new_id[id] = Some(rest.push(old.name.clone(), old.op.clone(), &inputs));
+        }
+        Ok(Some((self.cut(node), rest)))
+    }
+
     /// The ConvNet without its head: a network from images to one vector of features each.
     ///
     /// It ends where the head begins; if a map arrives there (SqueezeNet's head is a convolution), the
@@ -145,6 +164,13 @@ impl Trainable {
         self.nodes[node]
     }
 
+    /// The last value that training cannot change: the input of the first layer that learns, or the network's
+    /// output if nothing learns.
+    pub fn boundary(&self, graph: &Graph) -> NodeId {
+        let first = self.nodes.iter().position(|&learns| learns);
+        first.map_or(graph.output(), |node| graph.nodes()[node].inputs[0])
+    }
+
     /// Whether nothing learns.
     pub fn is_empty(&self) -> bool {
         !self.nodes.contains(&true)
@@ -191,6 +217,17 @@ mod tests {
         assert_eq!(part.nodes().last().unwrap().name, "layer1.0.bn2");
         assert_eq!(*part.shapes().unwrap().last().unwrap(), Shape::Map { channels: 64, height: 56, width: 56 });
         assert!(part.nodes().iter().all(|node| !node.name.starts_with("layer2")));
+    }
+
+    #[test]
+    fn a_split_needs_a_value_that_everything_later_passes_through() {
+        let graph = zoo::build("resnet18", 10).unwrap();
+        let (body, rest) = graph.split(graph.node_named("layer3.1.relu").unwrap()).unwrap().unwrap();
+        assert_eq!(rest.input_shape(), *body.shapes().unwrap().last().unwrap());
+        assert_eq!(*rest.shapes().unwrap().last().unwrap(), Shape::Features(10));
+        assert_eq!(body.parameters().len() + rest.parameters().len(), graph.parameters().len());
+        // Inside a block the shortcut goes past.
+        assert_eq!(graph.split(graph.node_named("layer3.1.conv1").unwrap()).unwrap(), None);
     }
 
     #[test]

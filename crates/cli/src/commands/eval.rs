@@ -1,0 +1,25 @@
+//! `regraft eval`.
+
+use std::io::{Write, stdout};
+
+use anyhow::Result;
+use regraft_transfer::Context;
+
+use crate::args::{Common, Eval};
+use crate::terminal::Terminal;
+use crate::{End, setup};
+
+pub fn run(common: &Common, args: &Eval) -> Result<End> {
+    let threads = setup::threads(common);
+    let engine = setup::engine(threads)?;
+    let terminal = Terminal::new(common.json);
+    let interrupt = setup::interrupt_flag()?;
+    let context = Context { engine: &engine, reporter: &terminal, interrupt: &interrupt, threads };
+    let evaluation = regraft_transfer::evaluate(&args.model, &args.data, args.strict, &context)?;
+    if common.json {
+        writeln!(stdout(), "{}", serde_json::to_string(&evaluation)?)?;
+    } else {
+        write!(stdout(), "{evaluation}")?;
+    }
+    Ok(End::Done)
+}

@@ -1,0 +1,67 @@
+//! `regraft info`.
+
+use std::io::{Write, stdout};
+
+use anyhow::Result;
+use regraft_graph::{Graph, Trainable, zoo};
+use regraft_transfer::Model;
+use serde_json::{Value, json};
+
+use crate::End;
+use crate::args::{Common, Info};
+
+/// Classes of an architecture as published.
+const IMAGENET_CLASSES: usize = 1000;
+
+pub fn run(common: &Common, args: &Info) -> Result<End> {
+    let mut out = stdout();
+    if let Some(path) = &args.model {
+        let model = Model::open(path)?;
+        let trainable = Trainable::all(&model.graph);
+        if common.json {
+            let about = json!({
+                "classes": model.classes,
+                "head": model.head,
+                "preprocessing": model.preprocessing,
+                "provenance": model.provenance,
+                "layers": layers(&model.graph, &trainable)?,
+            });
+            writeln!(out, "{about}")?;
+            return Ok(End::Done);
+        }
+        write!(out, "{}", model.graph.summary(&trainable)?)?;
+        let p = &model.provenance;
+        writeln!(out, "classes: {}", model.classes.join(", "))?;
+        writeln!(out, "backbone: {}, weights {}", p.backbone, p.weights_sha256.as_deref().unwrap_or("random"))?;
+        writeln!(out, "made by: regraft {}, mode {}, seed {}, epoch {}", p.regraft, p.mode, p.seed, p.epoch)?;
+        writeln!(out, "accuracy: {:.4} on {} validation photos", p.val_acc, p.val_n)?;
+        writeln!(out, "photos: {}", p.data_sha256)?;
+        let pre = &model.preprocessing;
+        writeln!(out, "input: resize {}, crop {}, mean {:?}, std {:?}", pre.resize, pre.crop, pre.mean, pre.std)?;
+    } else if let Some(name) = &args.backbone {
+        let graph = zoo::build(name, IMAGENET_CLASSES)?;
+        let trainable = match &args.freeze_until {
+            Some(layer) => Trainable::from_layer(&graph, layer)?,
+            None => Trainable::all(&graph),
+        };
+        if common.json {
+            writeln!(out, "{}", json!({"backbone": name, "layers": layers(&graph, &trainable)?}))?;
+        } else {
+            write!(out, "{}", graph.summary(&trainable)?)?;
+        }
+    }
+    Ok(End::Done)
+}
+
+fn layers(graph: &Graph, trainable: &Trainable) -> Result<Vec<Value>> {
+    let layer = |layer: regraft_graph::LayerSummary| {
+        json!({
+            "name": layer.name,
+            "op": layer.op,
+            "output": layer.shape,
+            "parameters": layer.parameters,
+            "trainable": layer.trainable,
+        })
+    };
+    Ok(graph.layers(trainable)?.into_iter().map(layer).collect())
+}

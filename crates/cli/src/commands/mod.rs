@@ -1,0 +1,7 @@
+//! One module a command: arguments in, results printed.
+
+pub mod bench;
+pub mod eval;
+pub mod info;
+pub mod predict;
+pub mod train;

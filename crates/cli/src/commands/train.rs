@@ -1,0 +1,190 @@
+//! `regraft train` and `regraft resume`.
+
+use std::io::{Write, stdout};
+use std::sync::Arc;
+use std::sync::atomic::AtomicBool;
+
+use anyhow::Result;
+use regraft_data::{Augmentation, ColorJitter, Preprocessing};
+use regraft_engine::{CpuEngine, Engine, UpdateRule};
+use regraft_learn::linear::HeadKind;
+use regraft_learn::metrics::wilson;
+use regraft_learn::schedule::{Policy, Schedule, Unit, Warmup};
+use regraft_transfer::{BatchNorm, ClassWeights, Config, Context, Error, Mode, Outcome, Reporter};
+use serde_json::json;
+
+use crate::args::{BatchNormArg, Common, HeadArg, ModeArg, OptimizerArg, Resume, SchedulerArg, Train};
+use crate::terminal::Terminal;
+use crate::{End, setup};
+
+pub fn train(common: &Common, args: Box<Train>) -> Result<End> {
+    let config = config(&args)?;
+    let tools = Tools::new(common)?;
+    tools.terminal.note(&tools.engine.describe());
+    if config.weights.is_none() {
+        tools.terminal.warn(&format!(
+            "no --weights given: {} starts from random weights, which have learned nothing yet and give a poor classifier",
+            config.backbone
+        ));
+    }
+    let outcome = regraft_transfer::train(&config, args.output_dir.as_deref(), args.exist_ok, &tools.context())?;
+    finish(common, outcome)
+}
+
+pub fn resume(common: &Common, args: &Resume) -> Result<End> {
+    let tools = Tools::new(common)?;
+    finish(common, regraft_transfer::resume(&args.run, &tools.context())?)
+}
+
+/// What a run works with, and who owns it.
+struct Tools {
+    threads: usize,
+    engine: CpuEngine,
+    terminal: Terminal,
+    interrupt: Arc<AtomicBool>,
+}
+
+impl Tools {
+    fn new(common: &Common) -> Result<Self> {
+        let threads = setup::threads(common);
+        Ok(Self {
+            threads,
+            engine: setup::engine(threads)?,
+            terminal: Terminal::new(common.json),
+            interrupt: setup::interrupt_flag()?,
+        })
+    }
+
+    fn context(&self) -> Context<'_> {
+        Context { engine: &self.engine, reporter: &self.terminal, interrupt: &self.interrupt, threads: self.threads }
+    }
+}
+
+fn finish(common: &Common, outcome: Outcome) -> Result<End> {
+    let mut out = stdout();
+    match outcome {
+        Outcome::Finished(run) => {
+            let model = run.folder.best_path();
+            if common.json {
+                let line = json!({
+                    "best_val_acc": run.best_val_acc,
+                    "seconds": run.seconds,
+                    "model": model,
+                    "best_epoch": run.best_epoch,
+                });
+                writeln!(out, "{line}")?;
+                return Ok(End::Done);
+            }
+            let (minutes, seconds) = ((run.seconds / 60.0) as u64, run.seconds % 60.0);
+            writeln!(out, "Training complete in {minutes}m {seconds:.0}s")?;
+            let correct = (run.best_val_acc * run.val_n as f64).round() as u64;
+            let (low, high) = wilson(correct, run.val_n as u64);
+            writeln!(
+                out,
+                "Best val Acc: {:.4} ({correct} of {} photos; 95% interval {low:.4} to {high:.4})",
+                run.best_val_acc, run.val_n
+            )?;
+            if run.best_epoch > 1 {
+                eprintln!("the best of several epochs flatters a little: photos kept apart would say how much");
+            }
+            writeln!(out, "Model: {}", model.display())?;
+            eprintln!("next: regraft predict {} PHOTO...", model.display());
+            Ok(End::Done)
+        }
+        Outcome::Interrupted { folder, epoch, step } => {
+            eprintln!("stopped after {epoch} epoch(s) and {step} step(s); nothing is lost");
+            eprintln!("go on with: regraft resume {}", folder.path().display());
+            Ok(End::Interrupted)
+        }
+    }
+}
+
+/// The run's settings.
+fn config(args: &Train) -> Result<Config> {
+    let weight_decay = args.weight_decay;
+    let optimizer = match args.optimizer {
+        OptimizerArg::Sgd => UpdateRule::Sgd {
+            momentum: args.momentum,
+            weight_decay: weight_decay.unwrap_or(0.0),
+            nesterov: args.nesterov,
+        },
+        OptimizerArg::Adamw => {
+            UpdateRule::AdamW { betas: [0.9, 0.999], eps: 1e-8, weight_decay: weight_decay.unwrap_or(0.01) }
+        }
+    };
+    let policy = match args.lr_scheduler {
+        SchedulerArg::Steplr => Policy::StepLR { step_size: args.lr_step_size, gamma: args.lr_gamma },
+        SchedulerArg::Cosineannealinglr => Policy::CosineAnnealingLR { eta_min: args.lr_min },
+        SchedulerArg::Onecyclelr => {
+            Policy::OneCycleLR { max_lr: args.lr, pct_start: 0.3, div_factor: 25.0, final_div_factor: 1e4 }
+        }
+        SchedulerArg::Constant => Policy::Constant,
+    };
+    let warmup = (args.lr_warmup_epochs > 0).then_some(Warmup {
+        unit: Unit::Epochs,
+        total_iters: args.lr_warmup_epochs,
+        start_factor: args.lr_warmup_decay,
+    });
+    let resize = args.val_resize_size.unwrap_or((u64::from(args.imgsz) * 256 / 224) as u32);
+    Ok(Config {
+        val_fraction: args.val_fraction,
+        strict: args.strict,
+        weights: args.weights.clone(),
+        mode: match args.mode {
+            ModeArg::Probe => Mode::Probe,
+            ModeArg::Frozen => Mode::Frozen,
+            ModeArg::Finetune => Mode::Finetune,
+        },
+        head: match args.head {
+            HeadArg::Softmax => HeadKind::Softmax,
+            HeadArg::Ovr => HeadKind::Ovr,
+        },
+        c: args.c,
+        freeze_until: args.freeze_until.clone(),
+        bn: args.bn.map(|bn| match bn {
+            BatchNormArg::Frozen => BatchNorm::Frozen,
+            BatchNormArg::Train => BatchNorm::Train,
+        }),
+        epochs: args.epochs,
+        batch_size: args.batch_size,
+        lr: args.lr,
+        optimizer,
+        schedule: Schedule { policy, warmup },
+        label_smoothing: args.label_smoothing,
+        class_weights: class_weights(&args.class_weights)?,
+        preprocessing: Preprocessing { resize, crop: args.imgsz, ..Preprocessing::default() },
+        augmentation: Augmentation {
+            hflip: args.hflip_prob,
+            degrees: args.rotation,
+            color_jitter: args.color_jitter.as_deref().map(color_jitter).transpose()?,
+            ..Augmentation::default()
+        },
+        seed: args.seed,
+        cache_bytes: args.cache_mib.map(|mib| mib.saturating_mul(1 << 20)),
+        ..Config::tutorial(args.data.clone(), args.backbone.clone())
+    })
+}
+
+/// Numbers with commas between them.
+fn numbers<T: std::str::FromStr>(text: &str) -> Option<Vec<T>> {
+    text.split(',').map(|part| part.trim().parse().ok()).collect()
+}
+
+fn class_weights(text: &str) -> Result<ClassWeights, Error> {
+    match text {
+        "uniform" => Ok(ClassWeights::Uniform),
+        "balanced" => Ok(ClassWeights::Balanced),
+        list => numbers(list).map(ClassWeights::Given).ok_or_else(|| {
+            Error::Setting(format!("--class-weights is {list:?}; it must be uniform, balanced or numbers with commas"))
+        }),
+    }
+}
+
+fn color_jitter(text: &str) -> Result<ColorJitter, Error> {
+    match numbers::<f64>(text).as_deref() {
+        Some(&[brightness, contrast, saturation, hue]) => Ok(ColorJitter { brightness, contrast, saturation, hue }),
+        _ => {
+            Err(Error::Setting(format!("--color-jitter is {text:?}; it must be four numbers, such as 0.4,0.4,0.4,0.1")))
+        }
+    }
+}

@@ -1,0 +1,40 @@
+//! What every command needs before it starts: threads and Ctrl-C.
+
+use std::process;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::thread::available_parallelism;
+
+use anyhow::{Context, Result};
+use regraft_engine::CpuEngine;
+
+use crate::args::Common;
+
+/// The number of threads asked for, or that of the physical cores this process may use.
+pub fn threads(common: &Common) -> usize {
+    let available = available_parallelism().map_or(1, usize::from);
+    common.threads.map_or_else(|| num_cpus::get_physical().clamp(1, available), usize::from)
+}
+
+/// The CPU engine, with the same number of threads for everything else that is parallel.
+pub fn engine(threads: usize) -> Result<CpuEngine> {
+    rayon::ThreadPoolBuilder::new()
+        .num_threads(threads)
+        .build_global()
+        .with_context(|| format!("cannot start {threads} threads; give a smaller --threads"))?;
+    Ok(CpuEngine::new(threads)?)
+}
+
+/// A flag that the first Ctrl-C (or a polite kill) sets; the second ends the process at once.
+pub fn interrupt_flag() -> Result<Arc<AtomicBool>> {
+    let flag = Arc::new(AtomicBool::new(false));
+    let shared = flag.clone();
+    ctrlc::set_handler(move || {
+        if shared.swap(true, Ordering::SeqCst) {
+            process::exit(i32::from(crate::INTERRUPTED));
+        }
+        eprintln!("\nstopping after this step (press Ctrl-C again to stop at once)");
+    })
+    .context("cannot listen for Ctrl-C")?;
+    Ok(flag)
+}

@@ -1,0 +1,114 @@
+//! Progress on stderr: a bar with rate and time left on a terminal, plain lines otherwise.
+
+use std::io::{IsTerminal, Write, stderr, stdout};
+use std::path::Path;
+use std::sync::{Mutex, MutexGuard, PoisonError};
+use std::time::{Duration, Instant};
+
+use indicatif::{ProgressBar, ProgressStyle};
+use regraft_transfer::{EpochEnd, Reporter};
+
+/// How often work without a terminal tells where it is.
+const PLAIN_INTERVAL: Duration = Duration::from_secs(10);
+
+/// Prints what the library reports.
+pub struct Terminal {
+    /// Whether stdout is for JSON alone, and everything else goes to stderr.
+    json: bool,
+    work: Mutex<Option<Work>>,
+}
+
+/// The piece of work at hand.
+struct Work {
+    bar: Option<ProgressBar>,
+    what: String,
+    unit: String,
+    total: u64,
+    started: Instant,
+    told: Instant,
+}
+
+impl Terminal {
+    pub fn new(json: bool) -> Self {
+        Self { json, work: Mutex::new(None) }
+    }
+
+    fn work(&self) -> MutexGuard<'_, Option<Work>> {
+        self.work.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Prints a line to stderr, above the bar if there is one.
+    fn tell(&self, text: &str) {
+        match self.work().as_ref().and_then(|work| work.bar.as_ref()) {
+            Some(bar) => bar.println(text),
+            None => eprintln!("{text}"),
+        }
+    }
+}
+
+impl Reporter for Terminal {
+    fn note(&self, text: &str) {
+        self.tell(text);
+    }
+
+    fn warn(&self, text: &str) {
+        self.tell(&format!("warning: {text}"));
+    }
+
+    fn begin(&self, what: &str, unit: &str, total: u64) {
+        let bar = stderr().is_terminal().then(|| {
+            let template =
+                format!("{{prefix}} [{{bar:30}}] {{pos}}/{{len}} {{per_sec:.0}} {unit}/s, {{eta}} left {{msg}}");
+            let template = template.replace("{per_sec:.0}", "{per_sec}").replace(&format!(" {unit}/s"), "");
+            let style = ProgressStyle::with_template(&template).unwrap_or_else(|_| ProgressStyle::default_bar());
+            ProgressBar::new(total).with_style(style.progress_chars("=> ")).with_prefix(what.to_owned())
+        });
+        let now = Instant::now();
+        let (what, unit) = (what.to_owned(), unit.to_owned());
+        *self.work() = Some(Work { bar, what, unit, total, started: now, told: now });
+    }
+
+    fn advance(&self, done: u64, detail: &str) {
+        let mut work = self.work();
+        let Some(work) = work.as_mut() else { return };
+        match &work.bar {
+            Some(bar) => {
+                bar.set_message(detail.to_owned());
+                bar.set_position(done);
+            }
+            None if work.told.elapsed() >= PLAIN_INTERVAL && done < work.total => {
+                work.told = Instant::now();
+                let rate = done as f64 / work.started.elapsed().as_secs_f64();
+                let left = (work.total - done) as f64 / rate;
+                let Work { what, unit, total, .. } = work;
+                eprintln!("{what}: {done}/{total}, {rate:.1} {unit}/s, {left:.0} s left {detail}");
+            }
+            None => {}
+        }
+    }
+
+    fn end(&self) {
+        if let Some(bar) = self.work().take().and_then(|work| work.bar) {
+            bar.finish_and_clear();
+        }
+    }
+
+    fn epoch(&self, end: EpochEnd) {
+        let EpochEnd { row, epochs, best } = end;
+        let best = if best { ", best so far" } else { "" };
+        let text = format!(
+            "Epoch {}/{epochs}\ntrain loss: {:.4} Acc: {:.4}\nval loss: {:.4} Acc: {:.4}\n{:.1} s{best}\n",
+            row.epoch, row.train_loss, row.train_acc, row.val_loss, row.val_acc, row.seconds
+        );
+        if self.json {
+            self.tell(&text);
+        } else {
+            // A reader that has gone must not end the training.
+            let _ = writeln!(stdout(), "{text}");
+        }
+    }
+
+    fn run_folder(&self, path: &Path) {
+        self.tell(&format!("writing to {}", path.display()));
+    }
+}

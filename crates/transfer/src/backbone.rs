@@ -1,0 +1,125 @@
+//! A pretrained network, ready to be grafted on.
+
+use std::path::Path;
+
+use regraft_graph::{Graph, NodeId, Op, StateDict, init, zoo};
+
+use crate::{Error, Result};
+
+/// A network and the weights below its head.
+pub struct Backbone {
+    /// Name of the architecture.
+    pub name: String,
+    /// The architecture, with a head of as many classes as it was built with.
+    pub graph: Graph,
+    /// The weights, without the head's.
+    pub state: StateDict,
+    /// SHA-256 of the file the weights came from; `None` for random ones.
+    pub weights_sha256: Option<String>,
+}
+
+impl Backbone {
+    /// The architecture `name` for square pictures of `size` pixels, with the weights of a file, or random ones.
+    ///
+    /// # Errors
+    /// [`Error::Graph`] for an unknown name or a size the network cannot take; [`Error::Weights`] if the file
+    /// cannot be read; [`Error::WrongWeights`] naming every tensor that does not fit.
+    pub fn load(name: &str, weights: Option<&Path>, size: u32, seed: u64) -> Result<Self> {
+        let graph = zoo::build(name, 1000)?.with_input_shape(regraft_graph::Shape::rgb(size as usize))?;
+        let head = graph.nodes()[graph.head()?].name.clone();
+        let Some(path) = weights else {
+            let mut state = init::random(&graph, seed);
+            state.retain(|tensor, _| !tensor.starts_with(&format!("{head}.")));
+            return Ok(Self { name: name.into(), graph, state, weights_sha256: None });
+        };
+        let expected: Vec<_> = graph.parameters().into_iter().map(|spec| (spec.name, spec.shape)).collect();
+        // The head is not taken over; a file whose head was replaced by this program may call it `fc`.
+        let state = regraft_weights::fit(&expected, regraft_weights::read(path)?, &[&head, "fc"]);
+        let state = state.map_err(|error| match error {
+            regraft_weights::Error::Mismatch(mismatch) => {
+                Error::WrongWeights { path: path.to_owned(), backbone: name.into(), reason: mismatch.to_string() }
+            }
+            other => other.into(),
+        })?;
+        let weights_sha256 = Some(regraft_weights::sha256(path)?);
+        Ok(Self { name: name.into(), graph, state, weights_sha256 })
+    }
+
+    /// The same network with a head for `classes`, its own kind if `linear` is false, and the head's id; the new
+    /// head's weights are drawn from `seed`.
+    ///
+    /// # Errors
+    /// [`Error::Graph`] if the network's head is of an unknown kind.
+    pub fn graft(&self, classes: usize, linear: bool, seed: u64) -> Result<(Graph, StateDict, NodeId)> {
+        let (graph, head) = if linear {
+            self.graph.with_linear_head(classes)?
+        } else {
+            let mut graph = self.graph.clone();
+            let head = graph.replace_head(classes)?;
+            (graph, head)
+        };
+        let mut state = self.state.clone();
+        state.extend(init::new_layer(&graph, head, seed));
+        Ok((graph, state, head))
+    }
+
+    /// Whether the weights have batch norms and all of them are identities: they have been folded into the
+    /// convolutions, and normalising by batch statistics would break the network.
+    pub fn batch_norms_are_folded(&self) -> bool {
+        let mut any = false;
+        for node in self.graph.nodes() {
+            if let Op::BatchNorm2d(bn) = node.op {
+                any = true;
+                let tensor = |suffix: &str| self.state.get(&format!("{}.{suffix}", node.name)).map(|t| t.data());
+                let (Some(weight), Some(mean), Some(var)) =
+                    (tensor("weight"), tensor("running_mean"), tensor("running_var"))
+                else {
+                    return false;
+                };
+                // The bias may be anything: folding leaves the convolution's here.
+                let identity = (0..bn.num_features)
+                    .all(|c| mean[c] == 0.0 && (weight[c] / (var[c] + bn.eps).sqrt() - 1.0).abs() < 1e-3);
+                if !identity {
+                    return false;
+                }
+            }
+        }
+        any
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_new_head_is_all_that_is_added() {
+        let backbone = Backbone::load("squeezenet1_1", None, 224, 3).unwrap();
+        for linear in [false, true] {
+            let (graph, state, head) = backbone.graft(5, linear, 3).unwrap();
+            let specs = graph.parameters();
+            assert_eq!(specs.len(), state.len());
+            for spec in &specs {
+                assert_eq!(state[&spec.name].shape(), spec.shape, "{}", spec.name);
+                let new = spec.node == head;
+                assert_eq!(backbone.state.contains_key(&spec.name), !new, "{}", spec.name);
+            }
+        }
+    }
+
+    #[test]
+    fn folded_batch_norms_are_recognised() {
+        let mut backbone = Backbone::load("resnet18", None, 224, 0).unwrap();
+        // A fresh network has identities too: nothing was ever normalised.
+        assert!(backbone.batch_norms_are_folded());
+        backbone.state.get_mut("layer3.0.bn1.running_var").unwrap().data_mut()[7] = 0.5;
+        assert!(!backbone.batch_norms_are_folded());
+        assert!(!Backbone::load("squeezenet1_1", None, 224, 0).unwrap().batch_norms_are_folded());
+    }
+
+    #[test]
+    fn a_size_the_network_cannot_take_is_an_error() {
+        let message = Backbone::load("vgg16", None, 20, 0).err().unwrap().to_string();
+        assert!(message.contains("larger images"), "{message}");
+    }
+}

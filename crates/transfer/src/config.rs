@@ -1,0 +1,239 @@
+//! The settings of a run, as `config.toml` keeps them.
+
+use std::fmt;
+use std::path::PathBuf;
+
+use regraft_data::{Augmentation, Preprocessing};
+use regraft_engine::UpdateRule;
+use regraft_learn::linear::HeadKind;
+use regraft_learn::schedule::{Policy, Schedule};
+use serde::{Deserialize, Serialize};
+
+use crate::{Error, Result};
+
+/// The road from a pretrained network to a classifier.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Mode {
+    /// All layers learn, or those from a given layer up.
+    Finetune,
+    /// Only the new head learns, on augmented photos.
+    Frozen,
+    /// Features once, then logistic regression.
+    Probe,
+}
+
+impl fmt::Display for Mode {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Mode::Finetune => "finetune",
+            Mode::Frozen => "frozen",
+            Mode::Probe => "probe",
+        })
+    }
+}
+
+/// What batch norms of layers that learn do.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum BatchNorm {
+    /// Keep their running statistics; weight and bias learn.
+    Frozen,
+    /// Normalise with the batch's statistics, as PyTorch's `train()`.
+    Train,
+}
+
+/// How much each class counts in the loss.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum ClassWeights {
+    /// Every photo counts the same.
+    Uniform,
+    /// Every class counts the same: `n / (classes * photos of the class)`.
+    Balanced,
+    /// A factor for each class, in the order of the sorted names.
+    Given(Vec<f32>),
+}
+
+/// Everything that decides the result of a run.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Config {
+    /// The folder of photos.
+    pub data: PathBuf,
+    /// Fraction of each class set aside for validation, where the folder has no validation part.
+    pub val_fraction: f64,
+    /// Whether an unreadable photo is an error.
+    pub strict: bool,
+    /// Name of the architecture.
+    pub backbone: String,
+    /// File of pretrained weights; random weights without.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub weights: Option<PathBuf>,
+    /// The road.
+    pub mode: Mode,
+    /// Kind of head of a probe.
+    pub head: HeadKind,
+    /// Inverse regularisation strength of a probe; chosen by cross-validation if absent.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub c: Option<f64>,
+    /// First layer that learns when fine-tuning; all learn if absent.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub freeze_until: Option<String>,
+    /// What batch norms do; if absent, `train` unless the weights have theirs folded.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub bn: Option<BatchNorm>,
+    /// Passes over the training photos.
+    pub epochs: usize,
+    /// Photos a step.
+    pub batch_size: usize,
+    /// Learning rate at the start.
+    pub lr: f64,
+    /// Share of the target spread over all classes.
+    pub label_smoothing: f64,
+    /// Seed of every random decision.
+    pub seed: u64,
+    /// Most bytes of decoded photos kept in memory; if absent, 1 GiB or a quarter of what is available.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub cache_bytes: Option<usize>,
+    /// How much each class counts.
+    pub class_weights: ClassWeights,
+    /// The optimiser.
+    pub optimizer: UpdateRule,
+    /// How the learning rate goes.
+    pub schedule: Schedule,
+    /// What is done to every photo.
+    pub preprocessing: Preprocessing,
+    /// How training photos are varied.
+    pub augmentation: Augmentation,
+}
+
+impl Config {
+    /// The tutorial's settings: 25 epochs of batches of 4, SGD at 0.001 with momentum 0.9, a tenth of the rate
+    /// every 7 epochs, random crops and flips.
+    pub fn tutorial(data: PathBuf, backbone: String) -> Self {
+        Self {
+            data,
+            val_fraction: 0.2,
+            strict: false,
+            backbone,
+            weights: None,
+            mode: Mode::Finetune,
+            head: HeadKind::Softmax,
+            c: None,
+            freeze_until: None,
+            bn: None,
+            epochs: 25,
+            batch_size: 4,
+            lr: 0.001,
+            optimizer: UpdateRule::Sgd { momentum: 0.9, weight_decay: 0.0, nesterov: false },
+            schedule: Policy::StepLR { step_size: 7, gamma: 0.1 }.into(),
+            label_smoothing: 0.0,
+            class_weights: ClassWeights::Uniform,
+            preprocessing: Preprocessing::default(),
+            augmentation: Augmentation::default(),
+            seed: 0,
+            cache_bytes: None,
+        }
+    }
+
+    /// Checks what can be checked without looking at any file.
+    ///
+    /// # Errors
+    /// [`Error::Setting`] naming the setting, its value and what is allowed.
+    pub fn validate(&self) -> Result<()> {
+        let wrong = |text: String| Err(Error::Setting(text));
+        if self.epochs == 0 {
+            return wrong("--epochs is 0; it must be at least 1".into());
+        }
+        if self.batch_size == 0 {
+            return wrong("--batch-size is 0; it must be at least 1".into());
+        }
+        if !(self.lr.is_finite() && self.lr > 0.0) {
+            return wrong(format!("--lr is {}; it must be a positive number", self.lr));
+        }
+        if !(0.0..1.0).contains(&self.label_smoothing) {
+            return wrong(format!("--label-smoothing is {}; it must be at least 0 and below 1", self.label_smoothing));
+        }
+        if self.c.is_some_and(|c| !(c.is_finite() && c > 0.0)) {
+            return wrong("-C must be a positive number".into());
+        }
+        if self.mode != Mode::Probe && self.head == HeadKind::Ovr {
+            return wrong(format!("--head ovr goes with --mode probe; --mode {} trains a softmax head", self.mode));
+        }
+        if self.mode != Mode::Finetune && self.freeze_until.is_some() {
+            return wrong(format!("--freeze-until goes with --mode finetune, not with {}", self.mode));
+        }
+        if let ClassWeights::Given(weights) = &self.class_weights
+            && !weights.iter().all(|weight| weight.is_finite() && *weight > 0.0)
+        {
+            return wrong(format!("--class-weights are {weights:?}; they must all be positive"));
+        }
+        self.preprocessing.validate()?;
+        self.augmentation.validate()?;
+        Ok(())
+    }
+
+    /// The weight of each class in the loss, if they differ.
+    ///
+    /// # Errors
+    /// [`Error::Setting`] if the number of given weights is not that of the classes.
+    pub(crate) fn loss_weights(&self, classes: &[String], labels: &[usize]) -> Result<Option<Vec<f32>>> {
+        match &self.class_weights {
+            ClassWeights::Uniform => Ok(None),
+            ClassWeights::Given(weights) if weights.len() == classes.len() => Ok(Some(weights.clone())),
+            ClassWeights::Given(weights) => Err(Error::Setting(format!(
+                "--class-weights gives {} numbers, but there are {} classes: {}",
+                weights.len(),
+                classes.len(),
+                classes.join(", ")
+            ))),
+            ClassWeights::Balanced => {
+                let mut counts = vec![0usize; classes.len()];
+                labels.iter().for_each(|&label| counts[label] += 1);
+                let even = labels.len() as f32 / classes.len() as f32;
+                Ok(Some(counts.iter().map(|&count| even / count as f32).collect()))
+            }
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_config_survives_its_toml() {
+        let mut config = Config::tutorial("photos".into(), "resnet18".into());
+        config.weights = Some("weights.pth".into());
+        config.bn = Some(BatchNorm::Frozen);
+        config.class_weights = ClassWeights::Given(vec![0.5, 2.0]);
+        let text = toml::to_string(&config).unwrap();
+        assert_eq!(toml::from_str::<Config>(&text).unwrap(), config, "{text}");
+    }
+
+    #[test]
+    fn balanced_weights_make_every_class_count_the_same() {
+        let mut config = Config::tutorial("photos".into(), "resnet18".into());
+        config.class_weights = ClassWeights::Balanced;
+        let classes = ["a".to_string(), "b".to_string()];
+        assert_eq!(config.loss_weights(&classes, &[0, 0, 0, 1]).unwrap().unwrap(), [4.0 / 6.0, 2.0]);
+        config.class_weights = ClassWeights::Given(vec![1.0; 3]);
+        let message = config.loss_weights(&classes, &[0, 1]).unwrap_err().to_string();
+        assert!(message.contains("3 numbers") && message.contains("a, b"), "{message}");
+    }
+
+    #[test]
+    fn contradictions_are_named() {
+        let with = |change: fn(&mut Config)| {
+            let mut config = Config::tutorial("photos".into(), "resnet18".into());
+            change(&mut config);
+            config.validate().map_err(|e| e.to_string())
+        };
+        assert!(with(|_| ()).is_ok());
+        assert!(with(|c| c.epochs = 0).unwrap_err().contains("--epochs"));
+        assert!(with(|c| c.lr = f64::NAN).unwrap_err().contains("--lr"));
+        assert!(with(|c| c.head = HeadKind::Ovr).unwrap_err().contains("--mode probe"));
+        assert!(with(|c| c.label_smoothing = 1.0).unwrap_err().contains("--label-smoothing"));
+    }
+}

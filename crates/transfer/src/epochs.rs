@@ -1,0 +1,317 @@
+//! Training by gradient descent: all layers, those from a layer up, or the new head alone.
+
+use std::path::PathBuf;
+use std::sync::atomic::Ordering;
+use std::time::Instant;
+
+use regraft_data::{Batch, Loader, LoaderOptions};
+use regraft_engine::{BatchNormMode, Losses, Session, SessionOptions, Targets};
+use regraft_graph::{Graph, StateDict, Trainable};
+use regraft_learn::history::Row;
+use regraft_learn::linear::HeadKind;
+use regraft_learn::metrics::argmax;
+
+use crate::checkpoint::{self, Best, Loaded, Progress, Sums};
+use crate::model::Golden;
+use crate::prepare::Photos;
+use crate::train::{Context, Finished, Outcome};
+use crate::validation::Validation;
+use crate::{Backbone, BatchNorm, Config, EpochEnd, Error, Mode, Model, Provenance, Result, RunFolder, features};
+
+/// A run by gradient descent: its network, its photos and where it is.
+struct Run<'a> {
+    config: &'a Config,
+    context: &'a Context<'a>,
+    folder: &'a RunFolder,
+    photos: &'a Photos,
+    graph: Graph,
+    /// The tensors that training does not change.
+    frozen: StateDict,
+    provenance: Provenance,
+    session: Box<dyn Session>,
+    progress: Progress,
+    /// The best model, while it could not be written to the run's folder.
+    unsaved_best: Option<Model>,
+}
+
+/// Trains, or goes on from a checkpoint, until the last epoch or an interruption.
+///
+/// # Errors
+/// Any of [`Error`]; what was saved before stays.
+pub(crate) fn run(
+    config: &Config,
+    backbone: Backbone,
+    photos: &Photos,
+    folder: &RunFolder,
+    checkpoint: Option<Loaded>,
+    context: &Context,
+) -> Result<Outcome> {
+    let mut run = Run::new(config, backbone, photos, folder, context)?;
+    match checkpoint {
+        Some(loaded) => {
+            loaded.restore(run.session.as_mut())?;
+            run.progress = loaded.progress;
+        }
+        None => run.save_checkpoint()?,
+    }
+    run.train()
+}
+
+impl<'a> Run<'a> {
+    fn new(
+        config: &'a Config,
+        backbone: Backbone,
+        photos: &'a Photos,
+        folder: &'a RunFolder,
+        context: &'a Context<'a>,
+    ) -> Result<Self> {
+        let classes = &photos.dataset.classes;
+        let (graph, mut state, head) = backbone.graft(classes.len(), false, config.seed)?;
+        let trainable = trainable(config, &graph, head)?;
+        let parameters: u64 = graph.parameters().iter().map(|spec| spec.len() as u64).sum();
+        // The model and the checkpoint (weights and the optimiser's tensors), each beside its predecessor.
+        let slots = 1 + config.optimizer.slots().len() as u64;
+        let learning: usize =
+            graph.parameters().iter().filter(|spec| trainable.contains(spec.node)).map(|spec| spec.len()).sum();
+        folder.require_room(4 * 2 * (parameters + slots * learning as u64) + (1 << 20))?;
+        let options = SessionOptions {
+            trainable,
+            batch_norm: match batch_norm(config, &backbone, context) {
+                BatchNorm::Train => BatchNormMode::Train,
+                BatchNorm::Frozen => BatchNormMode::Frozen,
+            },
+            update: config.optimizer,
+            seed: config.seed,
+        };
+        let session = context.engine.compile(&graph, &state, options)?;
+        let provenance = Provenance::of(config, &backbone, photos);
+        for name in session.trained_state().keys() {
+            state.remove(name);
+        }
+        let progress = Progress::start(photos.sha256.clone());
+        let (frozen, unsaved_best) = (state, None);
+        Ok(Self { config, context, folder, photos, graph, frozen, provenance, session, progress, unsaved_best })
+    }
+
+    /// The training loop.
+    fn train(mut self) -> Result<Outcome> {
+        let Config { epochs, label_smoothing, .. } = *self.config;
+        let dataset = &self.photos.dataset;
+        let labels: Vec<usize> = dataset.train.iter().map(|sample| sample.class).collect();
+        let class_weights = self.config.loss_weights(&dataset.classes, &labels)?;
+        let (train, mut validation) = self.loaders()?;
+        while self.progress.epoch < epochs {
+            let epoch = self.progress.epoch;
+            let started = Instant::now();
+            let already = self.progress.epoch_seconds;
+            let title = format!("epoch {}/{epochs}", epoch + 1);
+            self.context.reporter.begin(&title, "img", train.num_samples() as u64);
+            let mut lr = self.rate(self.progress.step.saturating_sub(1), train.num_batches());
+            for batch in train.epoch(epoch as u64, self.progress.step) {
+                let batch = batch?;
+                lr = self.rate(self.progress.step, train.num_batches());
+                let targets =
+                    Targets { labels: &batch.labels, label_smoothing, class_weights: class_weights.as_deref() };
+                let losses = self.step(&batch, targets, lr)?;
+                self.progress.sums.add(&losses, &batch.labels);
+                self.progress.step += 1;
+                let sums = self.progress.sums;
+                if !sums.loss.is_finite() {
+                    return Err(Error::Diverged { epoch: epoch + 1, loss: sums.loss, lr });
+                }
+                self.context.reporter.advance(sums.seen, &format!("loss {:.4}", sums.mean_loss()));
+                if self.interrupted() {
+                    return self.interrupt(already + started.elapsed().as_secs_f64());
+                }
+            }
+            self.context.reporter.end();
+            let tally = match validation.run(self.session.as_mut(), &self.frozen, self.context) {
+                Err(Error::Interrupted) => return self.interrupt(already + started.elapsed().as_secs_f64()),
+                result => result?,
+            };
+            let sums = std::mem::take(&mut self.progress.sums);
+            let seconds = already + started.elapsed().as_secs_f64();
+            let row = Row {
+                epoch: epoch + 1,
+                train_loss: sums.mean_loss(),
+                train_acc: sums.correct as f64 / sums.seen.max(1) as f64,
+                val_loss: tally.loss(),
+                val_acc: tally.top1(),
+                lr,
+                seconds,
+            };
+            let best = self.progress.best.is_none_or(|best| row.val_acc > best.val_acc);
+            if best {
+                self.progress.best = Some(Best { epoch: row.epoch, val_acc: row.val_acc });
+                self.unsaved_best = Some(self.model()?);
+            }
+            self.progress.rows.push(row);
+            self.progress.epoch += 1;
+            self.progress.step = 0;
+            self.progress.epoch_seconds = 0.0;
+            self.progress.seconds += seconds;
+            self.save_epoch();
+            self.context.reporter.epoch(EpochEnd { row: &row, epochs, best });
+            if self.interrupted() && self.progress.epoch < epochs {
+                return self.interrupt(0.0);
+            }
+        }
+        self.finish()
+    }
+
+    fn loaders(&self) -> Result<(Loader, Validation)> {
+        let (config, dataset) = (self.config, &self.photos.dataset);
+        let options = LoaderOptions {
+            batch_size: config.batch_size,
+            shuffle: true,
+            augmentation: Some(config.augmentation.clone()),
+            seed: config.seed,
+            workers: LoaderOptions::workers_for(self.context.threads),
+        };
+        let store = &self.photos.store;
+        let train = Loader::new(dataset.train.clone(), store.clone(), config.preprocessing.clone(), options)?;
+        let val = features::loader(&dataset.val, store, &config.preprocessing, self.context)?;
+        let head = self.graph.head()?;
+        let trainable = trainable(config, &self.graph, head)?;
+        Ok((train, Validation::new(&self.graph, &trainable, val, dataset.classes.len())?))
+    }
+
+    /// One step of the optimiser.
+    fn step(&mut self, batch: &Batch, targets: Targets, lr: f64) -> Result<Losses> {
+        let epoch = (self.progress.epoch as u64) << 32;
+        let keys: Vec<u64> = batch.sample_keys.iter().map(|&sample| epoch | sample).collect();
+        let losses = self.session.gradients(regraft_engine::Batch { inputs: &batch.images, keys: &keys }, targets)?;
+        self.session.update(lr);
+        Ok(losses)
+    }
+
+    fn rate(&self, step: usize, steps: usize) -> f64 {
+        let Config { lr, epochs, schedule, .. } = self.config;
+        schedule.rate(*lr, self.progress.epoch, step, steps, *epochs)
+    }
+
+    fn interrupted(&self) -> bool {
+        self.context.interrupt.load(Ordering::Relaxed)
+    }
+
+    /// The network as it is now, sealed.
+    fn model(&mut self) -> Result<Model> {
+        let session = self.session.as_mut();
+        let golden = Golden::record(self.graph.input_shape(), |input| Ok(session.infer(input)?))?;
+        let mut state = self.frozen.clone();
+        state.extend(session.trained_state());
+        let best = self.progress.best.expect("a model is sealed when it is the best");
+        Ok(Model {
+            graph: self.graph.clone(),
+            state,
+            classes: self.photos.dataset.classes.clone(),
+            preprocessing: self.config.preprocessing.clone(),
+            head: HeadKind::Softmax,
+            provenance: Provenance { epoch: best.epoch, val_acc: best.val_acc, ..self.provenance.clone() },
+            golden,
+        })
+    }
+
+    /// Saves what an epoch brought. A full disk is no reason to throw the work away: the run goes on, and every
+    /// later epoch tries again.
+    fn save_epoch(&mut self) {
+        let results = self.save_best().and_then(|()| self.folder.write_results(&self.progress.rows));
+        if let Err(error) = results.and_then(|()| self.save_checkpoint()) {
+            self.context.reporter.warn(&format!("{error}; training goes on and tries again after the next epoch"));
+        }
+    }
+
+    fn save_best(&mut self) -> Result<()> {
+        if let Some(model) = &self.unsaved_best {
+            model.save(&self.folder.best_path())?;
+            self.unsaved_best = None;
+        }
+        Ok(())
+    }
+
+    fn save_checkpoint(&self) -> Result<()> {
+        checkpoint::save(&self.folder.checkpoint_path(), self.session.as_ref(), &self.progress)
+    }
+
+    /// Saves the state between two steps.
+    fn interrupt(mut self, epoch_seconds: f64) -> Result<Outcome> {
+        self.context.reporter.end();
+        self.progress.epoch_seconds = epoch_seconds;
+        let saved = self.save_best().and_then(|()| self.save_checkpoint());
+        self.or_rescue(saved)?;
+        Ok(Outcome::Interrupted { folder: self.folder.clone(), epoch: self.progress.epoch, step: self.progress.step })
+    }
+
+    /// The last save. What could not be saved after the last epoch is tried once more, or put elsewhere.
+    fn finish(mut self) -> Result<Outcome> {
+        let saved = self.save_best().and_then(|()| self.folder.write_results(&self.progress.rows));
+        self.or_rescue(saved)?;
+        let best = self.progress.best.expect("there was at least one epoch");
+        Ok(Outcome::Finished(Finished {
+            folder: self.folder.clone(),
+            best_val_acc: best.val_acc,
+            best_epoch: best.epoch,
+            val_n: self.photos.dataset.val.len(),
+            seconds: self.progress.seconds,
+        }))
+    }
+
+    /// If the run's folder could not be written, puts the best model where it can be.
+    fn or_rescue(&self, saved: Result<()>) -> Result<()> {
+        let (Err(cause), Some(model)) = (&saved, &self.unsaved_best) else { return saved };
+        let rescued: PathBuf = std::env::temp_dir().join(format!("regraft-rescued-{}.safetensors", std::process::id()));
+        let cause = Error::Setting(cause.to_string());
+        match model.save(&rescued) {
+            Ok(()) => Err(Error::Rescued { cause: Box::new(cause), rescued }),
+            Err(_) => Err(cause),
+        }
+    }
+}
+
+impl Sums {
+    fn add(&mut self, losses: &Losses, labels: &[usize]) {
+        self.loss += losses.sum;
+        self.weight += losses.weight;
+        let classes = losses.logits.len() / labels.len();
+        for (logits, &label) in losses.logits.chunks_exact(classes).zip(labels) {
+            let logits: Vec<f64> = logits.iter().map(|&x| f64::from(x)).collect();
+            self.correct += u64::from(argmax(&logits) == label);
+        }
+        self.seen += labels.len() as u64;
+    }
+
+    fn mean_loss(&self) -> f64 {
+        self.loss / self.weight
+    }
+}
+
+/// The layers that learn.
+fn trainable(config: &Config, graph: &Graph, head: usize) -> Result<Trainable> {
+    Ok(match (config.mode, &config.freeze_until) {
+        (Mode::Frozen | Mode::Probe, _) => Trainable::only(graph, head),
+        (Mode::Finetune, Some(layer)) => Trainable::from_layer(graph, layer)?,
+        (Mode::Finetune, None) => Trainable::all(graph),
+    })
+}
+
+/// What batch norms do, where nothing was asked for.
+fn batch_norm(config: &Config, backbone: &Backbone, context: &Context) -> BatchNorm {
+    let folded = backbone.weights_sha256.is_some() && backbone.batch_norms_are_folded();
+    let trains_them = config.mode == Mode::Finetune;
+    match config.bn {
+        None if folded => {
+            if trains_them {
+                context.reporter.note("the batch norms of these weights are folded into the convolutions: --bn frozen");
+            }
+            BatchNorm::Frozen
+        }
+        None => BatchNorm::Train,
+        Some(BatchNorm::Train) if folded && trains_them => {
+            let text = "the batch norms of these weights are folded; with --bn train they will normalise again, \
+                        and the network starts broken: use --bn frozen";
+            context.reporter.warn(text);
+            BatchNorm::Train
+        }
+        Some(mode) => mode,
+    }
+}

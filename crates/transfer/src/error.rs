@@ -1,0 +1,90 @@
+//! What can go wrong between a folder of photos and a model.
+
+use std::path::PathBuf;
+
+/// The result of this crate's functions.
+pub type Result<T, E = Error> = std::result::Result<T, E>;
+
+/// What is wrong, where, and what to do about it.
+#[derive(Debug, thiserror::Error)]
+pub enum Error {
+    /// From the photos.
+    #[error(transparent)]
+    Data(#[from] regraft_data::Error),
+    /// From the network.
+    #[error(transparent)]
+    Graph(#[from] regraft_graph::Error),
+    /// From the engine.
+    #[error(transparent)]
+    Engine(#[from] regraft_engine::Error),
+    /// From the weights.
+    #[error(transparent)]
+    Weights(#[from] regraft_weights::Error),
+    /// The weights in a file are not those of the backbone.
+    #[error("{} does not fit --backbone {backbone}: {reason}", path.display())]
+    WrongWeights {
+        /// The file.
+        path: PathBuf,
+        /// The backbone asked for.
+        backbone: String,
+        /// All differences by name.
+        reason: String,
+    },
+    /// From the heads, schedules and metrics.
+    #[error(transparent)]
+    Learn(#[from] regraft_learn::Error),
+    /// Settings contradict each other or lie outside their range.
+    #[error("{0}")]
+    Setting(String),
+    /// A file that belongs to a run or model cannot be read or does not hold what it should.
+    #[error("{}: {reason}", path.display())]
+    File {
+        /// The file or folder.
+        path: PathBuf,
+        /// What is wrong and what to do.
+        reason: String,
+    },
+    /// The disk has no room for what the run will write.
+    #[error(
+        "{} has {available} bytes free, but this run writes up to {needed}; free some space or choose another --output-dir",
+        path.display()
+    )]
+    NoRoom {
+        /// The output folder.
+        path: PathBuf,
+        /// Bytes that are free.
+        available: u64,
+        /// Bytes that the run needs.
+        needed: u64,
+    },
+    /// The output folder could not be written, and the best model was put elsewhere.
+    #[error("{cause}; the best model so far was saved to {} instead", rescued.display())]
+    Rescued {
+        /// Why the output folder could not be written.
+        cause: Box<Error>,
+        /// Where the model is.
+        rescued: PathBuf,
+    },
+    /// Training diverged.
+    #[error(
+        "the loss became {loss} in epoch {epoch}: training has diverged; use a lower --lr (now {lr}), and --bn frozen if the batch norms of the weights are folded"
+    )]
+    Diverged {
+        /// Epoch, from 1.
+        epoch: usize,
+        /// The loss.
+        loss: f64,
+        /// The learning rate in use.
+        lr: f64,
+    },
+    /// The caller asked to stop before there was anything to save.
+    #[error("interrupted")]
+    Interrupted,
+}
+
+impl Error {
+    /// Whether the caller's wish to stop is the reason.
+    pub fn is_interruption(&self) -> bool {
+        matches!(self, Error::Interrupted | Error::Learn(regraft_learn::Error::Cancelled))
+    }
+}

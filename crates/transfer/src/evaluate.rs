@@ -1,0 +1,35 @@
+//! Measuring a model on labelled photos.
+
+use std::path::Path;
+use std::sync::Arc;
+
+use regraft_data::{ImageStore, open_eval, verify};
+use regraft_learn::metrics::{Evaluation, Tally};
+
+use crate::features::{for_each_batch, labels_u32, loader};
+use crate::prepare::report;
+use crate::train::Context;
+use crate::{Model, Result};
+
+/// Evaluates the model at `model_path` on a folder of class folders (or the validation part of one).
+///
+/// # Errors
+/// Any of [`crate::Error`]; unreadable photos are left out with a warning, or an error with `strict`.
+pub fn evaluate(model_path: &Path, data: &Path, strict: bool, context: &Context) -> Result<Evaluation> {
+    let model = Model::open(model_path)?;
+    let mut session = model.session(context.engine, model_path)?;
+    let (mut samples, mut findings) = open_eval(data, &model.classes)?;
+    let store = Arc::new(ImageStore::new(model.preprocessing.decode_options(), regraft_data::default_cache_bytes()));
+    context.reporter.begin("reading photos", "photos", samples.len() as u64);
+    let verified =
+        verify(&mut samples, &store, context.threads, strict, |done| context.reporter.advance(done as u64, ""));
+    context.reporter.end();
+    findings.extend(verified?);
+    report(&findings, context.reporter);
+    let loader = loader(&samples, &store, &model.preprocessing, context)?;
+    let mut tally = Tally::new(model.head, model.classes.len());
+    for_each_batch("evaluating", &loader, session.as_mut(), context, |logits, labels| {
+        Ok(tally.add(logits, &labels_u32(labels))?)
+    })?;
+    Ok(tally.finish(&model.classes)?)
+}

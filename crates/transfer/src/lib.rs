@@ -1,0 +1,33 @@
+//! Transfer learning: what the commands do, as a library.
+//!
+//! [`train`] takes a folder of photos and a pretrained network to a [`Model`] by one of three roads: the
+//! ConvNet as a feature extractor under a logistic regression ([`probe`]), the frozen network with a new
+//! `fc`, or fine-tuning ([`epochs`]). [`evaluate`] measures a model, [`predict`] uses it. A model is one
+//! file that holds everything serving needs. Printing and arguments are the caller's; what happens on the
+//! way is told to a [`Reporter`].
+
+mod backbone;
+mod checkpoint;
+mod config;
+mod epochs;
+mod error;
+mod evaluate;
+mod features;
+mod model;
+mod predict;
+mod prepare;
+mod probe;
+mod report;
+mod run_folder;
+mod train;
+mod validation;
+
+pub use backbone::Backbone;
+pub use config::{BatchNorm, ClassWeights, Config, Mode};
+pub use error::{Error, Result};
+pub use evaluate::evaluate;
+pub use model::{Golden, Model, Provenance};
+pub use predict::{Prediction, Ranked, predict};
+pub use report::{EpochEnd, Reporter};
+pub use run_folder::RunFolder;
+pub use train::{Context, Outcome, resume, train};

@@ -1,0 +1,277 @@
+//! The sealed model: one file with everything that serving needs.
+
+use std::collections::BTreeMap;
+use std::path::{Path, PathBuf};
+
+use regraft_data::Preprocessing;
+use regraft_engine::{BatchNormMode, Engine, Session, SessionOptions, UpdateRule};
+use regraft_graph::{Graph, Shape, StateDict, Trainable};
+use regraft_learn::linear::HeadKind;
+use regraft_random::{Purpose, keyed, unit_f32};
+use serde::{Deserialize, Serialize};
+
+use crate::{Error, Mode, Result};
+
+/// The format's version, under the metadata key `regraft`.
+const FORMAT: &str = "1";
+
+/// Where a model comes from.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct Provenance {
+    /// Version of the program that made it.
+    pub regraft: String,
+    /// Name of the backbone.
+    pub backbone: String,
+    /// SHA-256 of the pretrained weights' file; absent for random weights.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub weights_sha256: Option<String>,
+    /// SHA-256 over the photos, their classes and their split.
+    pub data_sha256: String,
+    /// The road.
+    pub mode: Mode,
+    /// Seed of the run.
+    pub seed: u64,
+    /// Epoch whose weights these are, from 1.
+    pub epoch: usize,
+    /// Accuracy on the validation photos, 0 to 1.
+    pub val_acc: f64,
+    /// Number of validation photos.
+    pub val_n: usize,
+}
+
+/// An input that anyone can make again, and what the network answered when the model was sealed.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct Golden {
+    /// Key of the input's noise.
+    pub key: u64,
+    /// The network's logits.
+    pub logits: Vec<f32>,
+}
+
+/// How many golden inputs a model carries.
+const GOLDEN_INPUTS: u64 = 2;
+
+/// How far golden logits may be off, relative to their scale: another instruction set rounds differently, at
+/// most 1e-4 through the deepest networks here; a wrong weight or layer shows far above this.
+const GOLDEN_TOLERANCE: f32 = 1e-3;
+
+impl Golden {
+    /// Asks the network about the golden inputs.
+    ///
+    /// # Errors
+    /// Those of `infer`.
+    pub fn record(input: Shape, mut infer: impl FnMut(&[f32]) -> Result<Vec<f32>>) -> Result<Vec<Self>> {
+        (0..GOLDEN_INPUTS).map(|key| Ok(Self { key, logits: infer(&Self::input(input, key))? })).collect()
+    }
+
+    /// Uniform noise in `[-2, 2)`, the range of normalised photos.
+    fn input(shape: Shape, key: u64) -> Vec<f32> {
+        let mut rng = keyed(0, Purpose::Init, regraft_random::hash_name("golden"), key);
+        (0..shape.len()).map(|_| 4.0 * unit_f32(&mut rng) - 2.0).collect()
+    }
+
+    /// Whether these logits are the recorded ones.
+    fn agrees(&self, logits: &[f32]) -> bool {
+        let scale = self.logits.iter().fold(f32::MIN_POSITIVE, |m, x| m.max(x.abs()));
+        let close = |(a, b): (&f32, &f32)| (a - b).abs() <= GOLDEN_TOLERANCE * scale;
+        logits.len() == self.logits.len() && logits.iter().zip(&self.logits).all(close)
+    }
+}
+
+/// A trained classifier.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Model {
+    /// The network.
+    pub graph: Graph,
+    /// Its tensors, under torchvision's names and in PyTorch's layouts.
+    pub state: StateDict,
+    /// Names of the classes, in the order of the logits.
+    pub classes: Vec<String>,
+    /// What is done to every photo.
+    pub preprocessing: Preprocessing,
+    /// What the logits mean.
+    pub head: HeadKind,
+    /// Where it comes from.
+    pub provenance: Provenance,
+    /// What the network must answer.
+    pub golden: Vec<Golden>,
+}
+
+impl Model {
+    /// Writes the model to one `.safetensors` file, whole or not at all.
+    ///
+    /// # Errors
+    /// [`Error::Weights`] with the path and the reason.
+    pub fn save(&self, path: &Path) -> Result<()> {
+        let json = |value: serde_json::Result<String>| value.expect("these values have no JSON that can fail");
+        let metadata = BTreeMap::from([
+            // What huggingface's loaders expect to find.
+            ("format".to_string(), "pt".to_string()),
+            ("regraft".to_string(), FORMAT.to_string()),
+            ("graph".to_string(), json(serde_json::to_string(&self.graph))),
+            ("classes".to_string(), json(serde_json::to_string(&self.classes))),
+            ("preprocessing".to_string(), json(serde_json::to_string(&self.preprocessing))),
+            ("head".to_string(), json(serde_json::to_string(&self.head))),
+            ("provenance".to_string(), json(serde_json::to_string(&self.provenance))),
+            ("golden".to_string(), json(serde_json::to_string(&self.golden))),
+        ]);
+        Ok(regraft_weights::write_safetensors(path, &self.state, &metadata)?)
+    }
+
+    /// Reads a model. Nothing in the file is trusted: the graph is checked, the tensors must be just its own.
+    ///
+    /// # Errors
+    /// [`Error::Weights`] if the file cannot be read, [`Error::File`] if it is not a whole Regraft model.
+    pub fn open(path: &Path) -> Result<Self> {
+        let wrong = |reason: String| Error::File { path: path.to_owned(), reason };
+        if path.is_dir() {
+            return Err(wrong("is a folder; give a model file, such as best.safetensors of a run".into()));
+        }
+        let (state, metadata) = regraft_weights::read_safetensors_with_metadata(path)?;
+        match metadata.get("regraft").map(String::as_str) {
+            Some(FORMAT) => {}
+            Some(other) => return Err(wrong(format!("has format {other}, and this program reads format {FORMAT}"))),
+            None => {
+                let advice = "use it as --weights of `regraft train`, which makes a model";
+                return Err(wrong(format!("holds weights, but it is not a Regraft model; {advice}")));
+            }
+        }
+        let text = |key: &str| metadata.get(key).ok_or_else(|| wrong(format!("lacks the metadata entry {key:?}")));
+        let damaged = |key: &str, e: serde_json::Error| wrong(format!("its metadata entry {key:?} is damaged: {e}"));
+        macro_rules! entry {
+            ($key:literal) => {
+                serde_json::from_str(text($key)?).map_err(|e| damaged($key, e))?
+            };
+        }
+        let graph: Graph = entry!("graph");
+        let classes: Vec<String> = entry!("classes");
+        let preprocessing: Preprocessing = entry!("preprocessing");
+        let model = Self {
+            head: entry!("head"),
+            provenance: entry!("provenance"),
+            golden: entry!("golden"),
+            graph,
+            state,
+            classes,
+            preprocessing,
+        };
+        model.check().map_err(wrong)?;
+        Ok(model)
+    }
+
+    /// Whether the parts belong together.
+    fn check(&self) -> Result<(), String> {
+        self.preprocessing.validate().map_err(|e| e.to_string())?;
+        let shapes = self.graph.shapes().map_err(|e| e.to_string())?;
+        let output = shapes[self.graph.output()];
+        if output != Shape::Features(self.classes.len()) {
+            return Err(format!("its network has an output of {output}, but it names {} classes", self.classes.len()));
+        }
+        if self.graph.input_shape() != Shape::rgb(self.preprocessing.crop as usize) {
+            let (input, crop) = (self.graph.input_shape(), self.preprocessing.crop);
+            return Err(format!("its network takes {input}, but its preprocessing gives 3x{crop}x{crop}"));
+        }
+        let expected: Vec<_> = self.graph.parameters().into_iter().map(|spec| (spec.name, spec.shape)).collect();
+        regraft_weights::check(&expected, &self.state, &[]).map_err(|e| e.to_string())
+    }
+
+    /// The network on an engine, ready to infer, after it has given its golden answers.
+    ///
+    /// `path` is only for the error message.
+    ///
+    /// # Errors
+    /// [`Error::Engine`] if it cannot be compiled, [`Error::File`] if its answers differ.
+    pub fn session(&self, engine: &dyn Engine, path: &Path) -> Result<Box<dyn Session>> {
+        let mut session = engine.compile(&self.graph, &self.state, inference(&self.graph))?;
+        for golden in &self.golden {
+            let logits = session.infer(&Golden::input(self.graph.input_shape(), golden.key))?;
+            if !golden.agrees(&logits) {
+                let reason = "does not answer as it did when it was made: its weights have been changed or damaged";
+                return Err(Error::File { path: PathBuf::from(path), reason: reason.into() });
+            }
+        }
+        Ok(session)
+    }
+}
+
+/// Options of a session that only infers.
+pub(crate) fn inference(graph: &Graph) -> SessionOptions {
+    SessionOptions {
+        trainable: Trainable::none(graph),
+        batch_norm: BatchNormMode::Frozen,
+        update: UpdateRule::Sgd { momentum: 0.0, weight_decay: 0.0, nesterov: false },
+        seed: 0,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::Backbone;
+    use regraft_engine::CpuEngine;
+
+    fn model(engine: &CpuEngine) -> Model {
+        let preprocessing = Preprocessing { resize: 40, crop: 32, ..Preprocessing::default() };
+        let backbone = Backbone::load("squeezenet1_1", None, 32, 0).unwrap();
+        let (graph, state, _) = backbone.graft(2, true, 0).unwrap();
+        let mut session = engine.compile(&graph, &state, inference(&graph)).unwrap();
+        let golden = Golden::record(graph.input_shape(), |input| Ok(session.infer(input)?)).unwrap();
+        let provenance = Provenance {
+            regraft: "test".into(),
+            backbone: backbone.name,
+            weights_sha256: None,
+            data_sha256: "0".into(),
+            mode: Mode::Probe,
+            seed: 0,
+            epoch: 1,
+            val_acc: 0.5,
+            val_n: 2,
+        };
+        let classes = vec!["ants".into(), "bees".into()];
+        Model { graph, state, classes, preprocessing, head: HeadKind::Ovr, provenance, golden }
+    }
+
+    #[test]
+    fn a_model_comes_back_as_it_was_saved_and_answers_as_before() {
+        let engine = CpuEngine::new(1).unwrap();
+        let (model, dir) = (model(&engine), tempfile::tempdir().unwrap());
+        let path = dir.path().join("model.safetensors");
+        model.save(&path).unwrap();
+        let back = Model::open(&path).unwrap();
+        assert_eq!(back, model);
+        back.session(&engine, &path).unwrap();
+    }
+
+    #[test]
+    fn a_changed_weight_is_noticed() {
+        let engine = CpuEngine::new(1).unwrap();
+        let mut model = model(&engine);
+        model.state.get_mut("features.0.weight").unwrap().data_mut().iter_mut().for_each(|w| *w *= 1.1);
+        let message = model.session(&engine, Path::new("m.safetensors")).err().unwrap().to_string();
+        assert!(message.contains("m.safetensors") && message.contains("changed or damaged"), "{message}");
+    }
+
+    #[test]
+    fn parts_that_do_not_belong_together_are_refused() {
+        let engine = CpuEngine::new(1).unwrap();
+        let (good, dir) = (model(&engine), tempfile::tempdir().unwrap());
+        let path = dir.path().join("model.safetensors");
+        let refused = |change: &dyn Fn(&mut Model)| {
+            let mut model = good.clone();
+            change(&mut model);
+            model.save(&path).unwrap();
+            Model::open(&path).unwrap_err().to_string()
+        };
+        assert!(refused(&|m| m.classes.push("wasps".into())).contains("names 3 classes"));
+        assert!(refused(&|m| m.preprocessing.crop = 64).contains("3x64x64"));
+        assert!(refused(&|m| drop(m.state.remove("fc.bias"))).contains("fc.bias"));
+    }
+
+    #[test]
+    fn plain_weights_are_told_from_a_model() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("weights.safetensors");
+        regraft_weights::write_safetensors(&path, &StateDict::new(), &BTreeMap::new()).unwrap();
+        assert!(Model::open(&path).unwrap_err().to_string().contains("--weights"));
+    }
+}

@@ -1,0 +1,79 @@
+//! Naming what is on photos.
+
+use std::path::{Path, PathBuf};
+use std::sync::atomic::Ordering;
+
+use rayon::prelude::*;
+use regraft_data::decode_file;
+use regraft_engine::Session;
+use regraft_learn::linear::probabilities;
+
+use crate::features::BATCH;
+use crate::train::Context;
+use crate::{Error, Model, Result};
+
+/// A class and its probability.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Ranked {
+    /// Name of the class.
+    pub label: String,
+    /// Probability, 0 to 1.
+    pub prob: f64,
+}
+
+/// What a model says of one file.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Prediction {
+    /// The file.
+    pub path: PathBuf,
+    /// The most probable classes, best first, or why the file could not be read.
+    pub top: Result<Vec<Ranked>, String>,
+}
+
+/// Predicts each file and hands the answers to `take` in the order of `paths`. A file that cannot be read gets an
+/// answer that says so; the others go on.
+///
+/// # Errors
+/// Those of inferring and of `take`; [`Error::Interrupted`] between batches.
+pub fn predict(
+    model: &Model,
+    session: &mut dyn Session,
+    paths: &[PathBuf],
+    top_k: usize,
+    context: &Context,
+    mut take: impl FnMut(Prediction) -> Result<()>,
+) -> Result<()> {
+    for paths in paths.chunks(BATCH) {
+        let inputs: Vec<Result<Vec<f32>, String>> = paths.par_iter().map(|path| input(model, path)).collect();
+        let readable: Vec<f32> = inputs.iter().flatten().flatten().copied().collect();
+        let logits = if readable.is_empty() { Vec::new() } else { session.infer(&readable)? };
+        let mut rows = logits.chunks_exact(model.classes.len());
+        for (path, input) in paths.iter().zip(inputs) {
+            let top = input.map(|_| rank(model, rows.next().expect("a row an input"), top_k));
+            take(Prediction { path: path.clone(), top })?;
+        }
+        if context.interrupt.load(Ordering::Relaxed) {
+            return Err(Error::Interrupted);
+        }
+    }
+    Ok(())
+}
+
+/// The network's input for a file.
+fn input(model: &Model, path: &Path) -> Result<Vec<f32>, String> {
+    let image = decode_file(path, &model.preprocessing.decode_options()).map_err(|error| match error {
+        // The path stands beside the message already.
+        regraft_data::Error::InFile { source, .. } => source.to_string(),
+        other => other.to_string(),
+    })?;
+    Ok(model.preprocessing.apply(&image))
+}
+
+fn rank(model: &Model, logits: &[f32], top_k: usize) -> Vec<Ranked> {
+    let logits: Vec<f64> = logits.iter().map(|&z| f64::from(z)).collect();
+    let probabilities = probabilities(model.head, &logits);
+    let mut order: Vec<usize> = (0..probabilities.len()).collect();
+    order.sort_by(|&a, &b| probabilities[b].total_cmp(&probabilities[a]));
+    let ranked = |&class: &usize| Ranked { label: model.classes[class].clone(), prob: probabilities[class] };
+    order.iter().take(top_k).map(ranked).collect()
+}

@@ -1,0 +1,86 @@
+//! The photos of a run, looked at before the first epoch.
+
+use std::sync::Arc;
+use std::sync::atomic::Ordering;
+
+use regraft_data::{Dataset, FindingKind, Findings, ImageStore, SplitOptions, default_cache_bytes, fingerprint};
+
+use crate::train::Context;
+use crate::{Config, Error, Reporter, Result};
+
+/// The photos, decoded once, with what cannot be used left out.
+pub(crate) struct Photos {
+    pub dataset: Dataset,
+    pub store: Arc<ImageStore>,
+    /// Hash over classes, split and content.
+    pub sha256: String,
+}
+
+/// How many findings of one kind are printed before they are only counted.
+const SHOWN: usize = 5;
+
+/// Opens the folder, decodes every photo and reports what was found.
+///
+/// # Errors
+/// Those of [`Dataset::open`] and [`Dataset::verify`]; [`Error::Interrupted`].
+pub(crate) fn photos(config: &Config, context: &Context) -> Result<Photos> {
+    let split = SplitOptions { val_fraction: config.val_fraction, seed: config.seed };
+    let (mut dataset, mut findings) = Dataset::open(&config.data, &split)?;
+    let store = Arc::new(ImageStore::new(
+        config.preprocessing.decode_options(),
+        config.cache_bytes.unwrap_or_else(default_cache_bytes),
+    ));
+    let total = dataset.train.len() + dataset.val.len();
+    let reporter = context.reporter;
+    reporter.begin("reading photos", "photos", total as u64);
+    let verified = dataset.verify(&store, context.threads, config.strict, |done| reporter.advance(done as u64, ""));
+    reporter.end();
+    findings.extend(verified?);
+    report(&findings, reporter);
+    if context.interrupt.load(Ordering::Relaxed) {
+        return Err(Error::Interrupted);
+    }
+    if dataset.train.is_empty() || dataset.val.is_empty() {
+        let part = if dataset.train.is_empty() { "training" } else { "validation" };
+        return Err(Error::File { path: config.data.clone(), reason: format!("has no readable {part} photos") });
+    }
+    let print = fingerprint(&dataset)?;
+    if let Some(duplicate) = print.duplicates.first() {
+        reporter.warn(&format!(
+            "{} validation photo(s) are also in the training part, so the accuracy will be flattering; the first: {} is {}",
+            print.duplicates.len(),
+            duplicate.val.display(),
+            duplicate.train.display()
+        ));
+    }
+    let counts = |samples: &[regraft_data::Sample]| samples.len();
+    reporter.note(&format!(
+        "{} classes, {} photos to train on, {} to validate on",
+        dataset.classes.len(),
+        counts(&dataset.train),
+        counts(&dataset.val)
+    ));
+    Ok(Photos { dataset, store, sha256: print.sha256 })
+}
+
+/// Tells what was found: troubles as warnings, choices as notes, a few of each kind and then their number.
+pub(crate) fn report(findings: &Findings, reporter: &dyn Reporter) {
+    for kind in [
+        FindingKind::Layout,
+        FindingKind::EmptyFolder,
+        FindingKind::NotAnImage,
+        FindingKind::Unreadable,
+        FindingKind::Hidden,
+    ] {
+        let of_kind = findings.items.iter().filter(|finding| finding.kind == kind);
+        let tell = |text: String| match kind {
+            FindingKind::Layout | FindingKind::Hidden => reporter.note(&text),
+            _ => reporter.warn(&text),
+        };
+        of_kind.take(SHOWN).for_each(|finding| tell(finding.to_string()));
+        let more = findings.count(kind).saturating_sub(SHOWN);
+        if more > 0 {
+            tell(format!("... and {more} more like that"));
+        }
+    }
+}

@@ -1,0 +1,152 @@
+//! The ConvNet as a feature extractor: features once, then logistic regression on them.
+
+use std::time::Instant;
+
+use regraft_data::Sample;
+use regraft_engine::Session;
+use regraft_graph::Tensor;
+use regraft_learn::history::Row;
+use regraft_learn::linear::{ClassWeight, Control, CvOptions, FitOptions, LinearHead, Progress, Samples, fit, fit_cv};
+use regraft_learn::metrics::Tally;
+
+use crate::features::{for_each_batch, labels_u32, loader};
+use crate::model::{Golden, inference};
+use crate::prepare::Photos;
+use crate::train::{Context, Finished, Outcome};
+use crate::{Backbone, ClassWeights, Config, EpochEnd, Model, Provenance, Result, RunFolder};
+
+/// The features of some photos and their classes.
+struct Features {
+    values: Vec<f32>,
+    dim: usize,
+    labels: Vec<u32>,
+}
+
+/// Computes features, fits the head, and seals it on the network as an ordinary fully connected layer.
+///
+/// # Errors
+/// Any of [`crate::Error`].
+pub(crate) fn run(
+    config: &Config,
+    backbone: Backbone,
+    photos: &Photos,
+    folder: &RunFolder,
+    context: &Context,
+) -> Result<Outcome> {
+    let started = Instant::now();
+    let dataset = &photos.dataset;
+    let (graph, mut state, head) = backbone.graft(dataset.classes.len(), true, config.seed)?;
+    let parameters: u64 = graph.parameters().iter().map(|spec| spec.len() as u64).sum();
+    folder.require_room(4 * parameters + (1 << 20))?;
+    let extractor = backbone.graph.feature_extractor()?;
+    let mut session = context.engine.compile(&extractor, &state, inference(&extractor))?;
+    let train = extract("training features", &dataset.train, session.as_mut(), config, photos, context)?;
+    let val = extract("validation features", &dataset.val, session.as_mut(), config, photos, context)?;
+    drop(session);
+
+    let linear = fit_head(config, &train, dataset.classes.len(), context)?;
+    let measure = |features: &Features| -> Result<Tally> {
+        let mut tally = Tally::new(config.head, dataset.classes.len());
+        for (row, &label) in features.values.chunks_exact(features.dim).zip(&features.labels) {
+            let logits: Vec<f32> = linear.logits(row).iter().map(|&z| z as f32).collect();
+            tally.add(&logits, &[label])?;
+        }
+        Ok(tally)
+    };
+    let (on_train, on_val) = (measure(&train)?, measure(&val)?);
+    let name = graph.nodes()[head].name.clone();
+    state.insert(format!("{name}.weight"), Tensor::new([dataset.classes.len(), train.dim], linear.weight));
+    state.insert(format!("{name}.bias"), Tensor::new([dataset.classes.len()], linear.bias));
+
+    let mut session = context.engine.compile(&graph, &state, inference(&graph))?;
+    let golden = Golden::record(graph.input_shape(), |input| Ok(session.infer(input)?))?;
+    let model = Model {
+        graph,
+        state,
+        classes: dataset.classes.clone(),
+        preprocessing: config.preprocessing.clone(),
+        head: config.head,
+        provenance: Provenance { epoch: 1, val_acc: on_val.top1(), ..Provenance::of(config, &backbone, photos) },
+        golden,
+    };
+    model.save(&folder.best_path())?;
+    let seconds = started.elapsed().as_secs_f64();
+    let row = Row {
+        epoch: 1,
+        train_loss: on_train.loss(),
+        train_acc: on_train.top1(),
+        val_loss: on_val.loss(),
+        val_acc: on_val.top1(),
+        lr: 0.0,
+        seconds,
+    };
+    folder.write_results(&[row])?;
+    context.reporter.epoch(EpochEnd { row: &row, epochs: 1, best: true });
+    Ok(Outcome::Finished(Finished {
+        folder: folder.clone(),
+        best_val_acc: row.val_acc,
+        best_epoch: 1,
+        val_n: dataset.val.len(),
+        seconds,
+    }))
+}
+
+fn extract(
+    what: &str,
+    samples: &[Sample],
+    session: &mut dyn Session,
+    config: &Config,
+    photos: &Photos,
+    context: &Context,
+) -> Result<Features> {
+    let loader = loader(samples, &photos.store, &config.preprocessing, context)?;
+    let mut features = Features { values: Vec::new(), dim: 0, labels: Vec::new() };
+    for_each_batch(what, &loader, session, context, |values, labels| {
+        features.dim = values.len() / labels.len();
+        features.values.extend_from_slice(values);
+        features.labels.extend(labels_u32(labels));
+        Ok(())
+    })?;
+    Ok(features)
+}
+
+/// Fits the head with the given `C`, or chooses it by cross-validation.
+fn fit_head(config: &Config, train: &Features, classes: usize, context: &Context) -> Result<LinearHead> {
+    let samples = Samples::new(&train.values, train.dim, &train.labels, classes)?;
+    let class_weight = match &config.class_weights {
+        ClassWeights::Uniform => ClassWeight::Uniform,
+        ClassWeights::Balanced => ClassWeight::Balanced,
+        ClassWeights::Given(weights) => ClassWeight::Given(weights.iter().map(|&w| f64::from(w)).collect()),
+    };
+    let options = FitOptions { class_weight, ..FitOptions::new(config.head) };
+    let mut counts = vec![0usize; classes];
+    train.labels.iter().for_each(|&label| counts[label as usize] += 1);
+    let reporter = context.reporter;
+    if let Some(c) = config.c {
+        let control = Control { progress: &|_| (), cancel: context.interrupt };
+        return Ok(fit(samples, c, &options, control)?.head);
+    }
+    if counts.contains(&1) {
+        reporter.warn("a class has a single training photo, so C cannot be chosen by cross-validation: C = 1");
+        let control = Control { progress: &|_| (), cancel: context.interrupt };
+        return Ok(fit(samples, 1.0, &options, control)?.head);
+    }
+    let cv = CvOptions::new(config.seed);
+    reporter.begin("cross-validating C", "fits", (cv.cs.len() * cv.folds) as u64);
+    let progress = |progress: Progress| {
+        if let Progress::Fold { done, .. } = progress {
+            reporter.advance(done as u64, "");
+        }
+    };
+    let fitted = fit_cv(samples, &options, &cv, Control { progress: &progress, cancel: context.interrupt });
+    reporter.end();
+    let fitted = fitted?;
+    let chosen = fitted.table.iter().find(|row| row.c == fitted.fit.c);
+    reporter.note(&format!(
+        "C = {:.4} by {}-fold cross-validation on the training photos (accuracy {:.4})",
+        fitted.fit.c,
+        fitted.folds,
+        chosen.map_or(f64::NAN, |row| row.accuracy)
+    ));
+    Ok(fitted.fit.head)
+}

@@ -1,0 +1,150 @@
+//! The folder a run writes into.
+
+use std::fs;
+use std::path::{Path, PathBuf};
+
+use regraft_learn::history::{self, Row};
+
+use crate::{Config, Error, Result};
+
+/// A run's folder and the files in it, each written whole or not at all.
+#[derive(Clone, Debug)]
+pub struct RunFolder {
+    path: PathBuf,
+}
+
+impl RunFolder {
+    /// Makes the folder of a new run: `output_dir`, or the first free of `runs/train`, `runs/train2`, ...
+    ///
+    /// # Errors
+    /// [`Error::File`] if it cannot be made, or if `output_dir` already holds a run and `replace` is false.
+    pub fn create(output_dir: Option<&Path>, replace: bool) -> Result<Self> {
+        let make = |path: PathBuf| {
+            fs::create_dir_all(&path).map_err(|e| Error::File {
+                reason: format!("cannot make this folder: {e}; choose another --output-dir"),
+                path: path.clone(),
+            })?;
+            Ok(Self { path })
+        };
+        if let Some(path) = output_dir {
+            let folder = Self { path: path.to_owned() };
+            if folder.config_path().exists() && !replace {
+                let reason = "already holds a run; choose another --output-dir, or give --exist-ok to replace it";
+                return Err(Error::File { path: path.to_owned(), reason: reason.into() });
+            }
+            return make(path.to_owned());
+        }
+        let numbered = |i: usize| PathBuf::from("runs").join(if i == 1 { "train".into() } else { format!("train{i}") });
+        let free = (1..).map(numbered).find(|path| !path.exists()).expect("numbers do not run out");
+        make(free)
+    }
+
+    /// The folder of a run that was started before.
+    ///
+    /// # Errors
+    /// [`Error::File`] if it is not one.
+    pub fn open(path: &Path) -> Result<(Self, Config)> {
+        let folder = Self { path: path.to_owned() };
+        let config = folder.config_path();
+        let wrong = |reason: String| Error::File { path: config.clone(), reason };
+        let text = fs::read_to_string(&config)
+            .map_err(|e| wrong(format!("cannot be read: {e}; give the folder of a run, such as runs/train")))?;
+        let config = toml::from_str(&text).map_err(|e| wrong(format!("is not the settings of a run: {e}")))?;
+        Ok((folder, config))
+    }
+
+    /// The folder itself.
+    pub fn path(&self) -> &Path {
+        &self.path
+    }
+
+    /// The best model so far.
+    pub fn best_path(&self) -> PathBuf {
+        self.path.join("best.safetensors")
+    }
+
+    /// The state from which the run goes on.
+    pub fn checkpoint_path(&self) -> PathBuf {
+        self.path.join("last.ckpt")
+    }
+
+    fn config_path(&self) -> PathBuf {
+        self.path.join("config.toml")
+    }
+
+    /// Checks that `needed` bytes are free, before hours are spent on what could not be saved.
+    ///
+    /// # Errors
+    /// [`Error::NoRoom`] with both numbers. Where the system does not tell, nothing is checked.
+    pub fn require_room(&self, needed: u64) -> Result<()> {
+        match fs4::available_space(&self.path) {
+            Ok(available) if available < needed => Err(Error::NoRoom { path: self.path.clone(), available, needed }),
+            _ => Ok(()),
+        }
+    }
+
+    /// Writes the settings and the class names, and removes what an earlier run left.
+    ///
+    /// # Errors
+    /// [`Error::Weights`] if a file cannot be written, [`Error::File`] if an old one cannot be removed.
+    pub fn start(&self, config: &Config, classes: &[String]) -> Result<()> {
+        for old in [self.best_path(), self.checkpoint_path(), self.path.join("results.csv")] {
+            match fs::remove_file(&old) {
+                Err(e) if e.kind() != std::io::ErrorKind::NotFound => {
+                    return Err(Error::File { reason: format!("cannot be replaced: {e}"), path: old });
+                }
+                _ => {}
+            }
+        }
+        let text =
+            toml::to_string(config).map_err(|e| Error::Setting(format!("these settings cannot be kept: {e}")))?;
+        self.write("config.toml", &text)?;
+        self.write("labels.txt", &(classes.join("\n") + "\n"))
+    }
+
+    /// Writes the results of the epochs so far.
+    ///
+    /// # Errors
+    /// [`Error::Weights`] if the file cannot be written.
+    pub fn write_results(&self, rows: &[Row]) -> Result<()> {
+        self.write("results.csv", &history::to_csv(rows))
+    }
+
+    fn write(&self, name: &str, text: &str) -> Result<()> {
+        Ok(regraft_weights::write_atomically(&self.path.join(name), |file| file.write_all(text.as_bytes()))?)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_folder_that_holds_a_run_is_not_overwritten_unasked() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("out/run");
+        let config = Config::tutorial("photos".into(), "resnet18".into());
+        let folder = RunFolder::create(Some(&path), false).unwrap();
+        folder.start(&config, &["a".into(), "b".into()]).unwrap();
+        assert_eq!(fs::read_to_string(path.join("labels.txt")).unwrap(), "a\nb\n");
+        assert!(RunFolder::create(Some(&path), false).unwrap_err().to_string().contains("--exist-ok"));
+        fs::write(folder.best_path(), "old").unwrap();
+        RunFolder::create(Some(&path), true).unwrap().start(&config, &["a".into()]).unwrap();
+        assert!(!folder.best_path().exists());
+        assert_eq!(RunFolder::open(&path).unwrap().1, config);
+    }
+
+    #[test]
+    fn a_full_disk_is_found_before_the_work() {
+        let dir = tempfile::tempdir().unwrap();
+        let folder = RunFolder::create(Some(dir.path()), false).unwrap();
+        folder.require_room(1).unwrap();
+        assert!(folder.require_room(u64::MAX).unwrap_err().to_string().contains("--output-dir"));
+    }
+
+    #[test]
+    fn a_folder_that_is_no_run_is_named() {
+        let message = RunFolder::open(Path::new("/nowhere")).unwrap_err().to_string();
+        assert!(message.contains("/nowhere/config.toml") && message.contains("runs/train"), "{message}");
+    }
+}

@@ -1,0 +1,158 @@
+//! The way of the data: folder, network, road, model.
+
+use std::path::Path;
+use std::sync::atomic::AtomicBool;
+
+use regraft_engine::Engine;
+
+use crate::checkpoint::Loaded;
+use crate::prepare::{self, Photos};
+use crate::{Backbone, Config, Error, Mode, Provenance, Reporter, Result, RunFolder, epochs, probe};
+
+/// What a run works with.
+#[derive(Clone, Copy)]
+pub struct Context<'a> {
+    /// Where networks run.
+    pub engine: &'a dyn Engine,
+    /// Who hears about the progress.
+    pub reporter: &'a dyn Reporter,
+    /// Set to true to stop after the step at hand, with everything saved.
+    pub interrupt: &'a AtomicBool,
+    /// Threads for reading and preparing photos.
+    pub threads: usize,
+}
+
+/// A run that came to its end.
+#[derive(Clone, Debug)]
+pub struct Finished {
+    /// The run's folder.
+    pub folder: RunFolder,
+    /// Accuracy of the best model on the validation photos, 0 to 1.
+    pub best_val_acc: f64,
+    /// Its epoch, from 1.
+    pub best_epoch: usize,
+    /// Number of validation photos.
+    pub val_n: usize,
+    /// Time spent training and validating, in all sittings.
+    pub seconds: f64,
+}
+
+/// How a run ended.
+#[derive(Clone, Debug)]
+pub enum Outcome {
+    /// The best model is in the run's folder.
+    Finished(Finished),
+    /// The state is in the run's folder; [`resume`] goes on.
+    Interrupted {
+        /// The run's folder.
+        folder: RunFolder,
+        /// Epochs finished.
+        epoch: usize,
+        /// Steps done in the next one.
+        step: usize,
+    },
+}
+
+/// Trains a classifier on a folder of photos. The run's folder is made once the photos and the network have
+/// been looked at: `output_dir`, or the next free one under `runs`.
+///
+/// # Errors
+/// Any of [`Error`].
+pub fn train(config: &Config, output_dir: Option<&Path>, replace: bool, context: &Context) -> Result<Outcome> {
+    config.validate()?;
+    let (photos, backbone) = look(config, context)?;
+    let folder = RunFolder::create(output_dir, replace)?;
+    folder.start(&config.resolved()?, &photos.dataset.classes)?;
+    context.reporter.run_folder(folder.path());
+    take_road(config, backbone, &photos, &folder, None, context)
+}
+
+/// Goes on with an interrupted run, to the same bits as if it had not been interrupted.
+///
+/// # Errors
+/// Any of [`Error`]; [`Error::File`] if the folder is no run, the run is complete, or its photos have changed.
+pub fn resume(run: &Path, context: &Context) -> Result<Outcome> {
+    let (folder, config) = RunFolder::open(run)?;
+    config.validate()?;
+    let checkpoint = if config.mode == Mode::Probe {
+        if folder.best_path().exists() {
+            let reason = format!("is complete; its model is {}", folder.best_path().display());
+            return Err(Error::File { path: run.to_owned(), reason });
+        }
+        None // a probe takes seconds and starts again
+    } else {
+        Some(Loaded::read(&folder.checkpoint_path())?)
+    };
+    if let Some(loaded) = &checkpoint
+        && loaded.progress.epoch >= config.epochs
+    {
+        let reason = format!(
+            "is complete: {} of {} epochs are done; its best model is {}",
+            loaded.progress.epoch,
+            config.epochs,
+            folder.best_path().display()
+        );
+        return Err(Error::File { path: run.to_owned(), reason });
+    }
+    let (photos, backbone) = look(&config, context)?;
+    if let Some(loaded) = &checkpoint
+        && loaded.progress.data_sha256 != photos.sha256
+    {
+        let reason = "the photos have changed since this run began, so it cannot go on; start a new run";
+        return Err(Error::File { path: config.data, reason: reason.into() });
+    }
+    context.reporter.run_folder(folder.path());
+    take_road(&config, backbone, &photos, &folder, checkpoint, context)
+}
+
+/// Looks at the network first, which is quick, then at the photos.
+fn look(config: &Config, context: &Context) -> Result<(Photos, Backbone)> {
+    let backbone = Backbone::load(&config.backbone, config.weights.as_deref(), config.preprocessing.crop, config.seed)?;
+    if let Some(layer) = &config.freeze_until {
+        backbone.graph.first_node_of(layer)?;
+    }
+    Ok((prepare::photos(config, context)?, backbone))
+}
+
+fn take_road(
+    config: &Config,
+    backbone: Backbone,
+    photos: &Photos,
+    folder: &RunFolder,
+    checkpoint: Option<Loaded>,
+    context: &Context,
+) -> Result<Outcome> {
+    match config.mode {
+        Mode::Probe => probe::run(config, backbone, photos, folder, context),
+        Mode::Frozen | Mode::Finetune => epochs::run(config, backbone, photos, folder, checkpoint, context),
+    }
+}
+
+impl Config {
+    /// The same settings with paths that hold wherever the run is resumed from.
+    fn resolved(&self) -> Result<Self> {
+        let whole = |path: &Path| {
+            let reason = |e: std::io::Error| Error::File { path: path.to_owned(), reason: e.to_string() };
+            std::path::absolute(path).map_err(reason)
+        };
+        let weights = self.weights.as_deref().map(whole).transpose()?;
+        Ok(Self { data: whole(&self.data)?, weights, ..self.clone() })
+    }
+}
+
+impl Provenance {
+    /// What is known before training.
+    pub(crate) fn of(config: &Config, backbone: &Backbone, photos: &Photos) -> Self {
+        Self {
+            regraft: env!("CARGO_PKG_VERSION").into(),
+            backbone: backbone.name.clone(),
+            weights_sha256: backbone.weights_sha256.clone(),
+            data_sha256: photos.sha256.clone(),
+            mode: config.mode,
+            seed: config.seed,
+            epoch: 0,
+            val_acc: 0.0,
+            val_n: photos.dataset.val.len(),
+        }
+    }
+}

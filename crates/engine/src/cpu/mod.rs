@@ -6,6 +6,8 @@
 
 mod backward;
 mod forward;
+#[cfg(test)]
+mod golden;
 mod memory;
 mod parameters;
 mod plan;

@@ -177,6 +177,12 @@ impl Parameters {
         }
     }
 
+    /// The gradient of every trainable parameter, in PyTorch's layouts.
+    #[cfg(test)]
+    pub fn gradients(&self) -> StateDict {
+        self.all.iter().filter(|p| p.learns()).map(|p| (p.spec.name.clone(), p.export(&p.grad))).collect()
+    }
+
     /// One step of the optimiser.
     pub fn update(&mut self, lr: f64) {
         self.steps += 1;

@@ -1,0 +1,191 @@
+//! What the Session contract promises, on the CPU engine.
+
+use regraft_engine::{
+    Batch, BatchNormMode, CpuEngine, Engine, Error, Losses, Session, SessionOptions, Targets, UpdateRule,
+};
+use regraft_graph::{Graph, Shape, StateDict, Trainable, zoo};
+use regraft_testing::pattern;
+
+const SIDE: usize = 32;
+const CLASSES: usize = 4;
+
+fn network(name: &str) -> (Graph, StateDict) {
+    let graph = zoo::build(name, CLASSES).unwrap().with_input_shape(Shape::rgb(SIDE)).unwrap();
+    let state = pattern::state(&graph);
+    (graph, state)
+}
+
+fn options(trainable: Trainable, batch_norm: BatchNormMode) -> SessionOptions {
+    let update = UpdateRule::Sgd { momentum: 0.9, weight_decay: 1e-4, nesterov: false };
+    SessionOptions { trainable, batch_norm, update, seed: 7 }
+}
+
+fn samples(n: usize) -> (Vec<f32>, Vec<u64>, Vec<usize>) {
+    (
+        pattern::values("images", n * 3 * SIDE * SIDE),
+        (100..100 + n as u64).collect(),
+        (0..n).map(|i| i % CLASSES).collect(),
+    )
+}
+
+fn step(session: &mut dyn Session, n: usize) -> Losses {
+    let (inputs, keys, labels) = samples(n);
+    let targets = Targets { labels: &labels, label_smoothing: 0.1, class_weights: Some(&[1.0, 2.0, 0.5, 1.5]) };
+    session.gradients(Batch { inputs: &inputs, keys: &keys }, targets).unwrap()
+}
+
+fn bits(state: &StateDict) -> Vec<u32> {
+    state.values().flat_map(|tensor| tensor.data()).map(|x| x.to_bits()).collect()
+}
+
+#[test]
+fn any_number_of_threads_gives_the_same_bits() {
+    for name in ["resnet18", "mobilenet_v2", "squeezenet1_1", "vgg11"] {
+        let (graph, state) = network(name);
+        let train = |threads| {
+            let engine = CpuEngine::new(threads).unwrap();
+            let options = options(Trainable::all(&graph), BatchNormMode::Train);
+            let mut session = engine.compile(&graph, &state, options).unwrap();
+            for n in [3, 2] {
+                step(session.as_mut(), n);
+                session.update(1e-3);
+            }
+            (bits(&session.trained_state()), session.infer(&samples(2).0).unwrap())
+        };
+        assert!(train(1) == train(3), "{name}");
+    }
+}
+
+#[test]
+fn what_is_frozen_never_changes() {
+    let (graph, state) = network("resnet18");
+    let engine = CpuEngine::new(2).unwrap();
+    let trainable = Trainable::from_layer(&graph, "layer4").unwrap();
+    let mut session = engine.compile(&graph, &state, options(trainable, BatchNormMode::Train)).unwrap();
+    step(session.as_mut(), 4);
+    session.update(0.1);
+    let after = session.trained_state();
+    for spec in graph.parameters() {
+        let trained = spec.name.starts_with("layer4") || spec.name.starts_with("fc");
+        assert_eq!(after.contains_key(&spec.name), trained, "{}", spec.name);
+        assert!(!trained || after[&spec.name] != state[&spec.name], "{} should have moved", spec.name);
+    }
+    // Frozen statistics: weight and bias of a trained batch norm move, its running statistics do not.
+    let trainable = Trainable::all(&graph);
+    let mut session = engine.compile(&graph, &state, options(trainable, BatchNormMode::Frozen)).unwrap();
+    step(session.as_mut(), 4);
+    session.update(0.1);
+    let after = session.trained_state();
+    assert!(!after.contains_key("bn1.running_mean") && after["bn1.weight"] != state["bn1.weight"]);
+}
+
+#[test]
+fn a_restored_session_goes_on_to_the_same_bits() {
+    for update in [
+        UpdateRule::Sgd { momentum: 0.9, weight_decay: 1e-4, nesterov: true },
+        UpdateRule::AdamW { betas: [0.9, 0.999], eps: 1e-8, weight_decay: 0.01 },
+    ] {
+        let (graph, state) = network("mobilenet_v2");
+        let engine = CpuEngine::new(2).unwrap();
+        let options = SessionOptions { update, ..options(Trainable::all(&graph), BatchNormMode::Train) };
+        let mut whole = engine.compile(&graph, &state, options.clone()).unwrap();
+        step(whole.as_mut(), 3);
+        whole.update(1e-3);
+        let (saved, (optimizer, steps)) = (whole.trained_state(), whole.optimizer_state());
+        let mut resumed = engine.compile(&graph, &state, options).unwrap();
+        resumed.restore_trained(&saved).unwrap();
+        resumed.restore_optimizer(&optimizer, steps).unwrap();
+        for session in [&mut whole, &mut resumed] {
+            step(session.as_mut(), 2);
+            session.update(1e-3);
+        }
+        assert_eq!(bits(&whole.trained_state()), bits(&resumed.trained_state()));
+    }
+}
+
+/// Data-parallel training as a wrapper: two sessions take their share of each batch, and their gradients are
+/// weighed and summed. It needs nothing but the contract.
+struct Shared(Vec<Box<dyn Session>>);
+
+impl Shared {
+    fn gradients(&mut self, n: usize) -> f64 {
+        let (inputs, keys, labels) = samples(n);
+        let shares = self.0.len();
+        let (pixels, each) = (inputs.len() / n, n.div_ceil(shares));
+        let mut losses = Vec::new();
+        for (i, session) in self.0.iter_mut().enumerate() {
+            let mine = i * each..n.min((i + 1) * each);
+            let batch = Batch { inputs: &inputs[mine.start * pixels..mine.end * pixels], keys: &keys[mine.clone()] };
+            let weights = [1.0, 2.0, 0.5, 1.5];
+            let targets = Targets { labels: &labels[mine], label_smoothing: 0.1, class_weights: Some(&weights) };
+            losses.push(session.gradients(batch, targets).unwrap());
+        }
+        let total: f64 = losses.iter().map(|l| l.weight).sum();
+        let mut sums: Vec<Vec<f32>> = Vec::new();
+        for (session, losses) in self.0.iter_mut().zip(&losses) {
+            let (share, mut i) = ((losses.weight / total) as f32, 0);
+            session.visit_gradients(&mut |_, grad| {
+                if i == sums.len() {
+                    sums.push(vec![0.0; grad.len()]);
+                }
+                sums[i].iter_mut().zip(grad).for_each(|(sum, g)| *sum += share * *g);
+                i += 1;
+            });
+        }
+        for session in &mut self.0 {
+            let mut sums = sums.iter();
+            session.visit_gradients(&mut |_, grad| grad.copy_from_slice(sums.next().unwrap()));
+            session.update(1e-2);
+        }
+        losses.iter().map(|l| l.sum).sum::<f64>() / total
+    }
+}
+
+#[test]
+fn the_contract_is_enough_for_data_parallel_training() {
+    // Frozen statistics and keyed dropout: each sample then contributes the same wherever it is.
+    for name in ["mobilenet_v2", "squeezenet1_1"] {
+        let (graph, state) = network(name);
+        let engine = CpuEngine::new(2).unwrap();
+        let compile =
+            || engine.compile(&graph, &state, options(Trainable::all(&graph), BatchNormMode::Frozen)).unwrap();
+        let mut alone = compile();
+        let mut shared = Shared(vec![compile(), compile()]);
+        for n in [5, 4] {
+            let losses = step(alone.as_mut(), n);
+            alone.update(1e-2);
+            let loss = shared.gradients(n);
+            assert!((loss - losses.sum / losses.weight).abs() < 1e-5, "{name}: {loss} and {losses:?}");
+        }
+        let (one, two) = (alone.trained_state(), shared.0[0].trained_state());
+        assert_eq!(two, shared.0[1].trained_state(), "{name}: the shares have drifted apart");
+        for (name, tensor) in &one {
+            // The sums are taken in another order: rounding, carried through two steps.
+            regraft_testing::assert_close_to_scale(name, two[name].data(), tensor.data(), 1e-4);
+        }
+    }
+}
+
+#[test]
+fn batches_that_do_not_fit_are_refused() {
+    let (graph, mut state) = network("squeezenet1_1");
+    let engine = CpuEngine::new(1).unwrap();
+    let mut session = engine.compile(&graph, &state, options(Trainable::all(&graph), BatchNormMode::Train)).unwrap();
+    let (inputs, keys, labels) = samples(2);
+    fn targets(labels: &[usize]) -> Targets<'_> {
+        Targets { labels, label_smoothing: 0.0, class_weights: None }
+    }
+    let mut try_batch = |inputs: &[f32], keys: &[u64], labels: &[usize]| {
+        session.gradients(Batch { inputs, keys }, targets(labels)).unwrap_err().to_string()
+    };
+    assert!(try_batch(&inputs[1..], &keys, &labels).contains("3x32x32"));
+    assert!(try_batch(&[], &[], &[]).contains("whole number"));
+    assert!(try_batch(&inputs, &keys[1..], &labels).contains("1 keys"));
+    assert!(try_batch(&inputs, &keys, &[0, CLASSES]).contains("label 4"));
+    let mut idle = engine.compile(&graph, &state, options(Trainable::none(&graph), BatchNormMode::Train)).unwrap();
+    let batch = Batch { inputs: &inputs, keys: &keys };
+    assert!(matches!(idle.gradients(batch, targets(&labels)), Err(Error::NothingToTrain)));
+    state.remove("features.3.squeeze.bias");
+    let error = engine.compile(&graph, &state, options(Trainable::none(&graph), BatchNormMode::Train)).err().unwrap();
+    assert!(error.to_string().contains("features.3.squeeze.bias"));
+}

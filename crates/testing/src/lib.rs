@@ -1,5 +1,11 @@
-//! Helpers for Regraft's own tests: comparisons with a stated tolerance, and the optional shared
-//! material (real weights and photos) that some tests use when it is at hand.
+//! Helpers for Regraft's own tests: comparisons with a stated tolerance, weights by formula, PyTorch's
+//! golden values from `reference/`, and the optional shared material (real weights and photos) that some
+//! tests use when it is at hand.
+
+pub mod fixture;
+pub mod pattern;
+pub mod steps;
+pub mod zoo;
 
 use std::path::PathBuf;
 

@@ -1,0 +1,73 @@
+"""torchvision's logits for pattern weights and one pattern image: logits.safetensors.
+
+Computed in float64 from the float32 weights; float32 is computed too, to see what precision can be
+asked of an implementation. The metadata entry "networks" holds, per network, how far float32 lies from
+float64 (relative to the largest logit), and digests of the parameters' names and shapes and of their
+bits, which the Rust side recomputes.
+"""
+
+import json
+import sys
+from pathlib import Path
+
+import numpy as np
+import torch
+import torchvision
+from safetensors.torch import save_file
+
+sys.path.insert(0, str(Path(__file__).parents[1]))
+import pattern
+
+NETWORKS = """resnet18 resnet34 resnet50 resnet101 resnet152 vgg11 vgg11_bn vgg13 vgg13_bn vgg16 vgg16_bn
+vgg19 vgg19_bn squeezenet1_0 squeezenet1_1 mobilenet_v2""".split()
+SIDE = 224
+CLASSES = 1000
+
+
+def layout_digest(weights):
+    """FNV-1a of "name [shape]" of all tensors, one a line, in the order of the names."""
+    lines = (f"{name} {list(weights[name].shape)}\n" for name in sorted(weights))
+    return pattern.fnv1a64("".join(lines))
+
+
+def bits_digest(weights):
+    """Folds the tensors in the order of their names; each counts as the sum of (index + 1) times its bits."""
+    digest = 0
+    for name in sorted(weights):
+        bits = weights[name].reshape(-1).view(np.uint32)
+        total = 0
+        for at in range(0, bits.size, pattern.CHUNK):
+            part = bits[at : at + pattern.CHUNK].astype(np.uint64)
+            total += int((np.arange(at + 1, at + 1 + part.size, dtype=np.uint64) * part).sum())
+        digest = (digest * 0x100000001B3 + total) % 2**64
+    return digest
+
+
+@torch.no_grad()
+def main():
+    torch.set_num_threads(2)
+    image = torch.from_numpy(pattern.values("input", (1, 3, SIDE, SIDE)))
+    logits, networks = {}, {}
+    for name in NETWORKS:
+        model = torchvision.models.get_model(name, weights=None, num_classes=CLASSES).eval()
+        weights = pattern.fill(model)
+        single = model(image)[0].double()
+        exact = model.double()(image.double())[0]
+        error = float((single - exact).abs().max() / exact.abs().max())
+        logits[name] = exact.float()
+        networks[name] = {
+            "layout": layout_digest(weights),
+            "bits": bits_digest(weights),
+            "float32_error": error,
+        }
+        print(
+            f"{name:14} largest {exact.abs().max():9.3e} mean {exact.mean():10.3e} deviation {exact.std():9.3e}"
+            f" distinct {exact.unique().numel():4} float32 error {error:.1e}"
+        )
+        # A network that is blind to its input, or whose values explode, would test nothing.
+        assert exact.std() > 1e-2 and exact.abs().max() < 1e4 and exact.unique().numel() > CLASSES / 4
+    save_file(logits, Path(__file__).with_name("logits.safetensors"), {"networks": json.dumps(networks)})
+
+
+if __name__ == "__main__":
+    main()

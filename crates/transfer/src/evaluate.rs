@@ -7,7 +7,7 @@ use regraft_data::{ImageStore, open_eval, verify};
 use regraft_learn::metrics::{Evaluation, Tally};
 
 use crate::features::{for_each_batch, labels_u32, loader};
-use crate::prepare::report;
+use crate::prepare::{refuse_false_photos, report};
 use crate::train::Context;
 use crate::{Model, Result};
 
@@ -19,6 +19,9 @@ pub fn evaluate(model_path: &Path, data: &Path, strict: bool, context: &Context)
     let model = Model::open(model_path)?;
     let mut session = model.session(context.engine, model_path)?;
     let (mut samples, mut findings) = open_eval(data, &model.classes)?;
+    if strict {
+        refuse_false_photos(&findings)?;
+    }
     let store = Arc::new(ImageStore::new(model.preprocessing.decode_options(), regraft_data::default_cache_bytes()));
     context.reporter.begin("reading photos", "photos", samples.len() as u64);
     let verified =

@@ -127,14 +127,18 @@ impl Model {
         if path.is_dir() {
             return Err(wrong("is a folder; give a model file, such as best.safetensors of a run".into()));
         }
-        let (state, metadata) = regraft_weights::read_safetensors_with_metadata(path)?;
+        let not_a_model = || {
+            let advice = "use it as --weights of `regraft train`, which makes a model";
+            wrong(format!("holds weights, but it is not a Regraft model; {advice}"))
+        };
+        let (state, metadata) = match regraft_weights::read_safetensors_with_metadata(path) {
+            Err(_) if regraft_weights::read(path).is_ok() => return Err(not_a_model()),
+            result => result?,
+        };
         match metadata.get("regraft").map(String::as_str) {
             Some(FORMAT) => {}
             Some(other) => return Err(wrong(format!("has format {other}, and this program reads format {FORMAT}"))),
-            None => {
-                let advice = "use it as --weights of `regraft train`, which makes a model";
-                return Err(wrong(format!("holds weights, but it is not a Regraft model; {advice}")));
-            }
+            None => return Err(not_a_model()),
         }
         let text = |key: &str| metadata.get(key).ok_or_else(|| wrong(format!("lacks the metadata entry {key:?}")));
         let damaged = |key: &str, e: serde_json::Error| wrong(format!("its metadata entry {key:?} is damaged: {e}"));

@@ -64,6 +64,7 @@ fn input(model: &Model, path: &Path) -> Result<Vec<f32>, String> {
     let image = decode_file(path, &model.preprocessing.decode_options()).map_err(|error| match error {
         // The path stands beside the message already.
         regraft_data::Error::InFile { source, .. } => source.to_string(),
+        regraft_data::Error::NotFound { .. } => "does not exist; check the path".into(),
         other => other.to_string(),
     })?;
     Ok(model.preprocessing.apply(&image))

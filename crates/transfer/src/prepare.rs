@@ -1,9 +1,12 @@
 //! The photos of a run, looked at before the first epoch.
 
+use std::path::Path;
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
 
-use regraft_data::{Dataset, FindingKind, Findings, ImageStore, SplitOptions, default_cache_bytes, fingerprint};
+use regraft_data::{
+    Dataset, Finding, FindingKind, Findings, ImageStore, SplitOptions, default_cache_bytes, fingerprint,
+};
 
 use crate::train::Context;
 use crate::{Config, Error, Reporter, Result};
@@ -26,6 +29,9 @@ const SHOWN: usize = 5;
 pub(crate) fn photos(config: &Config, context: &Context) -> Result<Photos> {
     let split = SplitOptions { val_fraction: config.val_fraction, seed: config.seed };
     let (mut dataset, mut findings) = Dataset::open(&config.data, &split)?;
+    if config.strict {
+        refuse_false_photos(&findings)?;
+    }
     let store = Arc::new(ImageStore::new(
         config.preprocessing.decode_options(),
         config.cache_bytes.unwrap_or_else(default_cache_bytes),
@@ -53,14 +59,32 @@ pub(crate) fn photos(config: &Config, context: &Context) -> Result<Photos> {
             duplicate.train.display()
         ));
     }
-    let counts = |samples: &[regraft_data::Sample]| samples.len();
-    reporter.note(&format!(
-        "{} classes, {} photos to train on, {} to validate on",
-        dataset.classes.len(),
-        counts(&dataset.train),
-        counts(&dataset.val)
-    ));
+    let (classes, train, val) = (dataset.classes.len(), dataset.train.len(), dataset.val.len());
+    reporter.note(&format!("{classes} classes, {train} photos to train on, {val} to validate on"));
     Ok(Photos { dataset, store, sha256: print.sha256 })
+}
+
+/// Endings of file names that promise a photo.
+const PHOTO_ENDINGS: [&str; 13] =
+    ["jpg", "jpeg", "jpe", "png", "webp", "gif", "bmp", "tif", "tiff", "pnm", "pbm", "pgm", "ppm"];
+
+/// A file that is called a photo but is none is passed over like any other file; strictly, it is an error.
+///
+/// # Errors
+/// [`Error::File`] with the first such file.
+pub(crate) fn refuse_false_photos(findings: &Findings) -> Result<()> {
+    let promises = |path: &Path| {
+        let ending = path.extension().map(|ending| ending.to_string_lossy().to_lowercase());
+        ending.is_some_and(|ending| PHOTO_ENDINGS.contains(&ending.as_str()))
+    };
+    let of_kind = findings.items.iter().filter(|finding| finding.kind == FindingKind::NotAnImage);
+    match of_kind.into_iter().find(|finding| promises(&finding.path)) {
+        Some(Finding { path, message, .. }) => Err(Error::File {
+            path: path.clone(),
+            reason: format!("{message}; remove or replace it, or leave out --strict"),
+        }),
+        None => Ok(()),
+    }
 }
 
 /// Tells what was found: troubles as warnings, choices as notes, a few of each kind and then their number.

@@ -14,29 +14,33 @@ pub struct RunFolder {
 }
 
 impl RunFolder {
+    /// Checks that `output_dir` holds no model or checkpoint, unless they may be replaced.
+    ///
+    /// # Errors
+    /// [`Error::File`] if it does.
+    pub fn require_free(output_dir: Option<&Path>, replace: bool) -> Result<()> {
+        match output_dir.map(|path| Self { path: path.to_owned() }) {
+            Some(folder) if !replace && (folder.best_path().exists() || folder.checkpoint_path().exists()) => {
+                let reason = "already holds a run; choose another --output-dir, or give --exist-ok to replace it";
+                Err(Error::File { path: folder.path, reason: reason.into() })
+            }
+            _ => Ok(()),
+        }
+    }
+
     /// Makes the folder of a new run: `output_dir`, or the first free of `runs/train`, `runs/train2`, ...
     ///
     /// # Errors
-    /// [`Error::File`] if it cannot be made, or if `output_dir` already holds a run and `replace` is false.
-    pub fn create(output_dir: Option<&Path>, replace: bool) -> Result<Self> {
-        let make = |path: PathBuf| {
-            fs::create_dir_all(&path).map_err(|e| Error::File {
-                reason: format!("cannot make this folder: {e}; choose another --output-dir"),
-                path: path.clone(),
-            })?;
-            Ok(Self { path })
-        };
-        if let Some(path) = output_dir {
-            let folder = Self { path: path.to_owned() };
-            if folder.config_path().exists() && !replace {
-                let reason = "already holds a run; choose another --output-dir, or give --exist-ok to replace it";
-                return Err(Error::File { path: path.to_owned(), reason: reason.into() });
-            }
-            return make(path.to_owned());
-        }
+    /// [`Error::File`] if it cannot be made.
+    pub fn create(output_dir: Option<&Path>) -> Result<Self> {
         let numbered = |i: usize| PathBuf::from("runs").join(if i == 1 { "train".into() } else { format!("train{i}") });
-        let free = (1..).map(numbered).find(|path| !path.exists()).expect("numbers do not run out");
-        make(free)
+        let free = || (1..).map(numbered).find(|path| !path.exists()).expect("numbers do not run out");
+        let path = output_dir.map_or_else(free, Path::to_owned);
+        fs::create_dir_all(&path).map_err(|e| Error::File {
+            reason: format!("cannot make this folder: {e}; choose another --output-dir"),
+            path: path.clone(),
+        })?;
+        Ok(Self { path })
     }
 
     /// The folder of a run that was started before.
@@ -124,12 +128,14 @@ mod tests {
         let dir = tempfile::tempdir().unwrap();
         let path = dir.path().join("out/run");
         let config = Config::tutorial("photos".into(), "resnet18".into());
-        let folder = RunFolder::create(Some(&path), false).unwrap();
+        let folder = RunFolder::create(Some(&path)).unwrap();
         folder.start(&config, &["a".into(), "b".into()]).unwrap();
         assert_eq!(fs::read_to_string(path.join("labels.txt")).unwrap(), "a\nb\n");
-        assert!(RunFolder::create(Some(&path), false).unwrap_err().to_string().contains("--exist-ok"));
+        RunFolder::require_free(Some(&path), false).unwrap();
         fs::write(folder.best_path(), "old").unwrap();
-        RunFolder::create(Some(&path), true).unwrap().start(&config, &["a".into()]).unwrap();
+        assert!(RunFolder::require_free(Some(&path), false).unwrap_err().to_string().contains("--exist-ok"));
+        RunFolder::require_free(Some(&path), true).unwrap();
+        RunFolder::create(Some(&path)).unwrap().start(&config, &["a".into()]).unwrap();
         assert!(!folder.best_path().exists());
         assert_eq!(RunFolder::open(&path).unwrap().1, config);
     }
@@ -137,7 +143,7 @@ mod tests {
     #[test]
     fn a_full_disk_is_found_before_the_work() {
         let dir = tempfile::tempdir().unwrap();
-        let folder = RunFolder::create(Some(dir.path()), false).unwrap();
+        let folder = RunFolder::create(Some(dir.path())).unwrap();
         folder.require_room(1).unwrap();
         assert!(folder.require_room(u64::MAX).unwrap_err().to_string().contains("--output-dir"));
     }

@@ -60,8 +60,15 @@ pub enum Outcome {
 /// Any of [`Error`].
 pub fn train(config: &Config, output_dir: Option<&Path>, replace: bool, context: &Context) -> Result<Outcome> {
     config.validate()?;
+    RunFolder::require_free(output_dir, replace)?;
     let (photos, backbone) = look(config, context)?;
-    let folder = RunFolder::create(output_dir, replace)?;
+    if config.weights.is_none() {
+        context.reporter.warn(&format!(
+            "no --weights given: {} starts from random weights, which have learned nothing yet and give a poor classifier",
+            config.backbone
+        ));
+    }
+    let folder = RunFolder::create(output_dir)?;
     folder.start(&config.resolved()?, &photos.dataset.classes)?;
     context.reporter.run_folder(folder.path());
     take_road(config, backbone, &photos, &folder, None, context)

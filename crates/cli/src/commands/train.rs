@@ -21,12 +21,6 @@ pub fn train(common: &Common, args: Box<Train>) -> Result<End> {
     let config = config(&args)?;
     let tools = Tools::new(common)?;
     tools.terminal.note(&tools.engine.describe());
-    if config.weights.is_none() {
-        tools.terminal.warn(&format!(
-            "no --weights given: {} starts from random weights, which have learned nothing yet and give a poor classifier",
-            config.backbone
-        ));
-    }
     let outcome = regraft_transfer::train(&config, args.output_dir.as_deref(), args.exist_ok, &tools.context())?;
     finish(common, outcome)
 }

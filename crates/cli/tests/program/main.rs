@@ -1,0 +1,13 @@
+//! The `regraft` program as a user runs it: what scripts rely on, and what it says when something is wrong.
+//!
+//! Photos are drawn by the tests and weights are random, so that a run takes a second.
+
+mod bad_input;
+mod common;
+mod model_file;
+mod predict_eval;
+mod real_photos;
+#[cfg(unix)]
+mod resume;
+mod same_bits;
+mod train_roads;

@@ -6,9 +6,12 @@ use regraft_kernels::elementwise::transpose;
 use regraft_testing::pattern;
 use regraft_testing::steps::{Optimizer, training};
 
-/// The bound that the project sets itself. PyTorch's own `f32` run is recorded beside its `f64` run and stays
-/// within a tenth of it.
-const TOLERANCE: f64 = 1e-3;
+/// PyTorch's own `f32` run is recorded beside its `f64` run: at most 5e-5 off in train mode, where rounding can
+/// carry an activation over a kink, and 7e-7 with frozen batch norms. Another order of sums may be off by several
+/// times as much.
+fn tolerance(bn_frozen: bool) -> f64 {
+    if bn_frozen { 1e-5 } else { 3e-4 }
+}
 
 #[test]
 fn ten_steps_lose_what_pytorch_loses() {
@@ -36,7 +39,8 @@ fn ten_steps_lose_what_pytorch_loses() {
             let losses = session.gradients(Batch { inputs: &images, keys: &keys }, targets).unwrap();
             session.update(lr);
             let (found, expected) = (losses.sum / losses.weight, run.losses[step]);
-            assert!((found - expected).abs() < TOLERANCE, "{name}, step {step}: {found}, PyTorch {expected}");
+            let error = (found - expected).abs();
+            assert!(error < tolerance(run.bn_frozen), "{name}, step {step}: {found}, PyTorch {expected}");
         }
         let after = session.trained_state();
         for (tensor, last) in &run.last {

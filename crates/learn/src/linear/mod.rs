@@ -17,7 +17,6 @@ mod fit;
 mod head;
 mod lbfgs;
 mod objective;
-mod product;
 mod samples;
 #[cfg(test)]
 mod tests;

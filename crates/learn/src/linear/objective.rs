@@ -9,12 +9,9 @@
 //! long, and both products of a block find it in the cache.
 
 use rayon::prelude::*;
+use regraft_kernels::{Matrix, MatrixMut, gemm};
 
-use super::{
-    Control, HeadKind, Samples,
-    head::softplus,
-    product::{Matrix, multiply},
-};
+use super::{Control, HeadKind, Samples, head::softplus};
 use crate::Error;
 
 /// Rows promoted to float64 at a time: of 32 to 512, measured with 2 to 1000 classes, the number that costs the
@@ -146,9 +143,9 @@ impl<'a> Objective<'a> {
                 loss += self.loss(logits, self.samples.label(i));
                 bias_gradient.iter_mut().zip(&*logits).for_each(|(b, r)| *b += r);
             }
-            let residuals = Matrix::new(&block.logits, rows.len(), classes);
-            let features = Matrix::new(&block.features, rows.len(), dim);
-            multiply(weight_gradient, true, residuals.transposed(), features);
+            let residuals = Matrix::new(&block.logits, rows.len(), classes, classes);
+            let features = Matrix::new(&block.features, rows.len(), dim, dim);
+            gemm(residuals.transposed(), features, MatrixMut::new(weight_gradient, classes, dim, dim), true);
         }
         Ok((loss, gradient))
     }
@@ -202,8 +199,9 @@ impl Block {
         }
         self.logits.clear();
         rows.iter().for_each(|_| self.logits.extend_from_slice(&model.bias));
-        let features = Matrix::new(&self.features, rows.len(), dim);
-        let weight = Matrix::new(&model.weight, classes, dim);
-        multiply(&mut self.logits, true, features, weight.transposed());
+        let features = Matrix::new(&self.features, rows.len(), dim, dim);
+        let weight = Matrix::new(&model.weight, classes, dim, dim);
+        let logits = MatrixMut::new(&mut self.logits, rows.len(), classes, classes);
+        gemm(features, weight.transposed(), logits, true);
     }
 }

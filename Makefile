@@ -1,0 +1,19 @@
+# What a change must pass (`make check`), and the slower things.
+
+.PHONY: check docs deny bench
+
+check:
+	.ci/run
+
+docs:
+	RUSTDOCFLAGS="-D warnings" cargo doc --workspace --no-deps
+
+# Licences and sources of all dependencies; needs `cargo install cargo-deny`.
+deny:
+	cargo deny check licenses bans sources
+
+# Side by side with PyTorch; PYTHON is an environment with ../shared/reference/requirements.txt. About 35 minutes.
+PYTHON ?= python3
+bench:
+	cargo build --release
+	$(PYTHON) benchmarks/compare.py

@@ -2,7 +2,7 @@
 
 use std::path::Path;
 
-use regraft_graph::{Graph, NodeId, Op, StateDict, init, zoo};
+use regraft_graph::{Graph, NodeId, Op, Shape, StateDict, init, zoo};
 
 use crate::{Error, Result};
 
@@ -22,10 +22,12 @@ impl Backbone {
     /// The architecture `name` for square pictures of `size` pixels, with the weights of a file, or random ones.
     ///
     /// # Errors
-    /// [`Error::Graph`] for an unknown name or a size the network cannot take; [`Error::Weights`] if the file
-    /// cannot be read; [`Error::WrongWeights`] naming every tensor that does not fit.
+    /// [`Error::Graph`] for an unknown name, [`Error::Setting`] for a size the network cannot take; [`Error::Weights`]
+    /// if the file cannot be read; [`Error::WrongWeights`] naming every tensor that does not fit.
     pub fn load(name: &str, weights: Option<&Path>, size: u32, seed: u64) -> Result<Self> {
-        let graph = zoo::build(name, 1000)?.with_input_shape(regraft_graph::Shape::rgb(size as usize))?;
+        let graph = zoo::build(name, 1000)?
+            .with_input_shape(Shape::rgb(size as usize))
+            .map_err(|error| Error::Setting(format!("--imgsz {size} does not go with --backbone {name}: {error}")))?;
         let head = graph.nodes()[graph.head()?].name.clone();
         let Some(path) = weights else {
             let mut state = init::random(&graph, seed);
@@ -120,6 +122,6 @@ mod tests {
     #[test]
     fn a_size_the_network_cannot_take_is_an_error() {
         let message = Backbone::load("vgg16", None, 20, 0).err().unwrap().to_string();
-        assert!(message.contains("larger images"), "{message}");
+        assert!(message.contains("--imgsz 20") && message.contains("larger images"), "{message}");
     }
 }

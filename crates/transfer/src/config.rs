@@ -169,30 +169,47 @@ impl Config {
         {
             return wrong(format!("--class-weights are {weights:?}; they must all be positive"));
         }
+        let (momentum, weight_decay) = match self.optimizer {
+            UpdateRule::Sgd { momentum, weight_decay, .. } => (momentum, weight_decay),
+            UpdateRule::AdamW { weight_decay, .. } => (0.0, weight_decay),
+        };
+        for (flag, value) in [("momentum", momentum), ("weight-decay", weight_decay)] {
+            if !(value.is_finite() && value >= 0.0) {
+                return wrong(format!("--{flag} is {value}; it must be at least 0"));
+            }
+        }
+        self.schedule.validate()?;
         self.preprocessing.validate()?;
         self.augmentation.validate()?;
         Ok(())
     }
 
-    /// The weight of each class in the loss, if they differ.
+    /// Checks what depends on the classes: that there is a weight for each, where weights were given.
     ///
     /// # Errors
-    /// [`Error::Setting`] if the number of given weights is not that of the classes.
-    pub(crate) fn loss_weights(&self, classes: &[String], labels: &[usize]) -> Result<Option<Vec<f32>>> {
+    /// [`Error::Setting`] with both numbers.
+    pub(crate) fn validate_for(&self, classes: &[String]) -> Result<()> {
         match &self.class_weights {
-            ClassWeights::Uniform => Ok(None),
-            ClassWeights::Given(weights) if weights.len() == classes.len() => Ok(Some(weights.clone())),
-            ClassWeights::Given(weights) => Err(Error::Setting(format!(
+            ClassWeights::Given(weights) if weights.len() != classes.len() => Err(Error::Setting(format!(
                 "--class-weights gives {} numbers, but there are {} classes: {}",
                 weights.len(),
                 classes.len(),
                 classes.join(", ")
             ))),
+            _ => Ok(()),
+        }
+    }
+
+    /// The weight of each class in the loss, if they differ.
+    pub(crate) fn loss_weights(&self, classes: usize, labels: &[usize]) -> Option<Vec<f32>> {
+        match &self.class_weights {
+            ClassWeights::Uniform => None,
+            ClassWeights::Given(weights) => Some(weights.clone()),
             ClassWeights::Balanced => {
-                let mut counts = vec![0usize; classes.len()];
+                let mut counts = vec![0usize; classes];
                 labels.iter().for_each(|&label| counts[label] += 1);
-                let even = labels.len() as f32 / classes.len() as f32;
-                Ok(Some(counts.iter().map(|&count| even / count as f32).collect()))
+                let even = labels.len() as f32 / classes as f32;
+                Some(counts.iter().map(|&count| even / count as f32).collect())
             }
         }
     }
@@ -216,10 +233,11 @@ mod tests {
     fn balanced_weights_make_every_class_count_the_same() {
         let mut config = Config::tutorial("photos".into(), "resnet18".into());
         config.class_weights = ClassWeights::Balanced;
+        assert_eq!(config.loss_weights(2, &[0, 0, 0, 1]).unwrap(), [4.0 / 6.0, 2.0]);
         let classes = ["a".to_string(), "b".to_string()];
-        assert_eq!(config.loss_weights(&classes, &[0, 0, 0, 1]).unwrap().unwrap(), [4.0 / 6.0, 2.0]);
+        config.validate_for(&classes).unwrap();
         config.class_weights = ClassWeights::Given(vec![1.0; 3]);
-        let message = config.loss_weights(&classes, &[0, 1]).unwrap_err().to_string();
+        let message = config.validate_for(&classes).unwrap_err().to_string();
         assert!(message.contains("3 numbers") && message.contains("a, b"), "{message}");
     }
 
@@ -234,6 +252,12 @@ mod tests {
         assert!(with(|c| c.epochs = 0).unwrap_err().contains("--epochs"));
         assert!(with(|c| c.lr = f64::NAN).unwrap_err().contains("--lr"));
         assert!(with(|c| c.head = HeadKind::Ovr).unwrap_err().contains("--mode probe"));
+        assert!(with(|c| c.schedule = Policy::StepLR { step_size: 0, gamma: 0.1 }.into()).is_err());
+        assert!(
+            with(|c| c.optimizer = UpdateRule::Sgd { momentum: 0.9, weight_decay: f64::NAN, nesterov: false })
+                .unwrap_err()
+                .contains("--weight-decay")
+        );
         assert!(with(|c| c.label_smoothing = 1.0).unwrap_err().contains("--label-smoothing"));
     }
 }

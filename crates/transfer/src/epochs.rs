@@ -14,9 +14,11 @@ use regraft_learn::metrics::argmax;
 use crate::checkpoint::{self, Best, Loaded, Progress, Sums};
 use crate::model::Golden;
 use crate::prepare::Photos;
-use crate::train::{Context, Finished, Outcome};
 use crate::validation::Validation;
-use crate::{Backbone, BatchNorm, Config, EpochEnd, Error, Mode, Model, Provenance, Result, RunFolder, features};
+use crate::{
+    Backbone, BatchNorm, Config, Context, EpochEnd, Error, Finished, Mode, Model, Outcome, Provenance, Result,
+    RunFolder, features,
+};
 
 /// A run by gradient descent: its network, its photos and where it is.
 struct Run<'a> {
@@ -25,6 +27,7 @@ struct Run<'a> {
     folder: &'a RunFolder,
     photos: &'a Photos,
     graph: Graph,
+    trainable: Trainable,
     /// The tensors that training does not change.
     frozen: StateDict,
     provenance: Provenance,
@@ -75,7 +78,7 @@ impl<'a> Run<'a> {
             graph.parameters().iter().filter(|spec| trainable.contains(spec.node)).map(|spec| spec.len()).sum();
         folder.require_room(4 * 2 * (parameters + slots * learning as u64) + (1 << 20))?;
         let options = SessionOptions {
-            trainable,
+            trainable: trainable.clone(),
             batch_norm: match batch_norm(config, &backbone, context) {
                 BatchNorm::Train => BatchNormMode::Train,
                 BatchNorm::Frozen => BatchNormMode::Frozen,
@@ -90,7 +93,19 @@ impl<'a> Run<'a> {
         }
         let progress = Progress::start(photos.sha256.clone());
         let (frozen, unsaved_best) = (state, None);
-        Ok(Self { config, context, folder, photos, graph, frozen, provenance, session, progress, unsaved_best })
+        Ok(Self {
+            config,
+            context,
+            folder,
+            photos,
+            graph,
+            trainable,
+            frozen,
+            provenance,
+            session,
+            progress,
+            unsaved_best,
+        })
     }
 
     /// The training loop.
@@ -98,7 +113,7 @@ impl<'a> Run<'a> {
         let Config { epochs, label_smoothing, .. } = *self.config;
         let dataset = &self.photos.dataset;
         let labels: Vec<usize> = dataset.train.iter().map(|sample| sample.class).collect();
-        let class_weights = self.config.loss_weights(&dataset.classes, &labels)?;
+        let class_weights = self.config.loss_weights(dataset.classes.len(), &labels);
         let (train, mut validation) = self.loaders()?;
         while self.progress.epoch < epochs {
             let epoch = self.progress.epoch;
@@ -171,9 +186,7 @@ impl<'a> Run<'a> {
         let store = &self.photos.store;
         let train = Loader::new(dataset.train.clone(), store.clone(), config.preprocessing.clone(), options)?;
         let val = features::loader(&dataset.val, store, &config.preprocessing, self.context)?;
-        let head = self.graph.head()?;
-        let trainable = trainable(config, &self.graph, head)?;
-        Ok((train, Validation::new(&self.graph, &trainable, val, dataset.classes.len())?))
+        Ok((train, Validation::new(&self.graph, &self.trainable, val, dataset.classes.len())?))
     }
 
     /// One step of the optimiser.
@@ -258,9 +271,9 @@ impl<'a> Run<'a> {
 
     /// If the run's folder could not be written, puts the best model where it can be.
     fn or_rescue(&self, saved: Result<()>) -> Result<()> {
-        let (Err(cause), Some(model)) = (&saved, &self.unsaved_best) else { return saved };
+        let Some(model) = &self.unsaved_best else { return saved };
+        let Err(cause) = saved else { return Ok(()) };
         let rescued: PathBuf = std::env::temp_dir().join(format!("regraft-rescued-{}.safetensors", std::process::id()));
-        let cause = Error::Setting(cause.to_string());
         match model.save(&rescued) {
             Ok(()) => Err(Error::Rescued { cause: Box::new(cause), rescued }),
             Err(_) => Err(cause),

@@ -8,8 +8,7 @@ use regraft_learn::metrics::{Evaluation, Tally};
 
 use crate::features::{for_each_batch, labels_u32, loader};
 use crate::prepare::{refuse_false_photos, report};
-use crate::train::Context;
-use crate::{Model, Result};
+use crate::{Context, Model, Result};
 
 /// Evaluates the model at `model_path` on a folder of class folders (or the validation part of one).
 ///

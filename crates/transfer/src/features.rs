@@ -6,8 +6,7 @@ use std::sync::atomic::Ordering;
 use regraft_data::{ImageStore, Loader, LoaderOptions, Preprocessing, Sample};
 use regraft_engine::Session;
 
-use crate::train::Context;
-use crate::{Error, Result};
+use crate::{Context, Error, Result};
 
 /// Photos that pass through the network together: enough for full speed, little enough for memory.
 pub(crate) const BATCH: usize = 32;

@@ -9,6 +9,7 @@
 mod backbone;
 mod checkpoint;
 mod config;
+mod context;
 mod epochs;
 mod error;
 mod evaluate;
@@ -24,10 +25,11 @@ mod validation;
 
 pub use backbone::Backbone;
 pub use config::{BatchNorm, ClassWeights, Config, Mode};
+pub use context::{Context, Finished, Outcome};
 pub use error::{Error, Result};
 pub use evaluate::evaluate;
 pub use model::{Golden, Model, Provenance};
 pub use predict::{Prediction, Ranked, predict};
 pub use report::{EpochEnd, Reporter};
 pub use run_folder::RunFolder;
-pub use train::{Context, Outcome, resume, train};
+pub use train::{resume, train};

@@ -9,6 +9,7 @@ use regraft_graph::{Graph, Shape, StateDict, Trainable};
 use regraft_learn::linear::HeadKind;
 use regraft_random::{Purpose, keyed, unit_f32};
 use serde::{Deserialize, Serialize};
+use sha2::{Digest, Sha256};
 
 use crate::{Error, Mode, Result};
 
@@ -50,6 +51,35 @@ pub struct Golden {
 
 /// How many golden inputs a model carries.
 const GOLDEN_INPUTS: u64 = 2;
+
+/// The metadata key of [`seal`].
+const SEAL: &str = "sha256";
+
+/// SHA-256 over all other metadata and all tensors, in hexadecimal. The golden logits tell whether an engine
+/// computes what was meant, but a small or dead weight hardly moves them; this tells whether the file is whole.
+fn seal(metadata: &BTreeMap<String, String>, state: &StateDict) -> String {
+    let mut hasher = Sha256::new();
+    // Every piece after its length, so that no two files give the same stream.
+    let mut piece = |bytes: &[u8]| {
+        hasher.update((bytes.len() as u64).to_le_bytes());
+        hasher.update(bytes);
+    };
+    for (key, value) in metadata.iter().filter(|(key, _)| *key != SEAL) {
+        piece(key.as_bytes());
+        piece(value.as_bytes());
+    }
+    for (name, tensor) in state {
+        piece(name.as_bytes());
+        tensor.shape().iter().for_each(|&dim| piece(&(dim as u64).to_le_bytes()));
+        let mut bytes = Vec::new();
+        for values in tensor.data().chunks(1 << 12) {
+            bytes.clear();
+            bytes.extend(values.iter().flat_map(|x| x.to_le_bytes()));
+            piece(&bytes);
+        }
+    }
+    hasher.finalize().iter().map(|byte| format!("{byte:02x}")).collect()
+}
 
 /// How far golden logits may be off, relative to their scale: another instruction set rounds differently, at
 /// most 1e-4 through the deepest networks here; a wrong weight or layer shows far above this.
@@ -104,7 +134,7 @@ impl Model {
     /// [`Error::Weights`] with the path and the reason.
     pub fn save(&self, path: &Path) -> Result<()> {
         let json = |value: serde_json::Result<String>| value.expect("these values have no JSON that can fail");
-        let metadata = BTreeMap::from([
+        let mut metadata = BTreeMap::from([
             // What huggingface's loaders expect to find.
             ("format".to_string(), "pt".to_string()),
             ("regraft".to_string(), FORMAT.to_string()),
@@ -115,6 +145,7 @@ impl Model {
             ("provenance".to_string(), json(serde_json::to_string(&self.provenance))),
             ("golden".to_string(), json(serde_json::to_string(&self.golden))),
         ]);
+        metadata.insert(SEAL.to_string(), seal(&metadata, &self.state));
         Ok(regraft_weights::write_safetensors(path, &self.state, &metadata)?)
     }
 
@@ -141,6 +172,11 @@ impl Model {
             None => return Err(not_a_model()),
         }
         let text = |key: &str| metadata.get(key).ok_or_else(|| wrong(format!("lacks the metadata entry {key:?}")));
+        if *text(SEAL)? != seal(&metadata, &state) {
+            return Err(wrong(
+                "has been changed or damaged since it was made; copy it again from where it is whole".into(),
+            ));
+        }
         let damaged = |key: &str, e: serde_json::Error| wrong(format!("its metadata entry {key:?} is damaged: {e}"));
         macro_rules! entry {
             ($key:literal) => {

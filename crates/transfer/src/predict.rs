@@ -9,8 +9,7 @@ use regraft_engine::Session;
 use regraft_learn::linear::probabilities;
 
 use crate::features::BATCH;
-use crate::train::Context;
-use crate::{Error, Model, Result};
+use crate::{Context, Error, Model, Result};
 
 /// A class and its probability.
 #[derive(Clone, Debug, PartialEq)]

@@ -8,8 +8,7 @@ use regraft_data::{
     Dataset, Finding, FindingKind, Findings, ImageStore, SplitOptions, default_cache_bytes, fingerprint,
 };
 
-use crate::train::Context;
-use crate::{Config, Error, Reporter, Result};
+use crate::{Backbone, Config, Context, Error, Provenance, Reporter, Result};
 
 /// The photos, decoded once, with what cannot be used left out.
 pub(crate) struct Photos {
@@ -17,6 +16,23 @@ pub(crate) struct Photos {
     pub store: Arc<ImageStore>,
     /// Hash over classes, split and content.
     pub sha256: String,
+}
+
+impl Provenance {
+    /// What is known of a model before it is trained.
+    pub(crate) fn of(config: &Config, backbone: &Backbone, photos: &Photos) -> Self {
+        Self {
+            regraft: env!("CARGO_PKG_VERSION").into(),
+            backbone: backbone.name.clone(),
+            weights_sha256: backbone.weights_sha256.clone(),
+            data_sha256: photos.sha256.clone(),
+            mode: config.mode,
+            seed: config.seed,
+            epoch: 0,
+            val_acc: 0.0,
+            val_n: photos.dataset.val.len(),
+        }
+    }
 }
 
 /// How many findings of one kind are printed before they are only counted.

@@ -12,8 +12,9 @@ use regraft_learn::metrics::Tally;
 use crate::features::{for_each_batch, labels_u32, loader};
 use crate::model::{Golden, inference};
 use crate::prepare::Photos;
-use crate::train::{Context, Finished, Outcome};
-use crate::{Backbone, ClassWeights, Config, EpochEnd, Model, Provenance, Result, RunFolder};
+use crate::{
+    Backbone, ClassWeights, Config, Context, EpochEnd, Finished, Model, Outcome, Provenance, Result, RunFolder,
+};
 
 /// The features of some photos and their classes.
 struct Features {

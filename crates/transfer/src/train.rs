@@ -1,57 +1,10 @@
 //! The way of the data: folder, network, road, model.
 
 use std::path::Path;
-use std::sync::atomic::AtomicBool;
-
-use regraft_engine::Engine;
 
 use crate::checkpoint::Loaded;
 use crate::prepare::{self, Photos};
-use crate::{Backbone, Config, Error, Mode, Provenance, Reporter, Result, RunFolder, epochs, probe};
-
-/// What a run works with.
-#[derive(Clone, Copy)]
-pub struct Context<'a> {
-    /// Where networks run.
-    pub engine: &'a dyn Engine,
-    /// Who hears about the progress.
-    pub reporter: &'a dyn Reporter,
-    /// Set to true to stop after the step at hand, with everything saved.
-    pub interrupt: &'a AtomicBool,
-    /// Threads for reading and preparing photos.
-    pub threads: usize,
-}
-
-/// A run that came to its end.
-#[derive(Clone, Debug)]
-pub struct Finished {
-    /// The run's folder.
-    pub folder: RunFolder,
-    /// Accuracy of the best model on the validation photos, 0 to 1.
-    pub best_val_acc: f64,
-    /// Its epoch, from 1.
-    pub best_epoch: usize,
-    /// Number of validation photos.
-    pub val_n: usize,
-    /// Time spent training and validating, in all sittings.
-    pub seconds: f64,
-}
-
-/// How a run ended.
-#[derive(Clone, Debug)]
-pub enum Outcome {
-    /// The best model is in the run's folder.
-    Finished(Finished),
-    /// The state is in the run's folder; [`resume`] goes on.
-    Interrupted {
-        /// The run's folder.
-        folder: RunFolder,
-        /// Epochs finished.
-        epoch: usize,
-        /// Steps done in the next one.
-        step: usize,
-    },
-}
+use crate::{Backbone, Config, Context, Error, Mode, Outcome, Result, RunFolder, epochs, probe};
 
 /// Trains a classifier on a folder of photos. The run's folder is made once the photos and the network have
 /// been looked at: `output_dir`, or the next free one under `runs`.
@@ -118,7 +71,9 @@ fn look(config: &Config, context: &Context) -> Result<(Photos, Backbone)> {
     if let Some(layer) = &config.freeze_until {
         backbone.graph.first_node_of(layer)?;
     }
-    Ok((prepare::photos(config, context)?, backbone))
+    let photos = prepare::photos(config, context)?;
+    config.validate_for(&photos.dataset.classes)?;
+    Ok((photos, backbone))
 }
 
 fn take_road(
@@ -144,22 +99,5 @@ impl Config {
         };
         let weights = self.weights.as_deref().map(whole).transpose()?;
         Ok(Self { data: whole(&self.data)?, weights, ..self.clone() })
-    }
-}
-
-impl Provenance {
-    /// What is known before training.
-    pub(crate) fn of(config: &Config, backbone: &Backbone, photos: &Photos) -> Self {
-        Self {
-            regraft: env!("CARGO_PKG_VERSION").into(),
-            backbone: backbone.name.clone(),
-            weights_sha256: backbone.weights_sha256.clone(),
-            data_sha256: photos.sha256.clone(),
-            mode: config.mode,
-            seed: config.seed,
-            epoch: 0,
-            val_acc: 0.0,
-            val_n: photos.dataset.val.len(),
-        }
     }
 }

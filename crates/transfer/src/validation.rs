@@ -6,10 +6,9 @@ use regraft_graph::{Graph, StateDict, Trainable};
 use regraft_learn::linear::HeadKind;
 use regraft_learn::metrics::Tally;
 
-use crate::Result;
 use crate::features::{BATCH, for_each_batch, labels_u32};
 use crate::model::inference;
-use crate::train::Context;
+use crate::{Context, Result};
 
 /// Most bytes of features kept: what lies below the trainable layers is computed once if it fits.
 const MAX_CACHED_BYTES: usize = 512 << 20;

@@ -1,0 +1,51 @@
+//! What a run is given, and what it gives back.
+
+use std::sync::atomic::AtomicBool;
+
+use regraft_engine::Engine;
+
+use crate::{Reporter, RunFolder};
+
+/// What a run works with.
+#[derive(Clone, Copy)]
+pub struct Context<'a> {
+    /// Where networks run.
+    pub engine: &'a dyn Engine,
+    /// Who hears about the progress.
+    pub reporter: &'a dyn Reporter,
+    /// Set to true to stop after the step at hand, with everything saved.
+    pub interrupt: &'a AtomicBool,
+    /// Threads for reading and preparing photos.
+    pub threads: usize,
+}
+
+/// A run that came to its end.
+#[derive(Clone, Debug)]
+pub struct Finished {
+    /// The run's folder.
+    pub folder: RunFolder,
+    /// Accuracy of the best model on the validation photos, 0 to 1.
+    pub best_val_acc: f64,
+    /// Its epoch, from 1.
+    pub best_epoch: usize,
+    /// Number of validation photos.
+    pub val_n: usize,
+    /// Time spent training and validating, in all sittings.
+    pub seconds: f64,
+}
+
+/// How a run ended.
+#[derive(Clone, Debug)]
+pub enum Outcome {
+    /// The best model is in the run's folder.
+    Finished(Finished),
+    /// The state is in the run's folder; [`resume`] goes on.
+    Interrupted {
+        /// The run's folder.
+        folder: RunFolder,
+        /// Epochs finished.
+        epoch: usize,
+        /// Steps done in the next one.
+        step: usize,
+    },
+}

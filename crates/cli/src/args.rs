@@ -3,7 +3,12 @@
 use std::path::PathBuf;
 use std::sync::LazyLock;
 
-use clap::{Args, Parser, Subcommand, ValueEnum};
+use clap::parser::ValueSource;
+use clap::{Args, CommandFactory, FromArgMatches, Parser, Subcommand, ValueEnum};
+use regraft_data::ColorJitter;
+use regraft_transfer::ClassWeights;
+
+use crate::values::{MAX_SEED, at_least_one, class_weights, color_jitter, not_negative, number, pixels, positive};
 
 /// Transfer learning for people with a folder of photos: keep a pretrained ConvNet, graft a new head on it.
 #[derive(Parser)]
@@ -14,6 +19,19 @@ pub struct Arguments {
     pub command: Command,
     #[command(flatten)]
     pub common: Common,
+}
+
+impl Arguments {
+    /// Reads the command line; where it is wrong, says so and ends the program.
+    pub fn read() -> Self {
+        let mut command = Self::command();
+        let matches = command.get_matches_mut();
+        let mut arguments = Self::from_arg_matches(&matches).unwrap_or_else(|e| e.format(&mut command).exit());
+        if let (Command::Train(train), Some((_, matches))) = (&mut arguments.command, matches.subcommand()) {
+            train.idle = train.idle(|id| matches.value_source(id) == Some(ValueSource::CommandLine));
+        }
+        arguments
+    }
 }
 
 /// Version and the instruction set that kernels will use.
@@ -46,7 +64,7 @@ pub enum Command {
     Bench(Bench),
 }
 
-#[derive(Clone, Copy, ValueEnum)]
+#[derive(Clone, Copy, PartialEq, ValueEnum)]
 pub enum ModeArg {
     /// Features once, then logistic regression: seconds
     Probe,
@@ -110,20 +128,20 @@ pub struct Train {
     #[arg(long)]
     pub exist_ok: bool,
     /// Seed of every random decision
-    #[arg(long, default_value_t = 0)]
+    #[arg(long, default_value_t = 0, value_parser = clap::value_parser!(u64).range(..=MAX_SEED))]
     pub seed: u64,
 
     /// Fraction of each class to validate on, where there is no val/ folder
-    #[arg(long, default_value_t = 0.2, help_heading = "Data")]
+    #[arg(long, default_value_t = 0.2, value_parser = number(|x| x > 0.0 && x < 1.0, "between 0 and 1"), help_heading = "Data")]
     pub val_fraction: f64,
     /// An unreadable photo is an error instead of a warning
     #[arg(long, help_heading = "Data")]
     pub strict: bool,
     /// Side of the network's input in pixels
-    #[arg(long, default_value_t = 224, help_heading = "Data")]
+    #[arg(long, default_value_t = 224, value_parser = pixels(), help_heading = "Data")]
     pub imgsz: u32,
     /// Shorter side after resizing, before the centre crop, in pixels [default: imgsz * 256 / 224]
-    #[arg(long, help_heading = "Data")]
+    #[arg(long, value_parser = pixels(), help_heading = "Data")]
     pub val_resize_size: Option<u32>,
     /// Most memory for decoded photos in MiB [default: 1024, or a quarter of what is free]
     #[arg(long, help_heading = "Data")]
@@ -133,7 +151,7 @@ pub struct Train {
     #[arg(long, value_enum, default_value = "softmax", help_heading = "Probe")]
     pub head: HeadArg,
     /// Inverse regularisation strength [default: chosen by cross-validation]
-    #[arg(short = 'C', long = "C", value_name = "C", help_heading = "Probe")]
+    #[arg(short = 'C', long = "C", value_name = "C", value_parser = positive(), help_heading = "Probe")]
     pub c: Option<f64>,
 
     /// Freeze everything before this layer (with --mode finetune), such as layer4
@@ -143,60 +161,93 @@ pub struct Train {
     #[arg(long, value_enum, help_heading = "Training")]
     pub bn: Option<BatchNormArg>,
     /// Passes over the training photos
-    #[arg(long, default_value_t = 25, help_heading = "Training")]
+    #[arg(long, default_value_t = 25, value_parser = at_least_one, help_heading = "Training")]
     pub epochs: usize,
     /// Photos a step
-    #[arg(short, long, default_value_t = 4, help_heading = "Training")]
+    #[arg(short, long, default_value_t = 4, value_parser = at_least_one, help_heading = "Training")]
     pub batch_size: usize,
     /// Optimiser
     #[arg(long, value_enum, default_value = "sgd", help_heading = "Training")]
     pub optimizer: OptimizerArg,
     /// Learning rate
-    #[arg(long, default_value_t = 0.001, help_heading = "Training")]
+    #[arg(long, default_value_t = 0.001, value_parser = positive(), help_heading = "Training")]
     pub lr: f64,
     /// Momentum of SGD
-    #[arg(long, default_value_t = 0.9, help_heading = "Training")]
+    #[arg(long, default_value_t = 0.9, value_parser = not_negative(), help_heading = "Training")]
     pub momentum: f64,
     /// Nesterov's momentum
     #[arg(long, help_heading = "Training")]
     pub nesterov: bool,
     /// Weight decay [default: 0 for sgd, 0.01 for adamw]
-    #[arg(long, visible_alias = "wd", help_heading = "Training")]
+    #[arg(long, visible_alias = "wd", value_parser = not_negative(), help_heading = "Training")]
     pub weight_decay: Option<f64>,
     /// How the learning rate goes
     #[arg(long, value_enum, default_value = "steplr", help_heading = "Training")]
     pub lr_scheduler: SchedulerArg,
     /// Epochs between two falls of steplr
-    #[arg(long, default_value_t = 7, help_heading = "Training")]
+    #[arg(long, default_value_t = 7, value_parser = at_least_one, help_heading = "Training")]
     pub lr_step_size: usize,
     /// Factor of each fall of steplr
-    #[arg(long, default_value_t = 0.1, help_heading = "Training")]
+    #[arg(long, default_value_t = 0.1, value_parser = positive(), help_heading = "Training")]
     pub lr_gamma: f64,
     /// Lowest rate of cosineannealinglr
-    #[arg(long, default_value_t = 0.0, help_heading = "Training")]
+    #[arg(long, default_value_t = 0.0, value_parser = not_negative(), help_heading = "Training")]
     pub lr_min: f64,
     /// Epochs of linear warm-up
     #[arg(long, default_value_t = 0, help_heading = "Training")]
     pub lr_warmup_epochs: usize,
     /// Fraction of the rate at which the warm-up starts
-    #[arg(long, default_value_t = 0.01, help_heading = "Training")]
+    #[arg(long, default_value_t = 0.01, value_parser = number(|x| x > 0.0 && x <= 1.0, "above 0 and up to 1"), help_heading = "Training")]
     pub lr_warmup_decay: f64,
     /// Share of the target spread over all classes
-    #[arg(long, default_value_t = 0.0, help_heading = "Training")]
+    #[arg(long, default_value_t = 0.0, value_parser = number(|x| (0.0..1.0).contains(&x), "of at least 0 and below 1"), help_heading = "Training")]
     pub label_smoothing: f64,
     /// How much each class counts: uniform, balanced, or a number for each class (sorted), with commas
-    #[arg(long, default_value = "uniform", help_heading = "Training")]
-    pub class_weights: String,
+    #[arg(long, default_value = "uniform", value_parser = class_weights, value_name = "WEIGHTS", help_heading = "Training")]
+    pub class_weights: ClassWeights,
 
     /// Probability of mirroring a training photo
-    #[arg(long, default_value_t = 0.5, help_heading = "Augmentation")]
+    #[arg(long, default_value_t = 0.5, value_parser = number(|x| (0.0..=1.0).contains(&x), "from 0 to 1"), help_heading = "Augmentation")]
     pub hflip_prob: f64,
     /// Random changes of brightness, contrast, saturation and hue, such as 0.4,0.4,0.4,0.1
-    #[arg(long, value_name = "B,C,S,H", help_heading = "Augmentation")]
-    pub color_jitter: Option<String>,
+    #[arg(long, value_name = "B,C,S,H", value_parser = color_jitter, help_heading = "Augmentation")]
+    pub color_jitter: Option<ColorJitter>,
     /// Random rotation by up to so many degrees
-    #[arg(long, default_value_t = 0.0, value_name = "DEGREES", help_heading = "Augmentation")]
+    #[arg(long, default_value_t = 0.0, value_name = "DEGREES", value_parser = number(|x| (0.0..=180.0).contains(&x), "from 0 to 180"), help_heading = "Augmentation")]
     pub rotation: f64,
+
+    /// What was given on the command line and has no effect beside the rest of it.
+    #[arg(skip)]
+    pub idle: Vec<String>,
+}
+
+impl Train {
+    /// Says of every flag that was `given` and has no effect what it goes with.
+    fn idle(&self, given: impl Fn(&str) -> bool) -> Vec<String> {
+        let (mode, scheduler) = (self.mode, self.lr_scheduler);
+        let by_steps = "--epochs --batch-size --optimizer --lr --momentum --nesterov --weight-decay --lr-scheduler \
+            --lr-step-size --lr-gamma --lr-min --lr-warmup-epochs --lr-warmup-decay --label-smoothing --hflip-prob \
+            --color-jitter --rotation";
+        let rules = [
+            (mode == ModeArg::Probe, "--mode probe", "--head -C"),
+            (mode != ModeArg::Probe, "--mode frozen or --mode finetune", by_steps),
+            (mode == ModeArg::Finetune, "--mode finetune", "--bn"),
+            (self.optimizer == OptimizerArg::Sgd, "--optimizer sgd", "--momentum --nesterov"),
+            (scheduler == SchedulerArg::Steplr, "--lr-scheduler steplr", "--lr-step-size --lr-gamma"),
+            (scheduler == SchedulerArg::Cosineannealinglr, "--lr-scheduler cosineannealinglr", "--lr-min"),
+            (self.lr_warmup_epochs > 0, "--lr-warmup-epochs", "--lr-warmup-decay"),
+        ];
+        let mut idle: Vec<String> = Vec::new();
+        for (_, goes_with, flags) in rules.iter().filter(|(works, ..)| !works) {
+            for flag in flags.split_whitespace() {
+                let id = flag.trim_start_matches('-').replace('-', "_").to_lowercase();
+                if given(&id) && !idle.iter().any(|text| text.starts_with(&format!("{flag} "))) {
+                    idle.push(format!("{flag} has no effect here: it goes with {goes_with}"));
+                }
+            }
+        }
+        idle
+    }
 }
 
 #[derive(Args)]
@@ -241,7 +292,7 @@ pub struct Info {
     #[arg(long)]
     pub backbone: Option<String>,
     /// Mark as frozen what lies before this layer
-    #[arg(long, value_name = "LAYER", requires = "backbone")]
+    #[arg(long, value_name = "LAYER", requires = "backbone", conflicts_with = "model")]
     pub freeze_until: Option<String>,
 }
 
@@ -278,10 +329,26 @@ pub struct Bench {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use clap::CommandFactory;
 
     #[test]
     fn the_command_line_is_consistent() {
         Arguments::command().debug_assert();
+    }
+
+    #[test]
+    fn the_flags_that_can_be_idle_exist() {
+        let command = Arguments::command();
+        let train = command.find_subcommand("train").unwrap();
+        let line = ["regraft", "train", "photos", "--backbone", "resnet18", "--mode", "frozen", "--optimizer", "adamw"];
+        let Command::Train(args) = Arguments::parse_from(line).command else { unreachable!() };
+        let asked = std::cell::RefCell::new(Vec::new());
+        let idle = args.idle(|id| {
+            asked.borrow_mut().push(id.to_owned());
+            true
+        });
+        assert_eq!(idle.len(), 7, "{idle:?}");
+        for id in asked.into_inner() {
+            assert!(train.get_arguments().any(|arg| arg.get_id() == id.as_str()), "no flag has the id {id}");
+        }
     }
 }

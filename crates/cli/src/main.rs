@@ -6,13 +6,18 @@ mod args;
 mod commands;
 mod setup;
 mod terminal;
+mod values;
 
 use std::io;
 use std::process::ExitCode;
 
-use clap::Parser;
-
 use args::{Arguments, Command};
+
+/// Exit code where the work could not be done.
+const FAILED: u8 = 1;
+
+/// Exit code where the command line is at fault; clap uses the same.
+const USAGE: u8 = 2;
 
 /// Exit code of a run that Ctrl-C ended, as shells count a SIGINT.
 const INTERRUPTED: u8 = 130;
@@ -24,7 +29,7 @@ pub(crate) enum End {
 }
 
 fn main() -> ExitCode {
-    let arguments = Arguments::parse();
+    let arguments = Arguments::read();
     let result = match arguments.command {
         Command::Train(train) => commands::train::train(&arguments.common, train),
         Command::Resume(resume) => commands::train::resume(&arguments.common, &resume),
@@ -42,9 +47,8 @@ fn main() -> ExitCode {
             ExitCode::from(INTERRUPTED)
         }
         Err(error) => {
-            eprintln!("error: {error:#}");
-            let usage = matches!(error.downcast_ref(), Some(regraft_transfer::Error::Setting(_)));
-            ExitCode::from(if usage { 2 } else { 1 })
+            eprintln!("error: {}", message(&error));
+            ExitCode::from(if is_usage(&error) { USAGE } else { FAILED })
         }
     }
 }
@@ -58,6 +62,30 @@ fn is_broken_pipe(error: &anyhow::Error) -> bool {
             .is_some_and(|e| matches!(e.kind(), csv::ErrorKind::Io(e) if e.kind() == io::ErrorKind::BrokenPipe));
         io || csv
     })
+}
+
+/// The error and its causes, without those that a message before them has already told.
+fn message(error: &anyhow::Error) -> String {
+    error.chain().map(ToString::to_string).fold(String::new(), |told, cause| match told.as_str() {
+        "" => cause,
+        _ if told.contains(&cause) => told,
+        _ => format!("{told}: {cause}"),
+    })
+}
+
+/// Whether a flag's value is at fault, which only the library could tell.
+fn is_usage(error: &anyhow::Error) -> bool {
+    use regraft_graph::Error::{NoSuchArchitecture, NoSuchLayer};
+    use regraft_transfer::Error;
+    let unknown_name = |error: &regraft_graph::Error| matches!(error, NoSuchArchitecture { .. } | NoSuchLayer { .. });
+    match error.downcast_ref() {
+        Some(Error::Setting(_)) => true,
+        Some(Error::Data(error)) => matches!(error, regraft_data::Error::Setting { .. }),
+        Some(Error::Learn(error)) => matches!(error, regraft_learn::Error::Setting { .. }),
+        Some(Error::Graph(error)) => unknown_name(error),
+        Some(_) => false,
+        None => error.downcast_ref().is_some_and(unknown_name),
+    }
 }
 
 fn is_interruption(error: &anyhow::Error) -> bool {

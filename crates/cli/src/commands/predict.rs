@@ -23,7 +23,7 @@ pub fn run(common: &Common, args: &Predict) -> Result<End> {
     let (paths, findings) = image_paths(&listed(&args.paths)?)?;
     findings.items.iter().for_each(|finding| terminal.warn(&finding.to_string()));
     if paths.is_empty() {
-        return Err(Error::Setting("no photos found in what was given".into()).into());
+        anyhow::bail!("no photos found in what was given");
     }
 
     let mut printer = Printer::new(common, args);

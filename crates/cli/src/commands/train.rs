@@ -5,12 +5,12 @@ use std::sync::Arc;
 use std::sync::atomic::AtomicBool;
 
 use anyhow::Result;
-use regraft_data::{Augmentation, ColorJitter, Preprocessing};
+use regraft_data::{Augmentation, Preprocessing};
 use regraft_engine::{CpuEngine, Engine, UpdateRule};
 use regraft_learn::linear::HeadKind;
 use regraft_learn::metrics::wilson;
 use regraft_learn::schedule::{Policy, Schedule, Unit, Warmup};
-use regraft_transfer::{BatchNorm, ClassWeights, Config, Context, Error, Mode, Outcome, Reporter};
+use regraft_transfer::{BatchNorm, Config, Context, Mode, Outcome, Reporter};
 use serde_json::json;
 
 use crate::args::{BatchNormArg, Common, HeadArg, ModeArg, OptimizerArg, Resume, SchedulerArg, Train};
@@ -18,9 +18,10 @@ use crate::terminal::Terminal;
 use crate::{End, setup};
 
 pub fn train(common: &Common, args: Box<Train>) -> Result<End> {
-    let config = config(&args)?;
+    let config = config(&args);
     let tools = Tools::new(common)?;
     tools.terminal.note(&tools.engine.describe());
+    args.idle.iter().for_each(|text| tools.terminal.warn(text));
     let outcome = regraft_transfer::train(&config, args.output_dir.as_deref(), args.exist_ok, &tools.context())?;
     finish(common, outcome)
 }
@@ -94,7 +95,7 @@ fn finish(common: &Common, outcome: Outcome) -> Result<End> {
 }
 
 /// The run's settings.
-fn config(args: &Train) -> Result<Config> {
+fn config(args: &Train) -> Config {
     let weight_decay = args.weight_decay;
     let optimizer = match args.optimizer {
         OptimizerArg::Sgd => UpdateRule::Sgd {
@@ -119,8 +120,8 @@ fn config(args: &Train) -> Result<Config> {
         total_iters: args.lr_warmup_epochs,
         start_factor: args.lr_warmup_decay,
     });
-    let resize = args.val_resize_size.unwrap_or((u64::from(args.imgsz) * 256 / 224) as u32);
-    Ok(Config {
+    let resize = args.val_resize_size.unwrap_or((args.imgsz * 256 / 224).min(Preprocessing::MAX_SIDE));
+    Config {
         val_fraction: args.val_fraction,
         strict: args.strict,
         weights: args.weights.clone(),
@@ -145,40 +146,16 @@ fn config(args: &Train) -> Result<Config> {
         optimizer,
         schedule: Schedule { policy, warmup },
         label_smoothing: args.label_smoothing,
-        class_weights: class_weights(&args.class_weights)?,
+        class_weights: args.class_weights.clone(),
         preprocessing: Preprocessing { resize, crop: args.imgsz, ..Preprocessing::default() },
         augmentation: Augmentation {
             hflip: args.hflip_prob,
             degrees: args.rotation,
-            color_jitter: args.color_jitter.as_deref().map(color_jitter).transpose()?,
+            color_jitter: args.color_jitter,
             ..Augmentation::default()
         },
         seed: args.seed,
         cache_bytes: args.cache_mib.map(|mib| mib.saturating_mul(1 << 20)),
         ..Config::tutorial(args.data.clone(), args.backbone.clone())
-    })
-}
-
-/// Numbers with commas between them.
-fn numbers<T: std::str::FromStr>(text: &str) -> Option<Vec<T>> {
-    text.split(',').map(|part| part.trim().parse().ok()).collect()
-}
-
-fn class_weights(text: &str) -> Result<ClassWeights, Error> {
-    match text {
-        "uniform" => Ok(ClassWeights::Uniform),
-        "balanced" => Ok(ClassWeights::Balanced),
-        list => numbers(list).map(ClassWeights::Given).ok_or_else(|| {
-            Error::Setting(format!("--class-weights is {list:?}; it must be uniform, balanced or numbers with commas"))
-        }),
-    }
-}
-
-fn color_jitter(text: &str) -> Result<ColorJitter, Error> {
-    match numbers::<f64>(text).as_deref() {
-        Some(&[brightness, contrast, saturation, hue]) => Ok(ColorJitter { brightness, contrast, saturation, hue }),
-        _ => {
-            Err(Error::Setting(format!("--color-jitter is {text:?}; it must be four numbers, such as 0.4,0.4,0.4,0.1")))
-        }
     }
 }

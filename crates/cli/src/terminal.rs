@@ -1,11 +1,12 @@
 //! Progress on stderr: a bar with rate and time left on a terminal, plain lines otherwise.
 
+use std::fmt;
 use std::io::{IsTerminal, Write, stderr, stdout};
 use std::path::Path;
 use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
-use indicatif::{ProgressBar, ProgressStyle};
+use indicatif::{ProgressBar, ProgressState, ProgressStyle};
 use regraft_transfer::{EpochEnd, Reporter};
 
 /// How often work without a terminal tells where it is.
@@ -57,10 +58,12 @@ impl Reporter for Terminal {
 
     fn begin(&self, what: &str, unit: &str, total: u64) {
         let bar = stderr().is_terminal().then(|| {
-            let template =
-                format!("{{prefix}} [{{bar:30}}] {{pos}}/{{len}} {{per_sec:.0}} {unit}/s, {{eta}} left {{msg}}");
-            let template = template.replace("{per_sec:.0}", "{per_sec}").replace(&format!(" {unit}/s"), "");
-            let style = ProgressStyle::with_template(&template).unwrap_or_else(|_| ProgressStyle::default_bar());
+            let unit = unit.to_owned();
+            let rate = move |state: &ProgressState, out: &mut dyn fmt::Write| {
+                let _ = write!(out, "{:.1} {unit}/s", state.per_sec());
+            };
+            let style = ProgressStyle::with_template("{prefix} [{bar:30}] {pos}/{len}, {rate}, {eta} left {msg}");
+            let style = style.unwrap_or_else(|_| ProgressStyle::default_bar()).with_key("rate", rate);
             ProgressBar::new(total).with_style(style.progress_chars("=> ")).with_prefix(what.to_owned())
         });
         let now = Instant::now();

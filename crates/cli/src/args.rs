@@ -8,7 +8,9 @@ use clap::{Args, CommandFactory, FromArgMatches, Parser, Subcommand, ValueEnum};
 use regraft_data::ColorJitter;
 use regraft_transfer::ClassWeights;
 
-use crate::values::{MAX_SEED, at_least_one, class_weights, color_jitter, not_negative, number, pixels, positive};
+use crate::values::{
+    MAX_SEED, MAX_THREADS, at_least_one, backbone, class_weights, color_jitter, not_negative, number, pixels, positive,
+};
 
 /// Transfer learning for people with a folder of photos: keep a pretrained ConvNet, graft a new head on it.
 #[derive(Parser)]
@@ -41,7 +43,7 @@ static VERSION: LazyLock<String> =
 #[derive(Args)]
 pub struct Common {
     /// Threads to compute on [default: physical cores]
-    #[arg(long, global = true, value_parser = clap::value_parser!(u16).range(1..))]
+    #[arg(long, global = true, value_parser = clap::value_parser!(u16).range(1..=MAX_THREADS))]
     pub threads: Option<u16>,
     /// Print results as JSON on stdout
     #[arg(long, global = true)]
@@ -112,13 +114,13 @@ pub enum SchedulerArg {
 pub struct Train {
     /// Folder with train/ and val/ of class folders, or with the class folders themselves
     pub data: PathBuf,
-    /// Architecture, by torchvision's name (see `regraft info --help`)
-    #[arg(long)]
+    /// Architecture, by torchvision's name
+    #[arg(long, value_parser = backbone())]
     pub backbone: String,
     /// Pretrained weights: torchvision's .pth, or .safetensors; random weights without
     #[arg(long)]
     pub weights: Option<PathBuf>,
-    /// The road
+    /// What learns
     #[arg(long, value_enum, default_value = "probe")]
     pub mode: ModeArg,
     /// Folder for the run [default: runs/train, runs/train2, ...]
@@ -283,13 +285,12 @@ pub struct Predict {
 }
 
 #[derive(Args)]
-#[command(after_help = format!("Backbones: {}", regraft_graph::zoo::NAMES.join(", ")))]
 #[command(group = clap::ArgGroup::new("what").required(true).args(["model", "backbone"]))]
 pub struct Info {
     /// Model file
     pub model: Option<PathBuf>,
     /// Show the layers of an architecture instead
-    #[arg(long)]
+    #[arg(long, value_parser = backbone())]
     pub backbone: Option<String>,
     /// Mark as frozen what lies before this layer
     #[arg(long, value_name = "LAYER", requires = "backbone", conflicts_with = "model")]
@@ -310,7 +311,7 @@ pub enum Precision {
 #[derive(Args)]
 pub struct Bench {
     /// Architecture
-    #[arg(long, default_value = "resnet18")]
+    #[arg(long, default_value = "resnet18", value_parser = backbone())]
     pub backbone: String,
     /// Images a batch
     #[arg(long, default_value_t = 32, value_parser = clap::value_parser!(u32).range(1..=4096))]

@@ -2,12 +2,21 @@
 
 use std::str::FromStr;
 
-use clap::builder::RangedI64ValueParser;
+use clap::builder::{PossibleValuesParser, RangedI64ValueParser};
 use regraft_data::{Augmentation, ColorJitter, Preprocessing};
+use regraft_graph::zoo;
 use regraft_transfer::ClassWeights;
 
 /// The largest seed that `config.toml` can hold: TOML's integers have a sign.
 pub const MAX_SEED: u64 = i64::MAX as u64;
+
+/// The most threads that can be asked for: far above any machine's cores, far below what a system refuses.
+pub const MAX_THREADS: i64 = 1024;
+
+/// A parser of an architecture's name.
+pub fn backbone() -> PossibleValuesParser {
+    PossibleValuesParser::new(zoo::NAMES)
+}
 
 /// A parser of finite numbers for which `fine` holds; `allowed` says which those are.
 pub fn number(

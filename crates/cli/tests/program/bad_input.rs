@@ -37,6 +37,7 @@ fn bad_usage_exits_with_2_and_names_the_flag() {
         ("bench --runs 0", &["--runs"]),
         ("bench --precision f64", &["--precision"]),
         ("bench --threads 0", &["--threads"]),
+        ("bench --threads 60000", &["--threads", "1024"]),
         ("eval model.safetensors photos --threads many", &["--threads"]),
     ] {
         place.run(line).refuses(words);

@@ -4,6 +4,7 @@
 
 mod bad_input;
 mod common;
+mod help;
 mod model_file;
 mod predict_eval;
 mod real_photos;

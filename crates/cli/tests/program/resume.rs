@@ -42,10 +42,11 @@ fn a_run_that_was_stopped_twice_and_killed_ends_with_the_same_bits() {
     running.end().exits(130).says(&["stopping after this step", "nothing is lost", "regraft resume parts\n"]);
 
     // A polite kill later.
-    let mut running = place.start("resume parts --threads 2");
+    let mut running = place.start("resume parts --threads 2 --json");
     wait_for_epochs(&mut running, &place.path("parts"), 2);
     running.signal("TERM");
-    running.end().exits(130).says(&["regraft resume parts\n"]);
+    let ended = running.end().exits(130).says(&["regraft resume parts\n"]);
+    assert_eq!(ended.stdout, "");
 
     // A power cut after that.
     let mut running = place.start("resume parts --threads 1");

@@ -108,11 +108,12 @@ def main():
     parser.add_argument("--skip-job", action="store_true")
     parser.add_argument("--out", type=Path)
     a = parser.parse_args()
-    import torch
+    # In a process of its own: what a child inherits at its fork would count into its peak memory.
+    torch_version = run([sys.executable, "-c", "import torch; print(torch.__version__)"])[0].strip()
     commit = run(["git", "-C", ROOT, "rev-parse", "--short", "HEAD"])[0].strip()
     version = run([REGRAFT, "--version"])[0].strip()
     record = {"date": datetime.date.today().isoformat(), "commit": commit, "cpu": cpu_name(), "threads": a.threads,
-              "regraft": version, "torch": torch.__version__, "throughput": [], "job": []}
+              "regraft": version, "torch": torch_version, "throughput": [], "job": []}
     for model in a.models:
         entry = throughput(model, a.batch, a.threads, a.rounds)
         entry["peak_mib"]["torch train channels_last"] = train_memory(model, a.batch, a.threads)

@@ -65,6 +65,11 @@ fn what_is_frozen_never_changes() {
     step(session.as_mut(), 4);
     session.update(0.1);
     let after = session.trained_state();
+    // What is not exported must still be what it was: a fresh session from it infers the same bits.
+    let mut merged = state.clone();
+    merged.extend(after.clone());
+    let mut fresh = engine.compile(&graph, &merged, options(Trainable::none(&graph), BatchNormMode::Frozen)).unwrap();
+    assert_eq!(fresh.infer(&samples(2).0).unwrap(), session.infer(&samples(2).0).unwrap());
     for spec in graph.parameters() {
         let trained = spec.name.starts_with("layer4") || spec.name.starts_with("fc");
         assert_eq!(after.contains_key(&spec.name), trained, "{}", spec.name);
@@ -164,6 +169,17 @@ fn the_contract_is_enough_for_data_parallel_training() {
             regraft_testing::assert_close_to_scale(name, two[name].data(), tensor.data(), 1e-4);
         }
     }
+}
+
+#[test]
+fn a_session_without_training_survives_an_empty_update() {
+    let (graph, state) = network("resnet18");
+    let engine = CpuEngine::new(1).unwrap();
+    let mut session = engine.compile(&graph, &state, options(Trainable::none(&graph), BatchNormMode::Frozen)).unwrap();
+    let before = session.infer(&samples(1).0).unwrap();
+    session.restore_trained(&StateDict::new()).unwrap();
+    session.update(0.1);
+    assert_eq!(session.infer(&samples(1).0).unwrap(), before);
 }
 
 #[test]

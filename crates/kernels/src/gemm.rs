@@ -12,7 +12,13 @@ pub struct Matrix<'a, T> {
 
 /// Whether every element of such a matrix lies within `len`.
 fn fits(len: usize, rows: usize, cols: usize, row_stride: usize, col_stride: usize) -> bool {
-    rows == 0 || cols == 0 || (rows - 1) * row_stride + (cols - 1) * col_stride < len
+    let last = |count: usize, stride: usize| count.checked_sub(1)?.checked_mul(stride);
+    let empty = rows == 0 || cols == 0;
+    empty
+        || last(rows, row_stride)
+            .zip(last(cols, col_stride))
+            .and_then(|(r, c)| r.checked_add(c))
+            .is_some_and(|l| l < len)
 }
 
 impl<'a, T> Matrix<'a, T> {
@@ -92,8 +98,9 @@ pub fn gemm<T: Element>(a: Matrix<T>, b: Matrix<T>, out: MatrixMut<T>, accumulat
         return;
     }
     // SAFETY: the constructors checked that every element of the three matrices lies within its slice and
-    // that the output's elements are distinct; the shapes agree (asserted above); strides are below the
-    // slices' lengths, which are at most isize::MAX; T is f32 or f64, which the crate supports.
+    // that the output's elements are distinct; the shapes agree (asserted above); a stride that is used to
+    // reach an element is below its slice's length, which is at most isize::MAX; T is f32 or f64, which the
+    // crate supports.
     #[allow(unsafe_code)]
     unsafe {
         ::gemm::gemm(
@@ -151,5 +158,11 @@ mod tests {
     #[should_panic(expected = "exceeds")]
     fn a_matrix_larger_than_its_slice_is_refused() {
         Matrix::new(&[0.0f32; 5], 2, 3, 3);
+    }
+
+    #[test]
+    #[should_panic(expected = "exceeds")]
+    fn sizes_that_overflow_are_refused() {
+        Matrix::new(&[0.0f32; 5], usize::MAX, 2, usize::MAX);
     }
 }

@@ -70,6 +70,7 @@ pub fn max_forward(shape: &Shape, window: Window, input: &[f32], output: &mut [f
                 let best = &mut out[ox * channels..][..channels];
                 let place = &mut won[ox * channels..][..channels];
                 best.fill(f32::NEG_INFINITY);
+                place.fill(0);
                 for ky in window.taps(oy, in_h) {
                     for kx in window.taps(ox, in_w) {
                         let iy = oy * window.stride + ky - window.padding;

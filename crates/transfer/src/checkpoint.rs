@@ -44,10 +44,12 @@ pub(crate) struct Progress {
     pub seconds: f64,
     /// The photos the run is about.
     pub data_sha256: String,
+    /// The weights it started from; `None` for random ones.
+    pub weights_sha256: Option<String>,
 }
 
 impl Progress {
-    pub fn start(data_sha256: String) -> Self {
+    pub fn start(data_sha256: String, weights_sha256: Option<String>) -> Self {
         Self {
             epoch: 0,
             step: 0,
@@ -57,6 +59,7 @@ impl Progress {
             epoch_seconds: 0.0,
             seconds: 0.0,
             data_sha256,
+            weights_sha256,
         }
     }
 }

@@ -91,7 +91,7 @@ impl<'a> Run<'a> {
         for name in session.trained_state().keys() {
             state.remove(name);
         }
-        let progress = Progress::start(photos.sha256.clone());
+        let progress = Progress::start(photos.sha256.clone(), backbone.weights_sha256.clone());
         let (frozen, unsaved_best) = (state, None);
         Ok(Self {
             config,
@@ -108,10 +108,26 @@ impl<'a> Run<'a> {
         })
     }
 
-    /// The training loop.
+    /// Trains; an error on the way does not cost the steps before it.
     fn train(mut self) -> Result<Outcome> {
+        let result = self.epochs();
+        if let Err(error) = &result
+            && !matches!(error, Error::Rescued { .. } | Error::Weights(_))
+        {
+            let diverged = matches!(error, Error::Diverged { .. });
+            let saved = self.save_best().and_then(|()| if diverged { Ok(()) } else { self.save_checkpoint() });
+            if let Err(unsaved) = self.or_rescue(saved) {
+                self.context.reporter.warn(&unsaved.to_string());
+            }
+        }
+        result
+    }
+
+    /// The training loop.
+    fn epochs(&mut self) -> Result<Outcome> {
         let Config { epochs, label_smoothing, .. } = *self.config;
-        let dataset = &self.photos.dataset;
+        let photos: &'a Photos = self.photos;
+        let dataset = &photos.dataset;
         let labels: Vec<usize> = dataset.train.iter().map(|sample| sample.class).collect();
         let class_weights = self.config.loss_weights(dataset.classes.len(), &labels);
         let (train, mut validation) = self.loaders()?;
@@ -247,7 +263,7 @@ impl<'a> Run<'a> {
     }
 
     /// Saves the state between two steps.
-    fn interrupt(mut self, epoch_seconds: f64) -> Result<Outcome> {
+    fn interrupt(&mut self, epoch_seconds: f64) -> Result<Outcome> {
         self.context.reporter.end();
         self.progress.epoch_seconds = epoch_seconds;
         let saved = self.save_best().and_then(|()| self.save_checkpoint());
@@ -256,7 +272,7 @@ impl<'a> Run<'a> {
     }
 
     /// The last save. What could not be saved after the last epoch is tried once more, or put elsewhere.
-    fn finish(mut self) -> Result<Outcome> {
+    fn finish(&mut self) -> Result<Outcome> {
         let saved = self.save_best().and_then(|()| self.folder.write_results(&self.progress.rows));
         self.or_rescue(saved)?;
         let best = self.progress.best.expect("there was at least one epoch");

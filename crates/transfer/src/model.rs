@@ -202,6 +202,9 @@ impl Model {
     /// Whether the parts belong together.
     fn check(&self) -> Result<(), String> {
         self.preprocessing.validate().map_err(|e| e.to_string())?;
+        if self.golden.len() as u64 != GOLDEN_INPUTS {
+            return Err(format!("it has {} golden answers where {GOLDEN_INPUTS} belong", self.golden.len()));
+        }
         let shapes = self.graph.shapes().map_err(|e| e.to_string())?;
         let output = shapes[self.graph.output()];
         if output != Shape::Features(self.classes.len()) {

@@ -70,7 +70,6 @@ pub(crate) fn run(
         provenance: Provenance { epoch: 1, val_acc: on_val.top1(), ..Provenance::of(config, &backbone, photos) },
         golden,
     };
-    model.save(&folder.best_path())?;
     let seconds = started.elapsed().as_secs_f64();
     let row = Row {
         epoch: 1,
@@ -82,6 +81,8 @@ pub(crate) fn run(
         seconds,
     };
     folder.write_results(&[row])?;
+    // Last: the model is what tells a finished probe.
+    model.save(&folder.best_path())?;
     context.reporter.epoch(EpochEnd { row: &row, epochs: 1, best: true });
     Ok(Outcome::Finished(Finished {
         folder: folder.clone(),

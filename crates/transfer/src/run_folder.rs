@@ -33,14 +33,26 @@ impl RunFolder {
     /// # Errors
     /// [`Error::File`] if it cannot be made.
     pub fn create(output_dir: Option<&Path>) -> Result<Self> {
-        let numbered = |i: usize| PathBuf::from("runs").join(if i == 1 { "train".into() } else { format!("train{i}") });
-        let free = || (1..).map(numbered).find(|path| !path.exists()).expect("numbers do not run out");
-        let path = output_dir.map_or_else(free, Path::to_owned);
-        fs::create_dir_all(&path).map_err(|e| Error::File {
+        let failed = |path: &Path, e: std::io::Error| Error::File {
+            path: path.to_owned(),
             reason: format!("cannot make this folder: {e}; choose another --output-dir"),
-            path: path.clone(),
-        })?;
-        Ok(Self { path })
+        };
+        if let Some(path) = output_dir {
+            fs::create_dir_all(path).map_err(|e| failed(path, e))?;
+            return Ok(Self { path: path.to_owned() });
+        }
+        let runs = Path::new("runs");
+        fs::create_dir_all(runs).map_err(|e| failed(runs, e))?;
+        let mut number = 1;
+        loop {
+            // Making it is what claims it: two runs that start together get two folders.
+            let path = runs.join(if number == 1 { "train".into() } else { format!("train{number}") });
+            match fs::create_dir(&path) {
+                Ok(()) => return Ok(Self { path }),
+                Err(e) if e.kind() == std::io::ErrorKind::AlreadyExists => number += 1,
+                Err(e) => return Err(failed(&path, e)),
+            }
+        }
     }
 
     /// The folder of a run that was started before.

@@ -61,6 +61,12 @@ pub fn resume(run: &Path, context: &Context) -> Result<Outcome> {
         let reason = "the photos have changed since this run began, so it cannot go on; start a new run";
         return Err(Error::File { path: config.data, reason: reason.into() });
     }
+    if let (Some(loaded), Some(path)) = (&checkpoint, &config.weights)
+        && loaded.progress.weights_sha256 != backbone.weights_sha256
+    {
+        let reason = "these weights have changed since this run began, so it cannot go on; start a new run";
+        return Err(Error::File { path: path.clone(), reason: reason.into() });
+    }
     context.reporter.run_folder(folder.path());
     take_road(&config, backbone, &photos, &folder, checkpoint, context)
 }

@@ -84,23 +84,35 @@ impl CpuSession {
 
     /// Brings the inference program's folded weights up to date.
     fn refold(&mut self) {
-        if self.folded_version == Some(self.parameters.version()) {
+        // Without training nothing changes, and the weights that were folded are gone.
+        let frozen = self.training.is_none() && self.folded_version.is_some();
+        if frozen || self.folded_version == Some(self.parameters.version()) {
             return;
         }
         self.inference.workspace.fold(&self.inference.plan, &self.parameters, eps_of(&self.graph));
         self.folded_version = Some(self.parameters.version());
     }
 
-    /// The number of samples in `inputs`.
-    fn samples(&self, inputs: &[f32]) -> Result<usize, Error> {
+    /// The number of samples in `inputs`, if a plan has the memory for so many.
+    fn samples(&self, inputs: &[f32], plan: &Plan) -> Result<usize, Error> {
         let n = inputs.len() / self.sample_len;
         if n == 0 || n * self.sample_len != inputs.len() {
             let shape = self.graph.input_shape();
             return Err(Error::Batch(format!("{} values are not a whole number of samples of {shape}", inputs.len())));
         }
+        let elements = plan.buffers.iter().try_fold(0usize, |sum, &len| sum.checked_add(len.checked_mul(n)?));
+        if elements.is_none_or(|elements| elements > MAX_ELEMENTS) {
+            let shape = self.graph.input_shape();
+            let gib = (MAX_ELEMENTS * size_of::<f32>()) >> 30;
+            return Err(Error::Batch(format!("{n} samples of {shape} at once need more than {gib} GiB; give fewer")));
+        }
         Ok(n)
     }
 }
+
+/// Most elements that the values of a batch may hold together: 64 GiB of `f32`. A network from a stranger's file
+/// must not be able to ask for more.
+const MAX_ELEMENTS: usize = 1 << 34;
 
 /// The epsilon of each batch norm of a graph.
 fn eps_of(graph: &Graph) -> impl Fn(usize) -> f32 {
@@ -112,7 +124,7 @@ fn eps_of(graph: &Graph) -> impl Fn(usize) -> f32 {
 
 impl Session for CpuSession {
     fn infer(&mut self, inputs: &[f32]) -> Result<Vec<f32>, Error> {
-        let n = self.samples(inputs)?;
+        let n = self.samples(inputs, &self.inference.plan)?;
         let pool = self.pool.clone();
         pool.install(|| {
             self.refold();
@@ -124,7 +136,8 @@ impl Session for CpuSession {
     }
 
     fn gradients(&mut self, batch: Batch, targets: Targets) -> Result<Losses, Error> {
-        let n = self.samples(batch.inputs)?;
+        let training = self.training.as_ref().ok_or(Error::NothingToTrain)?;
+        let n = self.samples(batch.inputs, &training.plan)?;
         let classes = self.outputs;
         if targets.labels.len() != n || batch.keys.len() != n {
             let (labels, keys) = (targets.labels.len(), batch.keys.len());

@@ -37,8 +37,9 @@ impl Arguments {
 }
 
 /// Version and the instruction set that kernels will use.
-static VERSION: LazyLock<String> =
-    LazyLock::new(|| format!("{} (cpu level: {})", env!("CARGO_PKG_VERSION"), regraft_kernels::simd::level()));
+static VERSION: LazyLock<String> = LazyLock::new(|| {
+    format!("{} (cpu level: {})", env!("CARGO_PKG_VERSION"), regraft_kernels::simd::Level::current().name())
+});
 
 #[derive(Args)]
 pub struct Common {

@@ -32,6 +32,23 @@ impl Activation {
     }
 }
 
+impl Activation {
+    /// The function of a vector.
+    #[inline(always)]
+    pub(crate) fn of<S: pulp::Simd>(self, simd: S, x: S::f32s) -> S::f32s {
+        let (zero, six) = (simd.splat_f32s(0.0), simd.splat_f32s(6.0));
+        // As in `apply`, NaN stays NaN.
+        match self {
+            Activation::Identity => x,
+            Activation::ReLU => simd.select_f32s(simd.less_than_f32s(x, zero), zero, x),
+            Activation::ReLU6 => {
+                let y = simd.select_f32s(simd.less_than_f32s(x, zero), zero, x);
+                simd.select_f32s(simd.greater_than_f32s(y, six), six, y)
+            }
+        }
+    }
+}
+
 /// `output = activation(input)`.
 pub fn forward(activation: Activation, input: &[f32], output: &mut [f32]) {
     assert_eq!(input.len(), output.len());

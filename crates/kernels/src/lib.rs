@@ -21,11 +21,13 @@ mod gemm;
 pub mod linear;
 pub mod loss;
 pub mod optim;
+pub mod peak;
 pub mod pool;
 mod rows;
 pub mod simd;
 #[cfg(test)]
 mod testing;
+mod tile;
 
 pub use activation::Activation;
 pub use float::Float;

@@ -36,12 +36,21 @@ pub(crate) fn reduce_rows(
 }
 
 /// Calls `work` with a scratch buffer of `len` elements of unspecified content, kept by the thread.
+///
+/// Calls may be nested, also through a piece of other work that the thread takes up while it waits: an inner
+/// call finds the thread's buffer taken and makes its own.
 pub(crate) fn with_scratch<R>(len: usize, work: impl FnOnce(&mut [f32]) -> R) -> R {
     thread_local!(static SCRATCH: RefCell<Vec<f32>> = const { RefCell::new(Vec::new()) });
-    SCRATCH.with_borrow_mut(|buffer| {
-        if buffer.len() < len {
-            buffer.resize(len, 0.0);
+    let mut buffer = SCRATCH.take();
+    if buffer.len() < len {
+        buffer.resize(len, 0.0);
+    }
+    let result = work(&mut buffer[..len]);
+    // The larger one stays.
+    SCRATCH.with_borrow_mut(|kept| {
+        if kept.len() < buffer.len() {
+            *kept = buffer;
         }
-        work(&mut buffer[..len])
-    })
+    });
+    result
 }

@@ -1,6 +1,116 @@
 //! The one place where the CPU's vector instructions are chosen.
 
-/// Runs `work` compiled for the widest vector instructions of this CPU, found at run time.
+use std::sync::OnceLock;
+
+/// A set of vector instructions that kernels are compiled for.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Level {
+    /// No vector instructions: every CPU.
+    Scalar,
+    /// 128-bit vectors of 64-bit ARM.
+    Neon,
+    /// 256-bit vectors and fused multiply-add.
+    Avx2,
+    /// 512-bit vectors.
+    Avx512,
+}
+
+/// The environment variable that forces a level.
+pub const VARIABLE: &str = "REGRAFT_CPU";
+
+impl Level {
+    const ALL: [Level; 4] = [Level::Avx512, Level::Avx2, Level::Neon, Level::Scalar];
+
+    /// The name as in [`VARIABLE`]: `avx512`, `avx2`, `neon` or `scalar`.
+    pub fn name(self) -> &'static str {
+        match self {
+            Level::Scalar => "scalar",
+            Level::Neon => "neon",
+            Level::Avx2 => "avx2",
+            Level::Avx512 => "avx512",
+        }
+    }
+
+    fn is_available(self) -> bool {
+        match self {
+            Level::Scalar => true,
+            #[cfg(target_arch = "x86_64")]
+            Level::Avx512 => pulp::x86::V4::is_available(),
+            #[cfg(target_arch = "x86_64")]
+            Level::Avx2 => pulp::x86::V3::is_available(),
+            #[cfg(target_arch = "aarch64")]
+            Level::Neon => pulp::aarch64::Neon::is_available(),
+            #[allow(unreachable_patterns)] // which levels are left depends on the architecture
+            _ => false,
+        }
+    }
+
+    /// The levels of this CPU, best first.
+    pub fn available() -> impl Iterator<Item = Level> {
+        Self::ALL.into_iter().filter(|level| level.is_available())
+    }
+
+    /// The level to use: what [`VARIABLE`] asks for, else the best.
+    ///
+    /// # Errors
+    /// A sentence for people if the variable names no level of this CPU.
+    pub fn choose() -> Result<Level, String> {
+        let best = || Self::available().next().unwrap_or(Level::Scalar);
+        match std::env::var(VARIABLE) {
+            Err(_) => Ok(best()),
+            Ok(name) if name.is_empty() => Ok(best()),
+            Ok(name) => Self::available().find(|level| level.name() == name).ok_or_else(|| {
+                let names: Vec<_> = Self::available().map(Level::name).collect();
+                format!("{VARIABLE}={name}: this CPU has {}", names.join(", "))
+            }),
+        }
+    }
+
+    /// What [`choose`](Self::choose) says, found once; the best level where it says an error.
+    pub fn current() -> Level {
+        static CURRENT: OnceLock<Level> = OnceLock::new();
+        *CURRENT.get_or_init(|| Self::choose().unwrap_or_else(|_| Self::available().next().unwrap_or(Level::Scalar)))
+    }
+
+    /// `f32` values in a vector.
+    pub fn lanes(self) -> usize {
+        match self {
+            Level::Scalar => 1,
+            Level::Neon => 4,
+            Level::Avx2 => 8,
+            Level::Avx512 => 16,
+        }
+    }
+
+    /// Runs `work` compiled for this level.
+    #[inline(always)]
+    pub(crate) fn run<W: pulp::WithSimd>(self, work: W) -> W::Output {
+        match self {
+            #[cfg(target_arch = "x86_64")]
+            Level::Avx512 => {
+                if let Some(simd) = pulp::x86::V4::try_new() {
+                    return pulp::Simd::vectorize(simd, work);
+                }
+            }
+            #[cfg(target_arch = "x86_64")]
+            Level::Avx2 => {
+                if let Some(simd) = pulp::x86::V3::try_new() {
+                    return pulp::Simd::vectorize(simd, work);
+                }
+            }
+            #[cfg(target_arch = "aarch64")]
+            Level::Neon => {
+                if let Some(simd) = pulp::aarch64::Neon::try_new() {
+                    return pulp::Simd::vectorize(simd, work);
+                }
+            }
+            _ => {}
+        }
+        pulp::Simd::vectorize(pulp::Scalar::new(), work)
+    }
+}
+
+/// Runs `work` compiled for the [current](Level::current) level.
 ///
 /// Plain loops inside `work` are vectorised by the compiler for that instruction set.
 #[inline(always)]
@@ -13,23 +123,31 @@ pub fn dispatch<R>(work: impl FnOnce() -> R) -> R {
             (self.0)()
         }
     }
-    pulp::Arch::new().dispatch(Work(work))
+    Level::current().run(Work(work))
 }
 
-/// The name of the instruction set that [`dispatch`] uses: `avx512`, `avx2`, `neon` or `scalar`.
-pub fn level() -> &'static str {
-    #[cfg(target_arch = "x86_64")]
-    {
-        if pulp::x86::V4::is_available() {
-            return "avx512";
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn scalar_is_everywhere_and_the_best_comes_first() {
+        let levels: Vec<_> = Level::available().collect();
+        assert_eq!(levels.last(), Some(&Level::Scalar));
+        assert!(levels.windows(2).all(|pair| pair[0].lanes() > pair[1].lanes()));
+    }
+
+    #[test]
+    fn a_level_runs_with_vectors_of_its_width() {
+        struct Lanes;
+        impl pulp::WithSimd for Lanes {
+            type Output = usize;
+            fn with_simd<S: pulp::Simd>(self, _: S) -> usize {
+                S::F32_LANES
+            }
         }
-        if pulp::x86::V3::is_available() {
-            return "avx2";
+        for level in Level::available() {
+            assert_eq!(level.run(Lanes), level.lanes(), "{level:?}");
         }
     }
-    #[cfg(target_arch = "aarch64")]
-    if pulp::aarch64::Neon::is_available() {
-        return "neon";
-    }
-    "scalar"
 }

@@ -39,7 +39,7 @@ pub struct Finished {
 pub enum Outcome {
     /// The best model is in the run's folder.
     Finished(Finished),
-    /// The state is in the run's folder; [`resume`] goes on.
+    /// The state is in the run's folder; [`crate::resume`] goes on.
     Interrupted {
         /// The run's folder.
         folder: RunFolder,

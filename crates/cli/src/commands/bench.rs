@@ -60,7 +60,7 @@ pub fn run(common: &Common, args: &Bench) -> Result<End> {
             "threads": threads,
             "img_per_s": median,
             "runs": rates,
-            "level": simd::level(),
+            "level": simd::Level::current().name(),
             "peak_rss_bytes": peak,
         });
         writeln!(stdout(), "{line}")?;
@@ -70,7 +70,7 @@ pub fn run(common: &Common, args: &Bench) -> Result<End> {
             stdout(),
             "{} {what}, batch {n}, f32, {threads} thread(s), {}: {median:.2} img/s (median of {}; {:.2} to {:.2}), peak memory {mib}",
             args.backbone,
-            simd::level(),
+            simd::Level::current().name(),
             rates.len(),
             rates[0],
             rates[rates.len() - 1],

@@ -62,10 +62,13 @@ fn run_step(
                     conv::backward_bias(grad, grad_bias);
                 }
             }
-            write(pass, workspace, target, |workspace, accumulate, out| {
-                let (weight, _) = workspace.weights(parameters, back.step, step);
-                conv::backward_input(&shape, grad, weight, accumulate, out);
-            });
+            if target.is_some() {
+                workspace.with_backward(parameters, back.step, step.node, &shape, |workspace, filter| {
+                    write(pass, workspace, target, |_, accumulate, out| {
+                        conv::backward_input(&shape, grad, filter, accumulate, out);
+                    });
+                });
+            }
         }
         Kind::Linear => {
             if back.trains {
@@ -77,8 +80,8 @@ fn run_step(
                     conv::backward_bias(grad, grad_bias);
                 }
             }
-            write(pass, workspace, target, |workspace, accumulate, out| {
-                let (weight, _) = workspace.weights(parameters, back.step, step);
+            write(pass, workspace, target, |_, accumulate, out| {
+                let weight = parameters.expect(step.node, "weight");
                 linear::backward_input(n, grad, weight, accumulate, out);
             });
         }

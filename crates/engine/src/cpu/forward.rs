@@ -1,12 +1,14 @@
 //! The forward pass: runs a plan's steps over its buffers.
 
+use std::borrow::Cow;
+
 use regraft_graph::Conv2d;
-use regraft_kernels::conv::{self, Epilogue};
+use regraft_kernels::conv::{self, Epilogue, Filter};
 use regraft_kernels::{activation, batch_norm, elementwise, linear, pool};
 use regraft_random::{Purpose, keyed, unit_f32};
 
-use super::parameters::{Folded, Parameters};
-use super::plan::{Kind, Plan, Step, ValueId};
+use super::parameters::Parameters;
+use super::plan::{BackwardStep, Kind, Plan, Step, ValueId};
 
 /// What a step leaves for its backward pass besides values.
 #[derive(Clone, Default)]
@@ -21,8 +23,19 @@ pub(super) struct Saved {
 pub(super) struct Workspace {
     pub buffers: Vec<Vec<f32>>,
     pub saved: Vec<Saved>,
-    /// Weights with batch norms folded in, for the steps that have one.
-    pub folded: Vec<Option<Folded>>,
+    /// The convolutions whose weight does not change from step to step, ready to run.
+    prepared: Vec<Option<Prepared>>,
+    /// Where the weights of the others are prepared, one after the other.
+    filter: Filter,
+}
+
+/// A convolution's weight in the kernels' form, with its batch norm folded in, if it has one.
+#[derive(Clone)]
+struct Prepared {
+    forward: Filter,
+    /// Absent where nothing asks for the gradient of the input.
+    backward: Option<Filter>,
+    bias: Option<Vec<f32>>,
 }
 
 /// What a pass over a batch knows.
@@ -42,18 +55,84 @@ impl Workspace {
         Self {
             buffers: vec![Vec::new(); plan.buffers.len()],
             saved: vec![Saved::default(); plan.steps.len()],
-            folded: vec![None; plan.steps.len()],
+            prepared: vec![None; plan.steps.len()],
+            filter: Filter::default(),
         }
     }
 
-    /// Folds batch norms into the convolutions of those steps that have one.
-    pub fn fold(&mut self, plan: &Plan, parameters: &Parameters, eps_of: impl Fn(usize) -> f32) {
-        for (step, folded) in plan.steps.iter().zip(&mut self.folded) {
-            if let Kind::Conv { conv, folded: Some(bn), .. } = &step.kind {
-                let affine = parameters.affine(*bn, eps_of(*bn));
-                *folded = Some(parameters.fold(step.node, conv, &affine));
+    /// Prepares the convolutions of those nodes that are `constant`, batch norms folded in.
+    pub fn prepare(
+        &mut self,
+        plan: &Plan,
+        parameters: &Parameters,
+        eps_of: impl Fn(usize) -> f32,
+        constant: impl Fn(usize) -> bool,
+    ) {
+        for (index, step) in plan.steps.iter().enumerate() {
+            let Kind::Conv { conv, input, output, folded } = &step.kind else { continue };
+            if !constant(step.node) {
+                continue;
             }
+            let (weight, bias) = match folded {
+                Some(bn) => {
+                    let folded = parameters.fold(step.node, conv, &parameters.affine(*bn, eps_of(*bn)));
+                    (Cow::Owned(folded.weight), Some(folded.bias))
+                }
+                None => {
+                    let bias = parameters.get(step.node, "bias").map(<[f32]>::to_vec);
+                    (Cow::Borrowed(parameters.expect(step.node, "weight")), bias)
+                }
+            };
+            let shape = conv_shape(conv, 1, *input, *output);
+            let wanted = |back: &BackwardStep| back.step == index && back.grad_inputs[0].is_some();
+            let backward = plan.backward.iter().any(wanted).then(|| Filter::for_backward(&shape, &weight));
+            self.prepared[index] = Some(Prepared { forward: Filter::for_forward(&shape, &weight), backward, bias });
         }
+    }
+
+    /// Lets `work` have the filter and the bias of a convolution for the forward pass.
+    fn with_forward<R>(
+        &mut self,
+        parameters: &Parameters,
+        index: usize,
+        node: usize,
+        shape: &conv::Shape,
+        work: impl FnOnce(&Self, &Filter, Option<&[f32]>) -> R,
+    ) -> R {
+        if let Some(prepared) = &self.prepared[index] {
+            return work(self, &prepared.forward, prepared.bias.as_deref());
+        }
+        let mut filter = std::mem::take(&mut self.filter);
+        filter.set_forward(shape, parameters.expect(node, "weight"));
+        let result = work(self, &filter, parameters.get(node, "bias"));
+        self.filter = filter;
+        result
+    }
+
+    /// Lets `work` have the filter of a convolution for the gradient of its input.
+    pub fn with_backward<R>(
+        &mut self,
+        parameters: &Parameters,
+        index: usize,
+        node: usize,
+        shape: &conv::Shape,
+        work: impl FnOnce(&mut Self, &Filter) -> R,
+    ) -> R {
+        let prepared = self.prepared[index].as_mut().and_then(|prepared| prepared.backward.take());
+        let (filter, kept) = match prepared {
+            Some(filter) => (filter, true),
+            None => {
+                let mut filter = std::mem::take(&mut self.filter);
+                filter.set_backward(shape, parameters.expect(node, "weight"));
+                (filter, false)
+            }
+        };
+        let result = work(self, &filter);
+        match self.prepared[index].as_mut().filter(|_| kept) {
+            Some(prepared) => prepared.backward = Some(filter),
+            None => self.filter = filter,
+        }
+        result
     }
 
     /// Takes the buffer of a value out, large enough to write it.
@@ -79,19 +158,6 @@ impl Workspace {
         }
         let place = pass.plan.values[value];
         &self.buffers[place.buffer][..place.len * pass.n]
-    }
-
-    /// The weight and bias that a convolution or fully connected step uses.
-    pub fn weights<'a>(
-        &'a self,
-        parameters: &'a Parameters,
-        index: usize,
-        step: &Step,
-    ) -> (&'a [f32], Option<&'a [f32]>) {
-        match &self.folded[index] {
-            Some(folded) => (&folded.weight, Some(&folded.bias)),
-            None => (parameters.expect(step.node, "weight"), parameters.get(step.node, "bias")),
-        }
     }
 }
 
@@ -138,20 +204,25 @@ fn run_step(
     index: usize,
     step: &Step,
     parameters: &mut Parameters,
-    workspace: &Workspace,
+    workspace: &mut Workspace,
     saved: &mut Saved,
     output: &mut [f32],
 ) {
     let n = pass.n;
+    if let Kind::Conv { conv, input, output: to, .. } = &step.kind {
+        let shape = conv_shape(conv, n, *input, *to);
+        workspace.with_forward(parameters, index, step.node, &shape, |workspace, filter, bias| {
+            let residual = step.residual.map(|value| workspace.read(pass, value));
+            let epilogue = Epilogue { bias, residual, activation: step.activation };
+            conv::forward(&shape, workspace.read(pass, step.inputs[0]), filter, epilogue, output);
+        });
+        return;
+    }
     let input = workspace.read(pass, step.inputs[0]);
     let residual = step.residual.map(|value| workspace.read(pass, value));
     let pool_shape = |input, output| pool::Shape { n, input, output, channels: step.channels };
     match &step.kind {
-        Kind::Conv { conv, input: from, output: to, .. } => {
-            let (weight, bias) = workspace.weights(parameters, index, step);
-            let epilogue = Epilogue { bias, residual, activation: step.activation };
-            conv::forward(&conv_shape(conv, n, *from, *to), input, weight, epilogue, output);
-        }
+        Kind::Conv { .. } => unreachable!("handled above"),
         Kind::BatchNorm { batch_statistics: true, eps, momentum } => {
             saved.statistics = batch_norm::Statistics::of(input, step.channels);
             let [mean, var] = parameters.running_mut(step.node);
@@ -164,7 +235,7 @@ fn run_step(
             batch_norm::forward(&parameters.affine(step.node, *eps), input, residual, step.activation, output);
         }
         Kind::Linear => {
-            let (weight, bias) = workspace.weights(parameters, index, step);
+            let (weight, bias) = (parameters.expect(step.node, "weight"), parameters.get(step.node, "bias"));
             let epilogue = Epilogue { bias, residual, activation: step.activation };
             linear::forward(n, input, weight, epilogue, output);
         }

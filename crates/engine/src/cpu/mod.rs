@@ -44,7 +44,7 @@ impl CpuEngine {
 
 impl Engine for CpuEngine {
     fn describe(&self) -> String {
-        format!("cpu, {}, {} thread(s)", simd::level(), self.pool.current_num_threads())
+        format!("cpu, {}, {} thread(s)", simd::Level::current().name(), self.pool.current_num_threads())
     }
 
     fn compile(&self, graph: &Graph, state: &StateDict, options: SessionOptions) -> Result<Box<dyn Session>, Error> {

@@ -2,7 +2,7 @@
 
 use std::sync::Arc;
 
-use regraft_graph::{Graph, Op, StateDict};
+use regraft_graph::{Graph, Op, StateDict, Trainable};
 use regraft_kernels::loss::CrossEntropy;
 
 use super::parameters::Parameters;
@@ -30,8 +30,9 @@ pub(super) struct CpuSession {
     inference: Program,
     /// Absent if nothing learns.
     training: Option<Program>,
-    /// The version of the parameters that the inference program's folded weights come from.
-    folded_version: Option<u64>,
+    trainable: Trainable,
+    /// The version of the parameters that the inference program's prepared weights come from.
+    prepared_version: Option<u64>,
     seed: u64,
     sample_len: usize,
     outputs: usize,
@@ -59,38 +60,40 @@ impl CpuSession {
             parameters,
             inference,
             training,
-            folded_version: None,
+            trainable,
+            prepared_version: None,
             seed,
             sample_len: shapes[0].len(),
             outputs: shapes[graph.output()].len(),
         };
-        session.fold_frozen();
+        session.prepare_frozen();
         Ok(session)
     }
 
-    /// Folds what never changes, once, and frees the weights that are only used folded.
-    fn fold_frozen(&mut self) {
-        self.refold();
+    /// Prepares what never changes, once, and frees the weights that are only used prepared.
+    fn prepare_frozen(&mut self) {
         let Some(training) = &mut self.training else {
+            self.prepare_inference();
             for step in &self.inference.plan.steps {
-                if let Kind::Conv { folded: Some(_), .. } = step.kind {
+                if let Kind::Conv { .. } = step.kind {
                     self.parameters.drop_values(step.node);
                 }
             }
             return;
         };
-        training.workspace.fold(&training.plan, &self.parameters, eps_of(&self.graph));
+        let frozen = |node| !self.trainable.contains(node);
+        training.workspace.prepare(&training.plan, &self.parameters, eps_of(&self.graph), frozen);
     }
 
-    /// Brings the inference program's folded weights up to date.
-    fn refold(&mut self) {
-        // Without training nothing changes, and the weights that were folded are gone.
-        let frozen = self.training.is_none() && self.folded_version.is_some();
-        if frozen || self.folded_version == Some(self.parameters.version()) {
+    /// Brings the inference program's prepared weights up to date.
+    fn prepare_inference(&mut self) {
+        // Without training nothing changes, and the weights that were prepared are gone.
+        let frozen = self.training.is_none() && self.prepared_version.is_some();
+        if frozen || self.prepared_version == Some(self.parameters.version()) {
             return;
         }
-        self.inference.workspace.fold(&self.inference.plan, &self.parameters, eps_of(&self.graph));
-        self.folded_version = Some(self.parameters.version());
+        self.inference.workspace.prepare(&self.inference.plan, &self.parameters, eps_of(&self.graph), |_| true);
+        self.prepared_version = Some(self.parameters.version());
     }
 
     /// The number of samples in `inputs`, if a plan has the memory for so many.
@@ -127,7 +130,7 @@ impl Session for CpuSession {
         let n = self.samples(inputs, &self.inference.plan)?;
         let pool = self.pool.clone();
         pool.install(|| {
-            self.refold();
+            self.prepare_inference();
             let Program { plan, workspace } = &mut self.inference;
             let pass = Pass { plan, n, inputs, keys: &[], seed: self.seed };
             forward::run(&pass, &mut self.parameters, workspace);

@@ -1,19 +1,19 @@
 //! 2-d convolution: `torch.nn.functional.conv2d` on NHWC maps, forward and both gradients.
 //!
-//! [`forward`], [`backward_input`] and [`backward_weight`] pick the road for the shape: depthwise
-//! convolutions have kernels of their own, everything else is a matrix product over gathered
-//! patches. Faster roads for particular shapes join here; the gathered product stays as the one that
-//! takes every shape on every CPU.
+//! An [`Algorithm`] is chosen by the shape: Winograd's for 3x3 filters with stride 1, kernels of their own
+//! for depthwise convolutions, and for everything else a matrix product over gathered patches. The weight is
+//! brought into the form that the algorithm reads as a [`Filter`], once for as long as it does not change.
 
 mod depthwise;
-mod patches;
+mod direct;
 pub mod reference;
+mod winograd;
 
 use rayon::prelude::*;
 
 use crate::Activation;
 use crate::rows::{reduce_rows, rows_per_piece};
-use crate::simd::dispatch;
+use crate::simd::{Level, dispatch};
 
 /// Shape of a convolution of a batch.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -122,47 +122,143 @@ impl Epilogue<'_> {
     }
 }
 
-/// Convolves `input` with `weight` and applies the `epilogue`.
+/// How a convolution is computed.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Algorithm {
+    /// Winograd's F(4x4, 3x3), for 3x3 filters with stride 1.
+    Winograd,
+    /// A product over gathered patches, for every shape.
+    Direct,
+    /// Channel by channel.
+    Depthwise,
+}
+
+impl Algorithm {
+    /// The fastest for this shape.
+    pub fn choose(shape: &Shape) -> Self {
+        if shape.is_depthwise() {
+            return Algorithm::Depthwise;
+        }
+        // Few channels don't pay for the transforms.
+        let enough = shape.in_channels >= 16 && shape.out_channels >= 16;
+        if winograd::fits(shape) && enough { Algorithm::Winograd } else { Algorithm::Direct }
+    }
+}
+
+/// A convolution's weight in the form that its kernel reads, for one direction.
+#[derive(Clone, Debug)]
+pub struct Filter {
+    level: Level,
+    algorithm: Algorithm,
+    data: Vec<f32>,
+}
+
+impl Default for Filter {
+    /// Empty, to be filled by [`set_forward`](Self::set_forward) or [`set_backward`](Self::set_backward).
+    fn default() -> Self {
+        Self::at(Level::current())
+    }
+}
+
+impl Filter {
+    fn at(level: Level) -> Self {
+        Self { level, algorithm: Algorithm::Direct, data: Vec::new() }
+    }
+
+    /// Prepares `weight`, `[kh, kw, in_channels / groups, out_channels]`, for [`forward`].
+    pub fn for_forward(shape: &Shape, weight: &[f32]) -> Self {
+        let mut filter = Self::default();
+        filter.set_forward(shape, weight);
+        filter
+    }
+
+    /// Prepares `weight` for [`backward_input`].
+    pub fn for_backward(shape: &Shape, weight: &[f32]) -> Self {
+        let mut filter = Self::default();
+        filter.set_backward(shape, weight);
+        filter
+    }
+
+    /// [`for_forward`](Self::for_forward) in the memory that is there. The batch size does not matter.
+    pub fn set_forward(&mut self, shape: &Shape, weight: &[f32]) {
+        self.set(shape, weight, false);
+    }
+
+    /// [`for_backward`](Self::for_backward) in the memory that is there.
+    pub fn set_backward(&mut self, shape: &Shape, weight: &[f32]) {
+        self.set(shape, weight, true);
+    }
+
+    fn set(&mut self, shape: &Shape, weight: &[f32], backward: bool) {
+        assert_eq!(weight.len(), shape.weight_len(), "weight of {shape:?}");
+        self.algorithm = Algorithm::choose(shape);
+        match self.algorithm {
+            Algorithm::Winograd => {
+                let shape = if backward { &winograd::gradient_shape(shape) } else { shape };
+                self.data.resize(winograd::filter_len(self.level, shape), 0.0);
+                winograd::transform_filter(self.level, shape, weight, backward, &mut self.data);
+            }
+            Algorithm::Direct if backward => direct::pack_backward(self.level, shape, weight, &mut self.data),
+            Algorithm::Direct => direct::pack_forward(self.level, shape, weight, &mut self.data),
+            Algorithm::Depthwise => {
+                self.data.clear();
+                self.data.extend_from_slice(weight);
+            }
+        }
+    }
+}
+
+/// Convolves `input` with a [`Filter::for_forward`] and applies the `epilogue`.
 ///
 /// # Shapes
 /// - `input`: `[n, h, w, in_channels]`
-/// - `weight`: `[kh, kw, in_channels / groups, out_channels]`
 /// - `output`: `[n, h_out, w_out, out_channels]`
 ///
 /// # Panics
 /// If a slice has another length than the shape says.
-pub fn forward(shape: &Shape, input: &[f32], weight: &[f32], epilogue: Epilogue, output: &mut [f32]) {
-    check(shape, input, weight, output);
-    if shape.is_depthwise() {
-        depthwise::forward(shape, input, weight, epilogue, output);
-    } else {
-        patches::forward(shape, input, weight, epilogue, output);
+pub fn forward(shape: &Shape, input: &[f32], filter: &Filter, epilogue: Epilogue, output: &mut [f32]) {
+    check(shape, input, output);
+    let Filter { level, data, .. } = filter;
+    match filter.algorithm {
+        Algorithm::Winograd => winograd::forward(*level, shape, input, data, epilogue, false, output),
+        Algorithm::Direct => direct::forward(*level, shape, input, data, epilogue, output),
+        Algorithm::Depthwise => depthwise::forward(shape, input, data, epilogue, output),
     }
 }
 
-/// The gradient of the input, written to `grad_input` or, with `accumulate`, added to it.
+/// The gradient of the input, written to `grad_input` or, with `accumulate`, added to it, with a
+/// [`Filter::for_backward`].
 ///
 /// # Panics
 /// If a slice has another length than the shape says.
-pub fn backward_input(shape: &Shape, grad_output: &[f32], weight: &[f32], accumulate: bool, grad_input: &mut [f32]) {
-    check(shape, grad_input, weight, grad_output);
-    if shape.is_depthwise() {
-        depthwise::backward_input(shape, grad_output, weight, accumulate, grad_input);
-    } else {
-        patches::backward_input(shape, grad_output, weight, accumulate, grad_input);
+pub fn backward_input(shape: &Shape, grad_output: &[f32], filter: &Filter, accumulate: bool, grad_input: &mut [f32]) {
+    check(shape, grad_input, grad_output);
+    let Filter { level, data, .. } = filter;
+    match filter.algorithm {
+        Algorithm::Winograd => {
+            let shape = winograd::gradient_shape(shape);
+            winograd::forward(*level, &shape, grad_output, data, Epilogue::NONE, accumulate, grad_input);
+        }
+        Algorithm::Direct => direct::backward_input(*level, shape, grad_output, data, accumulate, grad_input),
+        Algorithm::Depthwise => depthwise::backward_input(shape, grad_output, data, accumulate, grad_input),
     }
 }
 
-/// The gradient of the weight, summed over the batch.
+/// The gradient of the weight, summed over the batch: `[kh, kw, in_channels / groups, out_channels]`.
 ///
 /// # Panics
 /// If a slice has another length than the shape says.
 pub fn backward_weight(shape: &Shape, input: &[f32], grad_output: &[f32], grad_weight: &mut [f32]) {
-    check(shape, input, grad_weight, grad_output);
-    if shape.is_depthwise() {
-        depthwise::backward_weight(shape, input, grad_output, grad_weight);
-    } else {
-        patches::backward_weight(shape, input, grad_output, grad_weight);
+    backward_weight_at(Level::current(), shape, input, grad_output, grad_weight);
+}
+
+fn backward_weight_at(level: Level, shape: &Shape, input: &[f32], grad_output: &[f32], grad_weight: &mut [f32]) {
+    check(shape, input, grad_output);
+    assert_eq!(grad_weight.len(), shape.weight_len(), "weight of {shape:?}");
+    match Algorithm::choose(shape) {
+        Algorithm::Winograd => winograd::backward_weight(level, shape, input, grad_output, grad_weight),
+        Algorithm::Direct => direct::backward_weight(level, shape, input, grad_output, grad_weight),
+        Algorithm::Depthwise => depthwise::backward_weight(shape, input, grad_output, grad_weight),
     }
 }
 
@@ -183,9 +279,8 @@ pub fn backward_bias(grad_output: &[f32], grad_bias: &mut [f32]) {
     }
 }
 
-fn check(shape: &Shape, input: &[f32], weight: &[f32], output: &[f32]) {
+fn check(shape: &Shape, input: &[f32], output: &[f32]) {
     assert_eq!(input.len(), shape.input_len(), "input of {shape:?}");
-    assert_eq!(weight.len(), shape.weight_len(), "weight of {shape:?}");
     assert_eq!(output.len(), shape.output_len(), "output of {shape:?}");
 }
 

@@ -1,0 +1,112 @@
+//! The gradient of the weight: gathered patches, transposed, times the output's gradient.
+
+use rayon::prelude::*;
+
+use super::{COLUMNS, Patches};
+use crate::conv::Shape;
+use crate::rows::with_scratch;
+use crate::simd::Level;
+use crate::tile::{Panels, Product};
+
+/// Pixels over which a product runs at a time.
+const PIXELS: usize = 128;
+
+/// A gradient of up to this many elements is summed in parts of the batch side by side, a larger one in parts of itself.
+const SMALL: usize = 128 * 1024;
+
+/// Most parts of the batch.
+const PARTS: usize = 16;
+
+/// Adds the products of some pixels to some rows of one group's gradient.
+struct Sum<'a> {
+    level: Level,
+    shape: &'a Shape,
+    patches: &'a Patches,
+    input: &'a [f32],
+    grad_output: &'a [f32],
+    group: usize,
+    pixels: std::ops::Range<usize>,
+    columns: std::ops::Range<usize>,
+    scratch: &'a mut [f32],
+    out: &'a mut [f32],
+}
+
+/// From one pixel's columns to the next one's: an odd number of cache lines, so that neighbours don't share sets.
+fn panel_stride(columns: usize) -> usize {
+    (columns.div_ceil(16) | 1) * 16
+}
+
+/// Elements of scratch that [`Sum`] needs.
+fn scratch_len(level: Level, shape: &Shape) -> usize {
+    let panels = Panels::new(level, PIXELS, shape.out_per_group());
+    PIXELS * panel_stride(COLUMNS) + panels.count(shape.out_per_group()) * panels.step
+}
+
+impl Sum<'_> {
+    fn run(self) {
+        let (n, channels) = (self.shape.out_per_group(), self.shape.out_channels);
+        let panels = Panels::new(self.level, PIXELS, n);
+        let (panel, grads) = self.scratch.split_at_mut(PIXELS * panel_stride(COLUMNS));
+        for first in self.pixels.clone().step_by(PIXELS) {
+            let count = PIXELS.min(self.pixels.end - first);
+            for pixel in 0..count {
+                let row = &self.grad_output[(first + pixel) * channels + self.group * n..][..n];
+                for (i, part) in row.chunks(panels.width).enumerate() {
+                    grads[i * panels.step + pixel * panels.stride..][..part.len()].copy_from_slice(part);
+                }
+            }
+            for start in self.columns.clone().step_by(COLUMNS) {
+                let columns = start..self.columns.end.min(start + COLUMNS);
+                let stride = panel_stride(columns.len());
+                let m = columns.len();
+                let row = start - self.columns.start;
+                let first_channel = self.group * self.shape.in_per_group();
+                let runs = self.patches.runs(columns);
+                self.patches.gather(self.input, first_channel, first..first + count, &runs, stride, panel);
+                let product =
+                    Product { m, n, k: count, a: [1, stride], b: panels, c_stride: channels, accumulate: true };
+                product.run(self.level, panel, grads, &mut self.out[row * channels + self.group * n..]);
+            }
+        }
+    }
+}
+
+/// The gradient of the weight, `[kh, kw, in / groups, out]`.
+pub(in crate::conv) fn backward_weight(
+    level: Level,
+    shape: &Shape,
+    input: &[f32],
+    grad_output: &[f32],
+    grad_weight: &mut [f32],
+) {
+    let patches = Patches::of_input(shape);
+    let total = shape.output_pixels();
+    let sum = |pixels: std::ops::Range<usize>, columns: std::ops::Range<usize>, out: &mut [f32]| {
+        with_scratch(scratch_len(level, shape), |scratch| {
+            for group in 0..shape.groups {
+                let (pixels, columns) = (pixels.clone(), columns.clone());
+                Sum { level, shape, patches: &patches, input, grad_output, group, pixels, columns, scratch, out }.run();
+            }
+        });
+    };
+    grad_weight.fill(0.0);
+    if grad_weight.len() <= SMALL {
+        let part = total.div_ceil(PARTS).next_multiple_of(PIXELS);
+        let parts: Vec<Vec<f32>> = (0..total.div_ceil(part))
+            .into_par_iter()
+            .map(|i| {
+                let mut out = vec![0.0; grad_weight.len()];
+                sum(i * part..total.min((i + 1) * part), 0..patches.columns(), &mut out);
+                out
+            })
+            .collect();
+        for part in &parts {
+            grad_weight.iter_mut().zip(part).for_each(|(g, &p)| *g += p);
+        }
+    } else {
+        let rows = patches.columns().div_ceil(16).clamp(48, COLUMNS).next_multiple_of(6);
+        grad_weight.par_chunks_mut(rows * shape.out_channels).enumerate().for_each(|(i, out)| {
+            sum(0..total, i * rows..i * rows + out.len() / shape.out_channels, out);
+        });
+    }
+}

@@ -1,0 +1,203 @@
+//! The transforms of Winograd's F(4x4, 3x3) with the points 0, ±√½, ±√2 and infinity.
+//!
+//! Lavin and Gray, "Fast Algorithms for Convolutional Neural Networks" (2016), with other points than their
+//! 0, ±1, ±2: these lie closer together in magnitude and halve the rounding error (Barabasz et al., "Error
+//! Analysis and Improving the Accuracy of Winograd Convolution", 2020). In matrix form, with a = √½, b = √2:
+//!
+//! ```text
+//!       [1  0 -5/2  0  1 0]        [  1     0     0 ]          [1 1   1   1   1  0]
+//!       [0 -b  -2   a  1 0]        [-2/3 -2a/3  -1/3]    A^T = [0 a  -a   b  -b  0]
+//! B^T = [0  b  -2  -a  1 0]    G = [-2/3  2a/3  -1/3]          [0 1/2 1/2 2   2  0]
+//!       [0 -a -1/2  b  1 0]        [ 1/6   b/6   1/3]          [0 a/2 -a/2 2b -2b 1]
+//!       [0  a -1/2 -b  1 0]        [ 1/6  -b/6   1/3]
+//!       [0  1   0 -5/2 0 1]        [  0     0     1 ]
+//! ```
+//!
+//! Each function is one of them along one dimension, on vectors; [`in_both`] applies it along both. (No closures
+//! around vector operations, here and in the kernels that use these: a closure is compiled for the plain CPU first,
+//! and its operations become calls.)
+
+use std::f32::consts::{FRAC_1_SQRT_2 as A, SQRT_2 as B};
+
+use pulp::Simd;
+
+/// Side of a tile of the transformed domain.
+pub(super) const SIDE: usize = 6;
+
+/// Elements of a tile of the transformed domain: the products that are taken.
+pub(super) const POINTS: usize = SIDE * SIDE;
+
+/// Side of a tile of the output.
+pub(super) const OUT: usize = 4;
+
+/// Side of the filter.
+pub(super) const TAPS: usize = 3;
+
+/// A transform along one dimension, from `I` values to `O`.
+pub(super) trait Transform<const I: usize, const O: usize> {
+    fn apply<S: Simd>(simd: S, x: [S::f32s; I]) -> [S::f32s; O];
+}
+
+/// Applies a transform to the columns, then to the rows.
+#[inline(always)]
+pub(super) fn in_both<S: Simd, T: Transform<I, O>, const I: usize, const O: usize>(
+    simd: S,
+    x: [[S::f32s; I]; I],
+) -> [[S::f32s; O]; O] {
+    let mut half = [[simd.splat_f32s(0.0); I]; O];
+    for j in 0..I {
+        let mut column = [simd.splat_f32s(0.0); I];
+        for i in 0..I {
+            column[i] = x[i][j];
+        }
+        let column = T::apply(simd, column);
+        for i in 0..O {
+            half[i][j] = column[i];
+        }
+    }
+    let mut both = [[simd.splat_f32s(0.0); O]; O];
+    for i in 0..O {
+        both[i] = T::apply(simd, half[i]);
+    }
+    both
+}
+
+#[inline(always)]
+fn scaled<S: Simd>(simd: S, factor: f32, x: S::f32s) -> S::f32s {
+    simd.mul_f32s(simd.splat_f32s(factor), x)
+}
+
+/// `factor * x + y`.
+#[inline(always)]
+fn mul_add<S: Simd>(simd: S, factor: f32, x: S::f32s, y: S::f32s) -> S::f32s {
+    simd.mul_add_e_f32s(simd.splat_f32s(factor), x, y)
+}
+
+/// `B^T`: of the input.
+pub(super) struct Input;
+
+impl Transform<6, 6> for Input {
+    #[inline(always)]
+    fn apply<S: Simd>(simd: S, x: [S::f32s; 6]) -> [S::f32s; 6] {
+        let (even_a, even_b) = (mul_add(simd, -2.0, x[2], x[4]), mul_add(simd, -0.5, x[2], x[4]));
+        let odd_a = mul_add(simd, A, x[3], scaled(simd, -B, x[1]));
+        let odd_b = mul_add(simd, B, x[3], scaled(simd, -A, x[1]));
+        [
+            simd.add_f32s(mul_add(simd, -2.5, x[2], x[0]), x[4]),
+            simd.add_f32s(even_a, odd_a),
+            simd.sub_f32s(even_a, odd_a),
+            simd.add_f32s(even_b, odd_b),
+            simd.sub_f32s(even_b, odd_b),
+            simd.add_f32s(mul_add(simd, -2.5, x[3], x[1]), x[5]),
+        ]
+    }
+}
+
+/// `G`: of the filter.
+pub(super) struct Filter;
+
+impl Transform<3, 6> for Filter {
+    #[inline(always)]
+    fn apply<S: Simd>(simd: S, x: [S::f32s; 3]) -> [S::f32s; 6] {
+        let even_a = mul_add(simd, -1.0 / 3.0, x[2], scaled(simd, -2.0 / 3.0, x[0]));
+        let odd_a = scaled(simd, -2.0 / 3.0 * A, x[1]);
+        let even_b = mul_add(simd, 1.0 / 3.0, x[2], scaled(simd, 1.0 / 6.0, x[0]));
+        let odd_b = scaled(simd, B / 6.0, x[1]);
+        [
+            x[0],
+            simd.add_f32s(even_a, odd_a),
+            simd.sub_f32s(even_a, odd_a),
+            simd.add_f32s(even_b, odd_b),
+            simd.sub_f32s(even_b, odd_b),
+            x[2],
+        ]
+    }
+}
+
+/// `A^T`: back to the output.
+pub(super) struct Output;
+
+impl Transform<6, 4> for Output {
+    #[inline(always)]
+    fn apply<S: Simd>(simd: S, x: [S::f32s; 6]) -> [S::f32s; 4] {
+        let (sum_a, difference_a) = (simd.add_f32s(x[1], x[2]), simd.sub_f32s(x[1], x[2]));
+        let (sum_b, difference_b) = (simd.add_f32s(x[3], x[4]), simd.sub_f32s(x[3], x[4]));
+        [
+            simd.add_f32s(x[0], simd.add_f32s(sum_a, sum_b)),
+            mul_add(simd, B, difference_b, scaled(simd, A, difference_a)),
+            mul_add(simd, 2.0, sum_b, scaled(simd, 0.5, sum_a)),
+            mul_add(simd, 2.0 * B, difference_b, mul_add(simd, 0.5 * A, difference_a, x[5])),
+        ]
+    }
+}
+
+/// `A`: of the output's gradient, for the weight's.
+pub(super) struct OutputGradient;
+
+impl Transform<4, 6> for OutputGradient {
+    #[inline(always)]
+    fn apply<S: Simd>(simd: S, x: [S::f32s; 4]) -> [S::f32s; 6] {
+        let (even_a, even_b) = (mul_add(simd, 0.5, x[2], x[0]), mul_add(simd, 2.0, x[2], x[0]));
+        let odd_a = mul_add(simd, 0.5 * A, x[3], scaled(simd, A, x[1]));
+        let odd_b = mul_add(simd, 2.0 * B, x[3], scaled(simd, B, x[1]));
+        [
+            x[0],
+            simd.add_f32s(even_a, odd_a),
+            simd.sub_f32s(even_a, odd_a),
+            simd.add_f32s(even_b, odd_b),
+            simd.sub_f32s(even_b, odd_b),
+            x[3],
+        ]
+    }
+}
+
+/// `G^T`: back to the weight's gradient.
+pub(super) struct FilterGradient;
+
+impl Transform<6, 3> for FilterGradient {
+    #[inline(always)]
+    fn apply<S: Simd>(simd: S, x: [S::f32s; 6]) -> [S::f32s; 3] {
+        let (sum_a, difference_a) = (simd.add_f32s(x[1], x[2]), simd.sub_f32s(x[1], x[2]));
+        let (sum_b, difference_b) = (simd.add_f32s(x[3], x[4]), simd.sub_f32s(x[3], x[4]));
+        [
+            mul_add(simd, 1.0 / 6.0, sum_b, mul_add(simd, -2.0 / 3.0, sum_a, x[0])),
+            mul_add(simd, B / 6.0, difference_b, scaled(simd, -2.0 / 3.0 * A, difference_a)),
+            mul_add(simd, 1.0 / 3.0, sum_b, mul_add(simd, -1.0 / 3.0, sum_a, x[5])),
+        ]
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::testing::values;
+
+    fn along<T: Transform<I, O>, const I: usize, const O: usize>(x: [f32; I]) -> [f32; O] {
+        T::apply(pulp::Scalar::new(), x)
+    }
+
+    #[test]
+    fn products_of_transforms_are_a_correlation() {
+        let d: [f32; 6] = values("d", 6).try_into().unwrap();
+        let g: [f32; 3] = values("g", 3).try_into().unwrap();
+        let (u, v): ([f32; 6], [f32; 6]) = (along::<Filter, 3, 6>(g), along::<Input, 6, 6>(d));
+        let y: [f32; 4] = along::<Output, 6, 4>(std::array::from_fn(|i| u[i] * v[i]));
+        for i in 0..4 {
+            let expected: f32 = (0..3).map(|t| d[i + t] * g[t]).sum();
+            assert!((y[i] - expected).abs() < 2e-6, "{y:?}");
+        }
+    }
+
+    /// The gradients' transforms are the transposes of the forward ones: equal inner products.
+    #[test]
+    fn gradient_transforms_are_transposes() {
+        let dot = |a: &[f32], b: &[f32]| a.iter().zip(b).map(|(a, b)| a * b).sum::<f32>();
+        let m: [f32; 6] = values("m", 6).try_into().unwrap();
+        let y: [f32; 4] = values("y", 4).try_into().unwrap();
+        let g: [f32; 3] = values("g", 3).try_into().unwrap();
+        let (forward, back) = (along::<Output, 6, 4>(m), along::<OutputGradient, 4, 6>(y));
+        assert!((dot(&forward, &y) - dot(&m, &back)).abs() < 2e-6);
+        let (forward, back) = (along::<Filter, 3, 6>(g), along::<FilterGradient, 6, 3>(m));
+        assert!((dot(&forward, &m) - dot(&g, &back)).abs() < 2e-6);
+    }
+}

@@ -1,0 +1,62 @@
+//! How fast this machine can multiply and add: the ceiling that kernels are measured against.
+
+use std::time::{Duration, Instant};
+
+use pulp::{Simd, WithSimd};
+use rayon::prelude::*;
+
+use crate::simd::Level;
+
+/// Independent sums, enough to hide the latency of an addition.
+const SUMS: usize = 12;
+
+struct Burst {
+    rounds: usize,
+}
+
+impl WithSimd for Burst {
+    type Output = f32;
+
+    #[inline(always)]
+    fn with_simd<S: Simd>(self, simd: S) -> f32 {
+        let mut sums = [simd.splat_f32s(1.0); SUMS];
+        // Opaque, so that nothing is computed ahead; the sums converge and stay finite.
+        let (x, y) = (simd.splat_f32s(std::hint::black_box(0.5)), simd.splat_f32s(std::hint::black_box(1.0)));
+        for _ in 0..self.rounds {
+            for sum in &mut sums {
+                *sum = simd.mul_add_e_f32s(x, *sum, y);
+            }
+        }
+        sums.into_iter().map(|sum| simd.reduce_sum_f32s(sum)).sum()
+    }
+}
+
+/// Floating-point operations per second of multiply-adds in registers, on all threads of the current pool: the best of a
+/// few short bursts.
+pub fn multiply_add_rate(level: Level) -> f64 {
+    let threads = rayon::current_num_threads();
+    let rounds = 1_000_000;
+    let operations = (2 * SUMS * level.lanes() * rounds * threads) as f64;
+    let burst = |_| {
+        let start = Instant::now();
+        (0..threads).into_par_iter().with_max_len(1).for_each(|_| {
+            std::hint::black_box(level.run(Burst { rounds }));
+        });
+        start.elapsed()
+    };
+    let best = (0..10).map(burst).min().unwrap_or(Duration::MAX);
+    operations / best.as_secs_f64()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn wider_levels_are_not_slower_than_scalar() {
+        let rates: Vec<f64> = Level::available().map(multiply_add_rate).collect();
+        assert!(rates.iter().all(|&rate| rate.is_finite() && rate > 1e8), "{rates:?}");
+        let best = rates.iter().copied().fold(0.0, f64::max);
+        assert!(best >= rates[rates.len() - 1], "{rates:?}");
+    }
+}

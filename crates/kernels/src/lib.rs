@@ -28,6 +28,7 @@ pub mod simd;
 #[cfg(test)]
 mod testing;
 mod tile;
+mod vector;
 
 pub use activation::Activation;
 pub use float::Float;

@@ -222,7 +222,7 @@ pub fn forward(shape: &Shape, input: &[f32], filter: &Filter, epilogue: Epilogue
     match filter.algorithm {
         Algorithm::Winograd => winograd::forward(*level, shape, input, data, epilogue, false, output),
         Algorithm::Direct => direct::forward(*level, shape, input, data, epilogue, output),
-        Algorithm::Depthwise => depthwise::forward(shape, input, data, epilogue, output),
+        Algorithm::Depthwise => depthwise::forward(*level, shape, input, data, epilogue, output),
     }
 }
 
@@ -240,7 +240,7 @@ pub fn backward_input(shape: &Shape, grad_output: &[f32], filter: &Filter, accum
             winograd::forward(*level, &shape, grad_output, data, Epilogue::NONE, accumulate, grad_input);
         }
         Algorithm::Direct => direct::backward_input(*level, shape, grad_output, data, accumulate, grad_input),
-        Algorithm::Depthwise => depthwise::backward_input(shape, grad_output, data, accumulate, grad_input),
+        Algorithm::Depthwise => depthwise::backward_input(*level, shape, grad_output, data, accumulate, grad_input),
     }
 }
 
@@ -258,7 +258,7 @@ fn backward_weight_at(level: Level, shape: &Shape, input: &[f32], grad_output: &
     match Algorithm::choose(shape) {
         Algorithm::Winograd => winograd::backward_weight(level, shape, input, grad_output, grad_weight),
         Algorithm::Direct => direct::backward_weight(level, shape, input, grad_output, grad_weight),
-        Algorithm::Depthwise => depthwise::backward_weight(shape, input, grad_output, grad_weight),
+        Algorithm::Depthwise => depthwise::backward_weight(level, shape, input, grad_output, grad_weight),
     }
 }
 

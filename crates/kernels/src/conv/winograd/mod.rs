@@ -19,6 +19,7 @@ use super::{Epilogue, Shape};
 use crate::rows::with_scratch;
 use crate::simd::Level;
 use crate::tile::{Panels, Product};
+use crate::vector::{load, store, vectors};
 use transforms::{Filter, Input, OUT, Output, POINTS, SIDE, TAPS, in_both};
 
 /// Whether a convolution can take this road.
@@ -95,25 +96,6 @@ impl Tiling {
 /// the 36 planes of a tile don't fall into the same cache sets.
 fn plane(count: usize, columns: usize) -> usize {
     (count * columns).div_ceil(16) / 2 * 32 + 16
-}
-
-/// The vectors of `channels` channels: the first channel of each, and how many it has.
-fn vectors<S: Simd>(channels: usize) -> impl Iterator<Item = (usize, usize)> {
-    (0..channels).step_by(S::F32_LANES).map(move |first| (first, S::F32_LANES.min(channels - first)))
-}
-
-/// Loads a vector at `at`, of which `lanes` values exist.
-#[inline(always)]
-fn load<S: Simd>(simd: S, from: &[f32], at: usize, lanes: usize) -> S::f32s {
-    let from = &from[at..at + lanes];
-    if lanes == S::F32_LANES { S::as_simd_f32s(from).0[0] } else { simd.partial_load_f32s(from) }
-}
-
-/// Stores the first `lanes` values of a vector.
-#[inline(always)]
-fn store<S: Simd>(simd: S, to: &mut [f32], at: usize, lanes: usize, value: S::f32s) {
-    let to = &mut to[at..at + lanes];
-    if lanes == S::F32_LANES { S::as_mut_simd_f32s(to).0[0] = value } else { simd.partial_store_f32s(to, value) }
 }
 
 /// A square of pixels of a map, which may reach over its edges, where it is zero.

@@ -7,11 +7,12 @@ use pulp::{Simd, WithSimd};
 use rayon::prelude::*;
 
 use super::transforms::{FilterGradient, Input, OUT, OutputGradient, POINTS, SIDE, TAPS, in_both};
-use super::{Square, Tiling, load, store, store_points, vectors};
+use super::{Square, Tiling, store_points};
 use crate::conv::Shape;
 use crate::rows::with_scratch;
 use crate::simd::Level;
 use crate::tile::{Panels, Product};
+use crate::vector::{load, store, vectors};
 
 /// Tiles that are transformed together, and over which a product runs at a time.
 const GROUP: usize = 64;

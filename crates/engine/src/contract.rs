@@ -58,6 +58,21 @@ pub struct SessionOptions {
     pub seed: u64,
 }
 
+/// The time that one layer took in one pass over a batch, for `bench`.
+#[derive(Clone, Debug, PartialEq)]
+pub struct LayerTime {
+    /// Name of the layer in its graph.
+    pub layer: String,
+    /// The pass: `forward`, `backward`, `input gradient`, `weight gradient`.
+    pub pass: &'static str,
+    /// What computed it.
+    pub kernel: &'static str,
+    /// Seconds, summed over the batches that were measured.
+    pub seconds: f64,
+    /// Multiplications and additions that the definition of a convolution asks for, in the same batches; 0 for the rest.
+    pub operations: f64,
+}
+
 /// A way to run networks: a kind of device with its kernels.
 pub trait Engine: Send + Sync {
     /// What runs where, for people: device, instruction set, threads.
@@ -118,4 +133,12 @@ pub trait Session: Send {
     /// # Errors
     /// [`Error::Tensor`] if one is absent or misshapen; nothing is changed then.
     fn restore_optimizer(&mut self, state: &StateDict, steps: u64) -> Result<(), Error>;
+
+    /// Starts to measure how long each layer takes, from zero. An engine that cannot tell leaves it.
+    fn measure_layers(&mut self) {}
+
+    /// What has been measured since, in the order of the work.
+    fn layer_times(&self) -> Vec<LayerTime> {
+        Vec::new()
+    }
 }

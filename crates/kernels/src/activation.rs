@@ -54,10 +54,13 @@ pub fn forward(activation: Activation, input: &[f32], output: &mut [f32]) {
     assert_eq!(input.len(), output.len());
     let piece = rows_per_piece(1);
     output.par_chunks_mut(piece).zip(input.par_chunks(piece)).for_each(|(out, x)| {
-        dispatch(|| {
-            out.copy_from_slice(x);
-            activation.apply(out);
-        });
+        dispatch(
+            #[inline(always)]
+            || {
+                out.copy_from_slice(x);
+                activation.apply(out);
+            },
+        );
     });
 }
 
@@ -71,11 +74,14 @@ pub fn backward_in_place(activation: Activation, output: &[f32], grad: &mut [f32
     };
     let piece = rows_per_piece(1);
     grad.par_chunks_mut(piece).zip(output.par_chunks(piece)).for_each(|(grad, y)| {
-        dispatch(|| {
-            for (g, &y) in grad.iter_mut().zip(y) {
-                *g = if y > 0.0 && y < top { *g } else { 0.0 };
-            }
-        });
+        dispatch(
+            #[inline(always)]
+            || {
+                for (g, &y) in grad.iter_mut().zip(y) {
+                    *g = if y > 0.0 && y < top { *g } else { 0.0 };
+                }
+            },
+        );
     });
 }
 

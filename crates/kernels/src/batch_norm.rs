@@ -34,21 +34,24 @@ impl Statistics {
             .map(|piece| {
                 let (mut mean, mut squares) = (vec![0.0f32; channels], vec![0.0f32; channels]);
                 let scale = 1.0 / (piece.len() / channels) as f32;
-                dispatch(|| {
-                    for row in piece.chunks_exact(channels) {
-                        for (m, &x) in mean.iter_mut().zip(row) {
-                            *m += x;
+                dispatch(
+                    #[inline(always)]
+                    || {
+                        for row in piece.chunks_exact(channels) {
+                            for (m, &x) in mean.iter_mut().zip(row) {
+                                *m += x;
+                            }
                         }
-                    }
-                    for m in &mut mean {
-                        *m *= scale;
-                    }
-                    for row in piece.chunks_exact(channels) {
-                        for ((s, &m), &x) in squares.iter_mut().zip(&mean).zip(row) {
-                            *s += (x - m) * (x - m);
+                        for m in &mut mean {
+                            *m *= scale;
                         }
-                    }
-                });
+                        for row in piece.chunks_exact(channels) {
+                            for ((s, &m), &x) in squares.iter_mut().zip(&mean).zip(row) {
+                                *s += (x - m) * (x - m);
+                            }
+                        }
+                    },
+                );
                 (mean, squares)
             })
             .collect();
@@ -81,7 +84,7 @@ impl Statistics {
 }
 
 /// `y = x * scale + shift`, a pair a channel: what a batch norm with given statistics amounts to.
-#[derive(Clone, Debug, PartialEq)]
+#[derive(Clone, Debug, Default, PartialEq)]
 pub struct Affine {
     /// Factor of each channel.
     pub scale: Vec<f32>,
@@ -109,120 +112,149 @@ pub fn forward(affine: &Affine, input: &[f32], residual: Option<&[f32]>, activat
     let piece = rows_per_piece(channels) * channels;
     output.par_chunks_mut(piece).enumerate().for_each(|(i, output)| {
         let start = i * piece;
-        dispatch(|| {
-            let input = &input[start..start + output.len()];
-            for (y, x) in output.chunks_exact_mut(channels).zip(input.chunks_exact(channels)) {
-                for (((y, &x), &a), &b) in y.iter_mut().zip(x).zip(&affine.scale).zip(&affine.shift) {
-                    *y = x * a + b;
+        dispatch(
+            #[inline(always)]
+            || {
+                let input = &input[start..start + output.len()];
+                for (y, x) in output.chunks_exact_mut(channels).zip(input.chunks_exact(channels)) {
+                    for (((y, &x), &a), &b) in y.iter_mut().zip(x).zip(&affine.scale).zip(&affine.shift) {
+                        *y = x * a + b;
+                    }
                 }
-            }
-            if let Some(residual) = residual {
-                for (y, &r) in output.iter_mut().zip(&residual[start..]) {
-                    *y += r;
+                if let Some(residual) = residual {
+                    for (y, &r) in output.iter_mut().zip(&residual[start..]) {
+                        *y += r;
+                    }
                 }
-            }
-            activation.apply(output);
-        });
+                activation.apply(output);
+            },
+        );
     });
 }
 
-/// Gradients of the affine parameters: sums over rows of `grad` and of `grad * normalised input`.
-///
-/// Returns `(grad_weight, grad_bias)` in `f64`; both are also what [`backward_input_train`] needs.
-pub fn backward_parameters(
-    input: &[f32],
-    grad_output: &[f32],
-    mean: &[f32],
-    var: &[f32],
-    eps: f32,
-) -> (Vec<f64>, Vec<f64>) {
-    let channels = mean.len();
-    let sums = reduce_rows(input.len() / channels, channels, 2 * channels, |first, count, sums| {
-        let (with_input, plain) = sums.split_at_mut(channels);
-        dispatch(|| {
-            let rows = first * channels..(first + count) * channels;
-            for (x, g) in input[rows.clone()].chunks_exact(channels).zip(grad_output[rows].chunks_exact(channels)) {
-                for c in 0..channels {
-                    plain[c] += g[c];
-                    with_input[c] += g[c] * (x[c] - mean[c]);
-                }
-            }
-        });
-    });
-    let (with_input, plain) = sums.split_at(channels);
-    let weight = with_input.iter().zip(var).map(|(&s, &v)| s / (f64::from(v) + f64::from(eps)).sqrt()).collect();
-    (weight, plain.to_vec())
-}
-
-/// `grad_input (+)= per channel a * grad + b * input + c`: both backward passes have this form.
-fn linear_combination(
-    coefficients: [&[f32]; 3],
-    input: &[f32],
-    grad_output: &[f32],
-    accumulate: bool,
-    grad_input: &mut [f32],
-) {
-    let [a, b, c] = coefficients;
-    let channels = a.len();
-    let piece = rows_per_piece(channels) * channels;
-    grad_input.par_chunks_mut(piece).enumerate().for_each(|(i, out)| {
-        let rows = i * piece..i * piece + out.len();
-        let inputs = input[rows.clone()].chunks_exact(channels).zip(grad_output[rows].chunks_exact(channels));
-        dispatch(|| {
-            for (out, (x, g)) in out.chunks_exact_mut(channels).zip(inputs) {
-                for i in 0..channels {
-                    let value = a[i] * g[i] + b[i] * x[i] + c[i];
-                    out[i] = if accumulate { out[i] + value } else { value };
-                }
-            }
-        });
-    });
-}
-
-/// What the backward pass of a training batch norm needs besides the maps.
-pub struct TrainBackward<'a> {
+/// What the backward pass of a batch norm needs besides the maps.
+#[derive(Clone, Copy)]
+pub struct Backward<'a> {
     /// Weight of the batch norm.
     pub weight: &'a [f32],
-    /// The batch's statistics.
-    pub statistics: &'a Statistics,
+    /// Mean and biased variance that it normalised with.
+    pub statistics: (&'a [f32], &'a [f32]),
     /// Added to the variance under the root.
     pub eps: f32,
-    /// The result of [`backward_parameters`].
-    pub grads: &'a (Vec<f64>, Vec<f64>),
+    /// The map that it was in the forward pass: `activation(input * scale + shift)`.
+    pub affine: &'a Affine,
+    /// The activation after it. Its derivative is told from the input, so that the output need not be read; nothing may
+    /// have been added in between.
+    pub activation: Activation,
 }
 
-/// The gradient of the input where the statistics are the batch's own (they depend on the input, too).
-pub fn backward_input_train(
-    bn: &TrainBackward,
-    input: &[f32],
-    grad_output: &[f32],
-    accumulate: bool,
-    grad_input: &mut [f32],
-) {
-    let channels = bn.weight.len();
-    let rows = (input.len() / channels) as f64;
-    let (grad_weight, grad_bias) = bn.grads;
-    let mut coefficients = [vec![0.0; channels], vec![0.0; channels], vec![0.0; channels]];
-    for i in 0..channels {
-        let inv_std = 1.0 / (f64::from(bn.statistics.var[i]) + f64::from(bn.eps)).sqrt();
-        let a = f64::from(bn.weight[i]) * inv_std;
-        let b = -a * inv_std * grad_weight[i] / rows;
-        coefficients[0][i] = a as f32;
-        coefficients[1][i] = b as f32;
-        coefficients[2][i] = (-a * grad_bias[i] / rows - b * f64::from(bn.statistics.mean[i])) as f32;
+/// The gradients of a batch norm's parameters, in `f64`; the input's gradient needs them, too.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Gradients {
+    /// Of the weight: the sum over rows of gradient times normalised input.
+    pub weight: Vec<f64>,
+    /// Of the bias: the sum over rows of the gradient.
+    pub bias: Vec<f64>,
+}
+
+/// The range of values that an activation passes on unchanged: `(0, top)`, or all.
+fn passed(activation: Activation) -> (f32, f32) {
+    match activation {
+        Activation::Identity => (f32::NEG_INFINITY, f32::INFINITY),
+        Activation::ReLU => (0.0, f32::INFINITY),
+        Activation::ReLU6 => (0.0, 6.0),
     }
-    linear_combination(coefficients.each_ref().map(Vec::as_slice), input, grad_output, accumulate, grad_input);
 }
 
-/// The gradient of the input where the statistics are fixed: `grad * scale`.
-pub fn backward_input_frozen(scale: &[f32], grad_output: &[f32], accumulate: bool, grad_input: &mut [f32]) {
-    let zeros = vec![0.0; scale.len()];
-    linear_combination([scale, &zeros, &zeros], grad_output, grad_output, accumulate, grad_input);
+impl Backward<'_> {
+    /// The gradients of the parameters.
+    pub fn parameters(&self, input: &[f32], grad_output: &[f32]) -> Gradients {
+        let (mean, var) = self.statistics;
+        let Affine { scale, shift } = self.affine;
+        let channels = mean.len();
+        let (low, high) = passed(self.activation);
+        let all = self.activation == Activation::Identity;
+        let sums = reduce_rows(input.len() / channels, channels, 2 * channels, |first, count, sums| {
+            let (with_input, plain) = sums.split_at_mut(channels);
+            let rows = first * channels..(first + count) * channels;
+            dispatch(
+                #[inline(always)]
+                || {
+                    for (x, g) in
+                        input[rows.clone()].chunks_exact(channels).zip(grad_output[rows].chunks_exact(channels))
+                    {
+                        let (scale, shift, mean) = (&scale[..channels], &shift[..channels], &mean[..channels]);
+                        let (with_input, plain) = (&mut with_input[..channels], &mut plain[..channels]);
+                        for c in 0..channels {
+                            let y = x[c] * scale[c] + shift[c];
+                            let g = if all || (y > low && y < high) { g[c] } else { 0.0 };
+                            plain[c] += g;
+                            with_input[c] += g * (x[c] - mean[c]);
+                        }
+                    }
+                },
+            );
+        });
+        let (with_input, plain) = sums.split_at(channels);
+        let weight = with_input.iter().zip(var).map(|(&s, &v)| s / (f64::from(v) + f64::from(self.eps)).sqrt());
+        Gradients { weight: weight.collect(), bias: plain.to_vec() }
+    }
+
+    /// Turns the output's gradient into the input's, in place, where the statistics are the batch's own: they depend on
+    /// the input, too.
+    pub fn input_train(&self, gradients: &Gradients, input: &[f32], grad: &mut [f32]) {
+        let channels = self.weight.len();
+        let rows = (input.len() / channels) as f64;
+        let (mean, var) = self.statistics;
+        let mut coefficients = [vec![0.0; channels], vec![0.0; channels], vec![0.0; channels]];
+        for i in 0..channels {
+            let inv_std = 1.0 / (f64::from(var[i]) + f64::from(self.eps)).sqrt();
+            let a = f64::from(self.weight[i]) * inv_std;
+            let b = -a * inv_std * gradients.weight[i] / rows;
+            coefficients[0][i] = a as f32;
+            coefficients[1][i] = b as f32;
+            coefficients[2][i] = (-a * gradients.bias[i] / rows - b * f64::from(mean[i])) as f32;
+        }
+        self.combine(coefficients.each_ref().map(Vec::as_slice), input, grad);
+    }
+
+    /// Turns the output's gradient into the input's, in place, where the statistics are fixed: `grad * scale`.
+    pub fn input_frozen(&self, input: &[f32], grad: &mut [f32]) {
+        let zeros = vec![0.0; self.affine.scale.len()];
+        self.combine([&self.affine.scale, &zeros, &zeros], input, grad);
+    }
+
+    /// `grad = a * passed grad + b * input + c`, coefficients per channel.
+    fn combine(&self, [a, b, c]: [&[f32]; 3], input: &[f32], grad: &mut [f32]) {
+        assert_eq!(input.len(), grad.len());
+        let Affine { scale, shift } = self.affine;
+        let channels = a.len();
+        let (low, high) = passed(self.activation);
+        let all = self.activation == Activation::Identity;
+        let piece = rows_per_piece(channels) * channels;
+        grad.par_chunks_mut(piece).zip(input.par_chunks(piece)).for_each(|(grad, input)| {
+            dispatch(
+                #[inline(always)]
+                || {
+                    for (g, x) in grad.chunks_exact_mut(channels).zip(input.chunks_exact(channels)) {
+                        let (a, b, c) = (&a[..channels], &b[..channels], &c[..channels]);
+                        let (scale, shift) = (&scale[..channels], &shift[..channels]);
+                        for i in 0..channels {
+                            let y = x[i] * scale[i] + shift[i];
+                            let passed = if all || (y > low && y < high) { g[i] } else { 0.0 };
+                            g[i] = a[i] * passed + b[i] * x[i] + c[i];
+                        }
+                    }
+                },
+            );
+        });
+    }
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::activation;
     use crate::testing::{assert_gradient, dot, values, values_f64};
     use regraft_testing::assert_close_to_scale;
 
@@ -268,14 +300,49 @@ mod tests {
             let tolerance = if offset > 0.0 { 5e-5 } else { 2e-6 };
             assert_close_to_scale("output", &y, &f32s(&y_ref), tolerance);
 
-            let grads = backward_parameters(&x, &g, &statistics.mean, &statistics.var, EPS);
-            let mut dx = vec![0.0; len];
-            let bn = TrainBackward { weight: &w, statistics: &statistics, eps: EPS, grads: &grads };
-            backward_input_train(&bn, &x, &g, false, &mut dx);
+            let bn = Backward {
+                weight: &w,
+                statistics: (&statistics.mean, &statistics.var),
+                eps: EPS,
+                affine: &affine,
+                activation: Activation::Identity,
+            };
+            let grads = bn.parameters(&x, &g);
+            let mut dx = g.clone();
+            bn.input_train(&grads, &x, &mut dx);
             let (dx_ref, dw_ref, db_ref) = reference::backward(&to_f64(&x), &to_f64(&w), f64::from(EPS), &to_f64(&g));
             assert_close_to_scale("dx", &dx, &f32s(&dx_ref), 1e-5);
-            assert_close_to_scale("dw", &f32s(&grads.0), &f32s(&dw_ref), 1e-4);
-            assert_close_to_scale("db", &f32s(&grads.1), &f32s(&db_ref), 1e-5);
+            assert_close_to_scale("dw", &f32s(&grads.weight), &f32s(&dw_ref), 1e-4);
+            assert_close_to_scale("db", &f32s(&grads.bias), &f32s(&db_ref), 1e-5);
+        }
+    }
+
+    #[test]
+    fn a_fused_activation_gives_the_bits_of_a_separate_one() {
+        let (rows, channels) = (50, 20);
+        let (x, g) = (values("x", rows * channels), values("g", rows * channels));
+        let (w, b) = (values("w", channels), values("b", channels));
+        let statistics = Statistics::of(&x, channels);
+        let affine = Affine::new(&w, &b, &statistics.mean, &statistics.var, EPS);
+        for activation in [Activation::ReLU, Activation::ReLU6] {
+            let mut y = vec![0.0; x.len()];
+            forward(&affine, &x, None, activation, &mut y);
+            let mut masked = g.clone();
+            activation::backward_in_place(activation, &y, &mut masked);
+            let statistics = (statistics.mean.as_slice(), statistics.var.as_slice());
+            let fused = Backward { weight: &w, statistics, eps: EPS, affine: &affine, activation };
+            let plain = Backward { activation: Activation::Identity, ..fused };
+            let grads = fused.parameters(&x, &g);
+            assert_eq!(grads, plain.parameters(&x, &masked));
+            let mut separate = masked.clone();
+            let mut together = g.clone();
+            plain.input_train(&grads, &x, &mut separate);
+            fused.input_train(&grads, &x, &mut together);
+            assert_eq!(separate, together);
+            plain.input_frozen(&x, &mut masked);
+            let mut together = g.clone();
+            fused.input_frozen(&x, &mut together);
+            assert_eq!(masked, together);
         }
     }
 
@@ -297,10 +364,17 @@ mod tests {
             let expected = if i % 2 == 0 { x[i] - 0.1 + 0.5 } else { -(x[i] - 0.2) + 0.25 };
             assert!((y[i] - (expected + residual[i]).max(0.0)).abs() < 1e-6);
         }
-        let mut dx = vec![1.0; 40];
-        backward_input_frozen(&affine.scale, &x, true, &mut dx);
+        let mut dx = x.clone();
+        let bn = Backward {
+            weight: &[2.0, -1.0],
+            statistics: (&[0.1, 0.2], &[4.0 - EPS, 1.0 - EPS]),
+            eps: EPS,
+            affine: &affine,
+            activation: Activation::Identity,
+        };
+        bn.input_frozen(&x, &mut dx);
         for i in 0..40 {
-            assert!((dx[i] - (1.0 + x[i] * affine.scale[i % 2])).abs() < 1e-6);
+            assert!((dx[i] - x[i] * affine.scale[i % 2]).abs() < 1e-6);
         }
     }
 }

@@ -11,7 +11,10 @@ pub fn add_or_copy(values: &[f32], accumulate: bool, target: &mut [f32]) {
     let piece = rows_per_piece(1);
     target.par_chunks_mut(piece).zip(values.par_chunks(piece)).for_each(|(target, values)| {
         if accumulate {
-            dispatch(|| target.iter_mut().zip(values).for_each(|(t, &v)| *t += v));
+            dispatch(
+                #[inline(always)]
+                || target.iter_mut().zip(values).for_each(|(t, &v)| *t += v),
+            );
         } else {
             target.copy_from_slice(values);
         }

@@ -40,7 +40,10 @@ pub fn forward(n: usize, input: &[f32], weight: &[f32], epilogue: Epilogue, outp
                 out.copy_from_slice(&part[row * out.len()..][..out.len()]);
             }
         }
-        dispatch(|| epilogue.apply(0, out_features, output));
+        dispatch(
+            #[inline(always)]
+            || epilogue.apply(0, out_features, output),
+        );
     } else {
         output.par_chunks_mut(ROWS_PER_PIECE * out_features).enumerate().for_each(|(i, output)| {
             let rows = output.len() / out_features;
@@ -48,7 +51,10 @@ pub fn forward(n: usize, input: &[f32], weight: &[f32], epilogue: Epilogue, outp
             let weight = Matrix::new(weight, out_features, in_features, in_features).transposed();
             let input = Matrix::new(&input[first * in_features..], rows, in_features, in_features);
             gemm(input, weight, MatrixMut::new(output, rows, out_features, out_features), false);
-            dispatch(|| epilogue.apply(first * out_features, out_features, output));
+            dispatch(
+                #[inline(always)]
+                || epilogue.apply(first * out_features, out_features, output),
+            );
         });
     }
 }

@@ -26,13 +26,16 @@ impl Sgd {
         let piece = rows_per_piece(1);
         let pieces = parameter.par_chunks_mut(piece).zip(grad.par_chunks(piece)).zip(buffer.par_chunks_mut(piece));
         pieces.for_each(|((parameter, grad), buffer)| {
-            dispatch(|| {
-                for ((p, &g), b) in parameter.iter_mut().zip(grad).zip(buffer) {
-                    let g = g + decay * *p;
-                    *b = momentum * *b + g;
-                    *p -= lr * if self.nesterov { g + momentum * *b } else { *b };
-                }
-            });
+            dispatch(
+                #[inline(always)]
+                || {
+                    for ((p, &g), b) in parameter.iter_mut().zip(grad).zip(buffer) {
+                        let g = g + decay * *p;
+                        *b = momentum * *b + g;
+                        *p -= lr * if self.nesterov { g + momentum * *b } else { *b };
+                    }
+                },
+            );
         });
     }
 }
@@ -65,13 +68,16 @@ impl AdamW {
         let moments = first.par_chunks_mut(piece).zip(second.par_chunks_mut(piece));
         let pieces = parameter.par_chunks_mut(piece).zip(grad.par_chunks(piece)).zip(moments);
         pieces.for_each(|((parameter, grad), (first, second))| {
-            dispatch(|| {
-                for (((p, &g), m), v) in parameter.iter_mut().zip(grad).zip(first).zip(second) {
-                    *m = beta1 * *m + fresh1 * g;
-                    *v = beta2 * *v + fresh2 * g * g;
-                    *p = *p * keep - rate * *m / (v.sqrt() * root_scale + eps);
-                }
-            });
+            dispatch(
+                #[inline(always)]
+                || {
+                    for (((p, &g), m), v) in parameter.iter_mut().zip(grad).zip(first).zip(second) {
+                        *m = beta1 * *m + fresh1 * g;
+                        *v = beta2 * *v + fresh2 * g * g;
+                        *p = *p * keep - rate * *m / (v.sqrt() * root_scale + eps);
+                    }
+                },
+            );
         });
     }
 }

@@ -65,27 +65,30 @@ pub fn max_forward(shape: &Shape, window: Window, input: &[f32], output: &mut [f
     let row_len = out_w * channels;
     output.par_chunks_mut(row_len).zip(winners.par_chunks_mut(row_len)).enumerate().for_each(|(row, (out, won))| {
         let (image, oy) = (row / out_h, row % out_h);
-        dispatch(|| {
-            for ox in 0..out_w {
-                let best = &mut out[ox * channels..][..channels];
-                let place = &mut won[ox * channels..][..channels];
-                best.fill(f32::NEG_INFINITY);
-                place.fill(0);
-                for ky in window.taps(oy, in_h) {
-                    for kx in window.taps(ox, in_w) {
-                        let iy = oy * window.stride + ky - window.padding;
-                        let ix = ox * window.stride + kx - window.padding;
-                        let x = &input[((image * in_h + iy) * in_w + ix) * channels..][..channels];
-                        let tap = (ky * window.kernel_size + kx) as u8;
-                        for c in 0..channels {
-                            let wins = x[c] > best[c] || x[c].is_nan();
-                            best[c] = if wins { x[c] } else { best[c] };
-                            place[c] = if wins { tap } else { place[c] };
+        dispatch(
+            #[inline(always)]
+            || {
+                for ox in 0..out_w {
+                    let best = &mut out[ox * channels..][..channels];
+                    let place = &mut won[ox * channels..][..channels];
+                    best.fill(f32::NEG_INFINITY);
+                    place.fill(0);
+                    for ky in window.taps(oy, in_h) {
+                        for kx in window.taps(ox, in_w) {
+                            let iy = oy * window.stride + ky - window.padding;
+                            let ix = ox * window.stride + kx - window.padding;
+                            let x = &input[((image * in_h + iy) * in_w + ix) * channels..][..channels];
+                            let tap = (ky * window.kernel_size + kx) as u8;
+                            for c in 0..channels {
+                                let wins = x[c] > best[c] || x[c].is_nan();
+                                best[c] = if wins { x[c] } else { best[c] };
+                                place[c] = if wins { tap } else { place[c] };
+                            }
                         }
                     }
                 }
-            }
-        });
+            },
+        );
     });
 }
 
@@ -141,20 +144,23 @@ pub fn avg_forward(shape: &Shape, input: &[f32], output: &mut [f32]) {
         let (image, oy, ox) = (pixel / (out_h * out_w), pixel / out_w % out_h, pixel % out_w);
         let (ys, xs) = (bin(oy, out_h, in_h), bin(ox, out_w, in_w));
         let scale = 1.0 / (ys.len() * xs.len()) as f32;
-        dispatch(|| {
-            out.fill(0.0);
-            for iy in ys {
-                for ix in xs.clone() {
-                    let x = &input[((image * in_h + iy) * in_w + ix) * channels..][..channels];
-                    for (y, &x) in out.iter_mut().zip(x) {
-                        *y += x;
+        dispatch(
+            #[inline(always)]
+            || {
+                out.fill(0.0);
+                for iy in ys {
+                    for ix in xs.clone() {
+                        let x = &input[((image * in_h + iy) * in_w + ix) * channels..][..channels];
+                        for (y, &x) in out.iter_mut().zip(x) {
+                            *y += x;
+                        }
                     }
                 }
-            }
-            for y in out.iter_mut() {
-                *y *= scale;
-            }
-        });
+                for y in out.iter_mut() {
+                    *y *= scale;
+                }
+            },
+        );
     });
 }
 
@@ -166,21 +172,24 @@ pub fn avg_backward(shape: &Shape, grad_output: &[f32], accumulate: bool, grad_i
         if !accumulate {
             grad_input.fill(0.0);
         }
-        dispatch(|| {
-            for (oy, ox) in (0..out_h * out_w).map(|p| (p / out_w, p % out_w)) {
-                let (ys, xs) = (bin(oy, out_h, in_h), bin(ox, out_w, in_w));
-                let scale = 1.0 / (ys.len() * xs.len()) as f32;
-                let grad = &grad_output[((image * out_h + oy) * out_w + ox) * channels..][..channels];
-                for iy in ys {
-                    for ix in xs.clone() {
-                        let out = &mut grad_input[(iy * in_w + ix) * channels..][..channels];
-                        for (o, &g) in out.iter_mut().zip(grad) {
-                            *o += g * scale;
+        dispatch(
+            #[inline(always)]
+            || {
+                for (oy, ox) in (0..out_h * out_w).map(|p| (p / out_w, p % out_w)) {
+                    let (ys, xs) = (bin(oy, out_h, in_h), bin(ox, out_w, in_w));
+                    let scale = 1.0 / (ys.len() * xs.len()) as f32;
+                    let grad = &grad_output[((image * out_h + oy) * out_w + ox) * channels..][..channels];
+                    for iy in ys {
+                        for ix in xs.clone() {
+                            let out = &mut grad_input[(iy * in_w + ix) * channels..][..channels];
+                            for (o, &g) in out.iter_mut().zip(grad) {
+                                *o += g * scale;
+                            }
                         }
                     }
                 }
-            }
-        });
+            },
+        );
     });
 }
 

@@ -112,7 +112,8 @@ impl Level {
 
 /// Runs `work` compiled for the [current](Level::current) level.
 ///
-/// Plain loops inside `work` are vectorised by the compiler for that instruction set.
+/// Plain loops inside `work` are vectorised by the compiler for that instruction set, if `work` is a closure marked
+/// `#[inline(always)]` (else it may be compiled once, for the plain CPU).
 #[inline(always)]
 pub fn dispatch<R>(work: impl FnOnce() -> R) -> R {
     struct Work<F>(F);

@@ -4,9 +4,9 @@ use std::io::{Write, stdout};
 use std::time::Instant;
 
 use anyhow::Result;
-use regraft_engine::{Batch, BatchNormMode, Engine, SessionOptions, Targets, UpdateRule};
+use regraft_engine::{Batch, BatchNormMode, Engine, LayerTime, SessionOptions, Targets, UpdateRule};
 use regraft_graph::{Trainable, init, zoo};
-use regraft_kernels::simd;
+use regraft_kernels::{peak, simd::Level};
 use serde_json::json;
 
 use crate::args::{Bench, Common, Precision, What};
@@ -33,6 +33,9 @@ pub fn run(common: &Common, args: &Bench) -> Result<End> {
     let keys: Vec<u64> = (0..n as u64).collect();
     let mut rates = Vec::new();
     for run in 0..WARM_UP + args.runs as usize {
+        if run == WARM_UP {
+            session.measure_layers();
+        }
         let started = Instant::now();
         match args.what {
             What::Forward => drop(session.infer(&inputs)?),
@@ -50,7 +53,12 @@ pub fn run(common: &Common, args: &Bench) -> Result<End> {
     let median = (rates[(rates.len() - 1) / 2] + rates[rates.len() / 2]) / 2.0;
     let what = if args.what == What::Train { "train" } else { "forward" };
     let Precision::F32 = args.precision;
-    let peak = peak_rss_bytes();
+    let memory = peak_rss_bytes();
+    let times = session.layer_times();
+    // In the same run, as the speed of a shared machine changes.
+    let pool = rayon::ThreadPoolBuilder::new().num_threads(threads).build()?;
+    let level = Level::current();
+    let ceiling = pool.install(|| peak::multiply_add_rate(level));
     if common.json {
         let line = json!({
             "backbone": args.backbone,
@@ -60,23 +68,67 @@ pub fn run(common: &Common, args: &Bench) -> Result<End> {
             "threads": threads,
             "img_per_s": median,
             "runs": rates,
-            "level": simd::Level::current().name(),
-            "peak_rss_bytes": peak,
+            "level": level.name(),
+            "peak_rss_bytes": memory,
+            "multiply_add_gflops": ceiling / 1e9,
+            "layers": times.iter().map(|time| layer_json(time, args.runs)).collect::<Vec<_>>(),
         });
         writeln!(stdout(), "{line}")?;
     } else {
-        let mib = peak.map_or_else(|| "unknown".into(), |bytes| format!("{} MiB", bytes >> 20));
+        write_layers(&mut stdout(), &times, args.runs, ceiling)?;
+        let mib = memory.map_or_else(|| "unknown".into(), |bytes| format!("{} MiB", bytes >> 20));
         writeln!(
             stdout(),
             "{} {what}, batch {n}, f32, {threads} thread(s), {}: {median:.2} img/s (median of {}; {:.2} to {:.2}), peak memory {mib}",
             args.backbone,
-            simd::Level::current().name(),
+            level.name(),
             rates.len(),
             rates[0],
             rates[rates.len() - 1],
         )?;
     }
     Ok(End::Done)
+}
+
+fn layer_json(time: &LayerTime, runs: u32) -> serde_json::Value {
+    json!({
+        "layer": time.layer,
+        "pass": time.pass,
+        "kernel": time.kernel,
+        "ms": 1e3 * time.seconds / f64::from(runs),
+        "gflops": time.operations / time.seconds / 1e9,
+    })
+}
+
+/// A table of the layers in the order of the work, and their sum by kernel. The rate of a convolution counts the
+/// operations of its definition, so that Winograd's, which needs fewer, may pass the machine's ceiling.
+fn write_layers(out: &mut impl Write, times: &[LayerTime], runs: u32, ceiling: f64) -> Result<()> {
+    let total: f64 = times.iter().map(|time| time.seconds).sum();
+    let row = |time: &LayerTime| {
+        let rate = time.operations / time.seconds;
+        let rate = match time.operations {
+            0.0 => String::new(),
+            _ => format!("{:>8.0}{:>6.0}%", rate / 1e9, 100.0 * rate / ceiling),
+        };
+        format!("{:>9.2}{:>6.1}%{rate}", 1e3 * time.seconds / f64::from(runs), 100.0 * time.seconds / total)
+    };
+    writeln!(out, "{:32}{:17}{:14}{:>9}{:>7}{:>8}{:>7}", "layer", "pass", "kernel", "ms", "share", "GFLOP/s", "peak")?;
+    let mut sums: Vec<LayerTime> = Vec::new();
+    for time in times {
+        writeln!(out, "{:32}{:17}{:14}{}", time.layer, time.pass, time.kernel, row(time))?;
+        match sums.iter_mut().find(|sum| (sum.pass, sum.kernel) == (time.pass, time.kernel)) {
+            Some(sum) => {
+                sum.seconds += time.seconds;
+                sum.operations += time.operations;
+            }
+            None => sums.push(LayerTime { layer: "all".into(), ..time.clone() }),
+        }
+    }
+    for sum in &sums {
+        writeln!(out, "{:32}{:17}{:14}{}", sum.layer, sum.pass, sum.kernel, row(sum))?;
+    }
+    writeln!(out, "peak: {:.0} GFLOP/s of multiply-adds in registers, all threads", ceiling / 1e9)?;
+    Ok(())
 }
 
 /// The most memory this process has held so far, where the system tells (Linux).

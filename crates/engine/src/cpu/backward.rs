@@ -1,27 +1,44 @@
 //! The backward pass: gradients of the parameters that learn, and of the values on the way to them.
 
-use regraft_kernels::batch_norm::{self, TrainBackward};
+use std::time::Instant;
+
+use regraft_kernels::batch_norm;
 use regraft_kernels::{Activation, activation, conv, elementwise, linear, pool};
 
 use super::forward::{Pass, Workspace, conv_shape, dropout_factors};
 use super::parameters::Parameters;
 use super::plan::{BackwardStep, GradTarget, Kind, Step};
+use super::times::Part;
 
 /// Runs the backward steps; the gradient of the output must lie in its value.
 pub(super) fn run(pass: &Pass, parameters: &mut Parameters, workspace: &mut Workspace) {
     for back in &pass.plan.backward {
         let step = &pass.plan.steps[back.step];
+        let start = Instant::now();
         let mut buffer = workspace.take(pass, back.grad_output);
         let grad = &mut buffer[..pass.plan.values[back.grad_output].len * pass.n];
-        if step.activation != Activation::Identity {
+        if step.activation != Activation::Identity && !masks_by_itself(step) {
             activation::backward_in_place(step.activation, workspace.read(pass, step.output), grad);
         }
         write(pass, workspace, back.grad_residual, |_, accumulate, target| {
             elementwise::add_or_copy(grad, accumulate, target);
         });
+        // A convolution's two gradients are measured by themselves.
+        let convolves = matches!(step.kind, Kind::Conv { .. });
+        if convolves {
+            workspace.took(back.step, Part::Backward, pass.n, start);
+        }
         run_step(pass, step, back, grad, parameters, workspace);
         workspace.put(pass, back.grad_output, buffer);
+        if !convolves {
+            workspace.took(back.step, Part::Backward, pass.n, start);
+        }
     }
+}
+
+/// A batch norm's backward pass applies the activation's derivative on the way, unless something was added in between.
+fn masks_by_itself(step: &Step) -> bool {
+    matches!(step.kind, Kind::BatchNorm { .. }) && step.residual.is_none()
 }
 
 /// Lets `compute` write or add to the gradient of a value, if that is wanted.
@@ -42,7 +59,7 @@ fn run_step(
     pass: &Pass,
     step: &Step,
     back: &BackwardStep,
-    grad: &[f32],
+    grad: &mut [f32],
     parameters: &mut Parameters,
     workspace: &mut Workspace,
 ) {
@@ -54,6 +71,7 @@ fn run_step(
         Kind::Conv { conv, input, output, .. } => {
             let shape = conv_shape(conv, n, *input, *output);
             if back.trains {
+                let start = Instant::now();
                 let x = workspace.read(pass, input_value);
                 if let Some(grad_weight) = parameters.grad_mut(step.node, "weight") {
                     conv::backward_weight(&shape, x, grad, grad_weight);
@@ -61,13 +79,16 @@ fn run_step(
                 if let Some(grad_bias) = parameters.grad_mut(step.node, "bias") {
                     conv::backward_bias(grad, grad_bias);
                 }
+                workspace.took(back.step, Part::WeightGradient, n, start);
             }
             if target.is_some() {
+                let start = Instant::now();
                 workspace.with_backward(parameters, back.step, step.node, &shape, |workspace, filter| {
                     write(pass, workspace, target, |_, accumulate, out| {
                         conv::backward_input(&shape, grad, filter, accumulate, out);
                     });
                 });
+                workspace.took(back.step, Part::InputGradient, n, start);
             }
         }
         Kind::Linear => {
@@ -110,9 +131,10 @@ fn run_step(
         Kind::Flatten { pixels } => write(pass, workspace, target, |_, accumulate, out| {
             elementwise::transpose(grad, grad.len() / n / pixels, *pixels, accumulate, out);
         }),
-        Kind::Identity => write(pass, workspace, target, |_, accumulate, out| {
-            elementwise::add_or_copy(grad, accumulate, out);
-        }),
+        Kind::Identity => {
+            let elsewhere = target.filter(|&(value, _)| value != back.grad_output);
+            write(pass, workspace, elsewhere, |_, accumulate, out| elementwise::add_or_copy(grad, accumulate, out));
+        }
     }
 }
 
@@ -123,39 +145,38 @@ fn batch_norm_step(
     back: &BackwardStep,
     batch_statistics: bool,
     eps: f32,
-    grad: &[f32],
+    grad: &mut [f32],
     parameters: &mut Parameters,
     workspace: &mut Workspace,
 ) {
     let node = step.node;
-    let target = back.grad_inputs[0];
-    let statistics = std::mem::take(&mut workspace.saved[back.step].statistics);
-    let mut sums = None;
-    if back.trains {
-        let x = workspace.read(pass, step.inputs[0]);
-        let (mean, var) = if batch_statistics {
-            (statistics.mean.as_slice(), statistics.var.as_slice())
-        } else {
-            (parameters.expect(node, "running_mean"), parameters.expect(node, "running_var"))
-        };
-        let grads = batch_norm::backward_parameters(x, grad, mean, var, eps);
-        for (suffix, sums) in [("weight", &grads.0), ("bias", &grads.1)] {
+    let x = workspace.read(pass, step.inputs[0]);
+    let saved = &workspace.saved[back.step];
+    let frozen;
+    let (mean, var, affine) = if batch_statistics {
+        (&*saved.statistics.mean, &*saved.statistics.var, &saved.affine)
+    } else {
+        frozen = parameters.affine(node, eps);
+        (parameters.expect(node, "running_mean"), parameters.expect(node, "running_var"), &frozen)
+    };
+    let activation = if masks_by_itself(step) { step.activation } else { Activation::Identity };
+    let weight = parameters.expect(node, "weight");
+    let bn = batch_norm::Backward { weight, statistics: (mean, var), eps, affine, activation };
+    let gradients = back.trains.then(|| bn.parameters(x, grad));
+    if back.grad_inputs[0].is_some() {
+        match &gradients {
+            Some(gradients) if batch_statistics => bn.input_train(gradients, x, grad),
+            _ => bn.input_frozen(x, grad),
+        }
+    }
+    if let Some(gradients) = gradients {
+        for (suffix, sums) in [("weight", &gradients.weight), ("bias", &gradients.bias)] {
             if let Some(grad) = parameters.grad_mut(node, suffix) {
                 grad.iter_mut().zip(sums).for_each(|(g, &s)| *g = s as f32);
             }
         }
-        sums = Some(grads);
     }
-    match (batch_statistics, &sums) {
-        (true, Some(grads)) => write(pass, workspace, target, |workspace, accumulate, out| {
-            let bn = TrainBackward { weight: parameters.expect(node, "weight"), statistics: &statistics, eps, grads };
-            let x = workspace.read(pass, step.inputs[0]);
-            batch_norm::backward_input_train(&bn, x, grad, accumulate, out);
-        }),
-        _ => write(pass, workspace, target, |_, accumulate, out| {
-            let scale = parameters.affine(node, eps).scale;
-            batch_norm::backward_input_frozen(&scale, grad, accumulate, out);
-        }),
-    }
-    workspace.saved[back.step].statistics = statistics;
+    // Often the gradient stays where it is: the plan gives both the same place.
+    let elsewhere = back.grad_inputs[0].filter(|&(value, _)| value != back.grad_output);
+    write(pass, workspace, elsewhere, |_, accumulate, out| elementwise::add_or_copy(grad, accumulate, out));
 }

@@ -1,6 +1,7 @@
 //! The forward pass: runs a plan's steps over its buffers.
 
 use std::borrow::Cow;
+use std::time::Instant;
 
 use regraft_graph::Conv2d;
 use regraft_kernels::conv::{self, Epilogue, Filter};
@@ -9,6 +10,7 @@ use regraft_random::{Purpose, keyed, unit_f32};
 
 use super::parameters::Parameters;
 use super::plan::{BackwardStep, Kind, Plan, Step, ValueId};
+use super::times::{Part, Times};
 
 /// What a step leaves for its backward pass besides values.
 #[derive(Clone, Default)]
@@ -17,6 +19,8 @@ pub(super) struct Saved {
     pub winners: Vec<u8>,
     /// Statistics of the batch.
     pub statistics: batch_norm::Statistics,
+    /// The map that a batch norm was with these.
+    pub affine: batch_norm::Affine,
 }
 
 /// The memory of a plan. Buffers grow to the largest batch seen.
@@ -27,6 +31,8 @@ pub(super) struct Workspace {
     prepared: Vec<Option<Prepared>>,
     /// Where the weights of the others are prepared, one after the other.
     filter: Filter,
+    /// How long each step takes, if somebody asks.
+    pub times: Option<Times>,
 }
 
 /// A convolution's weight in the kernels' form, with its batch norm folded in, if it has one.
@@ -57,6 +63,7 @@ impl Workspace {
             saved: vec![Saved::default(); plan.steps.len()],
             prepared: vec![None; plan.steps.len()],
             filter: Filter::default(),
+            times: None,
         }
     }
 
@@ -135,6 +142,13 @@ impl Workspace {
         result
     }
 
+    /// Notes the time since `start` for a part of a step.
+    pub fn took(&mut self, step: usize, part: Part, n: usize, start: Instant) {
+        if let Some(times) = &mut self.times {
+            times.add(step, part, n, start);
+        }
+    }
+
     /// Takes the buffer of a value out, large enough to write it.
     pub fn take(&mut self, pass: &Pass, value: ValueId) -> Vec<f32> {
         let value = pass.plan.values[value];
@@ -190,12 +204,14 @@ pub(super) fn dropout_factors<'a>(pass: &'a Pass, node: usize, p: f32) -> impl F
 /// Runs all steps; the result lies in the plan's output value afterwards.
 pub(super) fn run(pass: &Pass, parameters: &mut Parameters, workspace: &mut Workspace) {
     for (index, step) in pass.plan.steps.iter().enumerate() {
+        let start = Instant::now();
         let mut buffer = workspace.take(pass, step.output);
         let mut saved = std::mem::take(&mut workspace.saved[index]);
         let output = &mut buffer[..pass.plan.values[step.output].len * pass.n];
         run_step(pass, index, step, parameters, workspace, &mut saved, output);
         workspace.saved[index] = saved;
         workspace.put(pass, step.output, buffer);
+        workspace.took(index, Part::Forward, pass.n, start);
     }
 }
 
@@ -228,8 +244,8 @@ fn run_step(
             let [mean, var] = parameters.running_mut(step.node);
             saved.statistics.update_running(input.len() / step.channels, *momentum, mean, var);
             let (weight, bias) = (parameters.expect(step.node, "weight"), parameters.expect(step.node, "bias"));
-            let affine = batch_norm::Affine::new(weight, bias, &saved.statistics.mean, &saved.statistics.var, *eps);
-            batch_norm::forward(&affine, input, residual, step.activation, output);
+            saved.affine = batch_norm::Affine::new(weight, bias, &saved.statistics.mean, &saved.statistics.var, *eps);
+            batch_norm::forward(&saved.affine, input, residual, step.activation, output);
         }
         Kind::BatchNorm { batch_statistics: false, eps, .. } => {
             batch_norm::forward(&parameters.affine(step.node, *eps), input, residual, step.activation, output);

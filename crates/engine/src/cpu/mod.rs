@@ -2,7 +2,7 @@
 //!
 //! [`plan`] lowers the graph to fused steps and decides what must be kept; [`memory`] packs the values
 //! into few buffers; [`parameters`] holds the tensors in the kernels' layouts; [`forward`] and
-//! [`backward`] run the steps; [`session`] puts them together.
+//! [`backward`] run the steps; [`times`] measures them; [`session`] puts them together.
 
 mod backward;
 mod forward;
@@ -12,6 +12,7 @@ mod memory;
 mod parameters;
 mod plan;
 mod session;
+mod times;
 
 use std::sync::Arc;
 

@@ -282,31 +282,30 @@ fn plan_backward(
         return (Vec::new(), None);
     }
     let mut grad_of: Vec<Option<ValueId>> = vec![None; lens.len()];
-    let mut target = |value: ValueId, lens: &mut Vec<usize>| -> GradTarget {
+    // Where the gradient of `value` goes, if it is wanted: a new value or, if given, `place`.
+    let reach = |value: ValueId, place: Option<ValueId>, grad_of: &mut [Option<ValueId>], lens: &mut Vec<usize>| {
         if !needs_grad[value] {
             return None;
         }
         let accumulate = grad_of[value].is_some();
         let grad = *grad_of[value].get_or_insert_with(|| {
-            lens.push(lens[value]);
-            lens.len() - 1
+            place.unwrap_or_else(|| {
+                lens.push(lens[value]);
+                lens.len() - 1
+            })
         });
         Some((grad, accumulate))
     };
-    let grad_of_output = target(output, lens).map(|(grad, _)| grad);
-    let mut contributed = vec![None; needs_grad.len()];
-    contributed[output] = grad_of_output;
+    let grad_of_output = reach(output, None, &mut grad_of, lens).map(|(grad, _)| grad);
     let mut backward = Vec::new();
     for (index, step) in steps.iter().enumerate().rev() {
         // A step that nothing reads on the way to the loss has no gradient.
-        let Some(grad_output) = contributed[step.output] else { continue };
-        let mut reach = |value: ValueId| {
-            let grad = target(value, lens);
-            contributed[value] = grad.map(|(grad, _)| grad);
-            grad
-        };
-        let grad_residual = step.residual.and_then(&mut reach);
-        let grad_inputs = step.inputs.iter().map(|&input| reach(input)).collect();
+        let Some(grad_output) = grad_of[step.output] else { continue };
+        let grad_residual = step.residual.and_then(|value| reach(value, None, &mut grad_of, lens));
+        // An elementwise step leaves its input's gradient in the place of its output's, if it is the first part of it.
+        let elementwise = matches!(step.kind, Kind::BatchNorm { .. } | Kind::Identity);
+        let place = elementwise.then_some(grad_output);
+        let grad_inputs = step.inputs.iter().map(|&input| reach(input, place, &mut grad_of, lens)).collect();
         let trains = trainable.contains(step.node);
         backward.push(BackwardStep { step: index, grad_output, grad_inputs, grad_residual, trains });
     }

@@ -7,8 +7,9 @@ use regraft_kernels::loss::CrossEntropy;
 
 use super::parameters::Parameters;
 use super::plan::{Kind, Mode, Plan};
+use super::times::Times;
 use super::{backward, forward};
-use crate::{Batch, Error, Losses, Session, SessionOptions, Targets};
+use crate::{Batch, Error, LayerTime, Losses, Session, SessionOptions, Targets};
 use forward::{Pass, Workspace};
 
 /// A plan with its memory.
@@ -194,5 +195,17 @@ impl Session for CpuSession {
     fn restore_optimizer(&mut self, state: &StateDict, steps: u64) -> Result<(), Error> {
         let pool = self.pool.clone();
         pool.install(|| self.parameters.restore_optimizer(state, steps))
+    }
+
+    fn measure_layers(&mut self) {
+        for program in self.training.iter_mut().chain([&mut self.inference]) {
+            program.workspace.times = Some(Times::default());
+        }
+    }
+
+    fn layer_times(&self) -> Vec<LayerTime> {
+        let programs = self.training.iter().chain([&self.inference]);
+        let times = programs.filter_map(|program| Some((program.workspace.times.as_ref()?, &program.plan)));
+        times.flat_map(|(times, plan)| times.layers(&self.graph, plan)).collect()
     }
 }

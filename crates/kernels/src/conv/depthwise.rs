@@ -163,7 +163,10 @@ pub(super) fn forward(
         let line = forward_line(shape, row / shape.output[0], row % shape.output[0]);
         let target = Target { first: 0, step: 1, accumulate: false };
         level.run(SumLine { line: &line, channels, source: input, weight, target, out });
-        dispatch(|| epilogue.apply(row * row_len, channels, out));
+        dispatch(
+            #[inline(always)]
+            || epilogue.apply(row * row_len, channels, out),
+        );
     });
 }
 

@@ -266,7 +266,10 @@ pub(super) fn forward(
                 multiply.run();
             }
         });
-        dispatch(|| epilogue.apply(positions.start * channels, channels, output));
+        dispatch(
+            #[inline(always)]
+            || epilogue.apply(positions.start * channels, channels, output),
+        );
     });
 }
 

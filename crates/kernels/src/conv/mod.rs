@@ -266,13 +266,16 @@ fn backward_weight_at(level: Level, shape: &Shape, input: &[f32], grad_output: &
 pub fn backward_bias(grad_output: &[f32], grad_bias: &mut [f32]) {
     let channels = grad_bias.len();
     let sums = reduce_rows(grad_output.len() / channels, channels, channels, |first, count, sums| {
-        dispatch(|| {
-            for row in grad_output[first * channels..][..count * channels].chunks_exact(channels) {
-                for (s, &g) in sums.iter_mut().zip(row) {
-                    *s += g;
+        dispatch(
+            #[inline(always)]
+            || {
+                for row in grad_output[first * channels..][..count * channels].chunks_exact(channels) {
+                    for (s, &g) in sums.iter_mut().zip(row) {
+                        *s += g;
+                    }
                 }
-            }
-        });
+            },
+        );
     });
     for (g, s) in grad_bias.iter_mut().zip(sums) {
         *g = s as f32;

@@ -16,11 +16,12 @@ use rayon::prelude::*;
 pub(super) use weight_gradient::backward_weight;
 
 use super::{Epilogue, Shape};
+use crate::Activation;
 use crate::rows::with_scratch;
 use crate::simd::Level;
 use crate::tile::{Panels, Product};
 use crate::vector::{load, store, vectors};
-use transforms::{Filter, Input, OUT, Output, POINTS, SIDE, TAPS, in_both};
+use transforms::{Filter, Input, OUT, Output, POINTS, SIDE, Sink, Source, TAPS, Transform, in_both};
 
 /// Whether a convolution can take this road.
 pub(super) fn fits(shape: &Shape) -> bool {
@@ -98,40 +99,96 @@ fn plane(count: usize, columns: usize) -> usize {
     (count * columns).div_ceil(16) / 2 * 32 + 16
 }
 
-/// A square of pixels of a map, which may reach over its edges, where it is zero.
-struct Square<'a> {
+/// A square of `N` by `N` pixels of a map, which may reach over its edges, where it is zero.
+struct Square<'a, const N: usize, const WHOLE: bool> {
     map: &'a [f32],
     size: [usize; 2],
     channels: usize,
     image: usize,
     /// The first line and column: may be negative.
     start: [isize; 2],
+    /// The first channel of the vector, and how many of it exist: all with `WHOLE`.
+    channel: usize,
+    lanes: usize,
 }
 
-impl Square<'_> {
-    /// Reads `N` by `N` pixels of `lanes` channels.
+impl<const N: usize, const WHOLE: bool> Square<'_, N, WHOLE> {
+    fn is_inside(&self) -> bool {
+        let inside = |axis: usize| self.start[axis] >= 0 && self.start[axis] as usize + N <= self.size[axis];
+        inside(0) && inside(1)
+    }
+
     #[inline(always)]
-    fn read<S: Simd, const N: usize>(&self, simd: S, channel: usize, lanes: usize) -> [[S::f32s; N]; N] {
-        let ([height, width], [y, x]) = (self.size, self.start);
-        let mut values = [[simd.splat_f32s(0.0); N]; N];
-        let at = |i: usize, j: usize| {
-            let (y, x) = ((y + i as isize) as usize, (x + j as isize) as usize);
-            ((self.image * height + y) * width + x) * self.channels + channel
-        };
-        if y >= 0 && x >= 0 && y as usize + N <= height && x as usize + N <= width && lanes == S::F32_LANES {
+    fn at(&self, y: isize, x: isize) -> usize {
+        ((self.image * self.size[0] + y as usize) * self.size[1] + x as usize) * self.channels + self.channel
+    }
+}
+
+impl<S: Simd, const N: usize, const WHOLE: bool> Source<S, N> for Square<'_, N, WHOLE> {
+    #[inline(always)]
+    fn column(&self, simd: S, j: usize) -> [S::f32s; N] {
+        let mut values = [simd.splat_f32s(0.0); N];
+        let ([y, x], lanes) = (self.start, if WHOLE { S::F32_LANES } else { self.lanes });
+        let x = x + j as isize;
+        if self.is_inside() {
+            let line = self.size[1] * self.channels;
+            let column = &self.map[self.at(y, x)..][..(N - 1) * line + lanes];
             for i in 0..N {
-                let line = &self.map[at(i, 0)..][..(N - 1) * self.channels + S::F32_LANES];
-                for j in 0..N {
-                    values[i][j] = load(simd, line, j * self.channels, S::F32_LANES);
+                values[i] = load(simd, column, i * line, lanes);
+            }
+        } else if x >= 0 && (x as usize) < self.size[1] {
+            for i in 0..N {
+                let y = y + i as isize;
+                if y >= 0 && (y as usize) < self.size[0] {
+                    values[i] = load(simd, self.map, self.at(y, x), lanes);
                 }
             }
-            return values;
         }
-        let inside = |at: isize, size: usize| at >= 0 && (at as usize) < size;
-        for i in (0..N).filter(|&i| inside(y + i as isize, height)) {
-            for j in (0..N).filter(|&j| inside(x + j as isize, width)) {
-                values[i][j] = load(simd, self.map, at(i, j), lanes);
-            }
+        values
+    }
+}
+
+/// A vector at each of the 36 points, planes apart.
+struct Points<T> {
+    data: T,
+    plane: usize,
+    at: usize,
+}
+
+impl<S: Simd> Source<S, SIDE> for Points<&[f32]> {
+    #[inline(always)]
+    fn column(&self, simd: S, j: usize) -> [S::f32s; SIDE] {
+        let mut values = [simd.splat_f32s(0.0); SIDE];
+        for i in 0..SIDE {
+            values[i] = load(simd, self.data, (i * SIDE + j) * self.plane + self.at, S::F32_LANES);
+        }
+        values
+    }
+}
+
+impl<S: Simd> Sink<S, SIDE> for Points<&mut [f32]> {
+    #[inline(always)]
+    fn row(&mut self, simd: S, i: usize, values: [S::f32s; SIDE]) {
+        for j in 0..SIDE {
+            store(simd, self.data, (i * SIDE + j) * self.plane + self.at, S::F32_LANES, values[j]);
+        }
+    }
+}
+
+/// A vector of filters, their taps `step` apart.
+struct Taps<'a> {
+    weight: &'a [f32],
+    step: usize,
+    at: usize,
+    lanes: usize,
+}
+
+impl<S: Simd> Source<S, TAPS> for Taps<'_> {
+    #[inline(always)]
+    fn column(&self, simd: S, j: usize) -> [S::f32s; TAPS] {
+        let mut values = [simd.splat_f32s(0.0); TAPS];
+        for i in 0..TAPS {
+            values[i] = load(simd, self.weight, (i * TAPS + j) * self.step + self.at, self.lanes);
         }
         values
     }
@@ -161,17 +218,10 @@ impl WithSimd for TransformFilter<'_> {
         if !self.turned {
             for input in 0..inputs {
                 for (column, lanes) in vectors::<S>(columns) {
-                    let mut taps = [[simd.splat_f32s(0.0); TAPS]; TAPS];
-                    for (tap, w) in taps.as_flattened_mut().iter_mut().enumerate() {
-                        *w = load(simd, weight, (tap * inputs + input) * outputs + first + column, lanes);
-                    }
-                    store_points(
-                        simd,
-                        in_both::<S, Filter, TAPS, SIDE>(simd, taps),
-                        plane,
-                        input * panels.stride + column,
-                        self.out,
-                    );
+                    let (step, at) = (inputs * outputs, input * outputs + first + column);
+                    let taps = Taps { weight, step, at, lanes };
+                    let at = input * panels.stride + column;
+                    in_both::<S, Filter, TAPS, SIDE>(simd, &taps, &mut Points { data: &mut *self.out, plane, at });
                 }
             }
             return;
@@ -193,24 +243,12 @@ impl WithSimd for TransformFilter<'_> {
                     }
                 }
                 for i in 0..count {
-                    let mut taps = [[simd.splat_f32s(0.0); TAPS]; TAPS];
-                    for (tap, w) in taps.as_flattened_mut().iter_mut().enumerate() {
-                        *w = load(simd, &block, (tap * BLOCK + i) * S::F32_LANES, S::F32_LANES);
-                    }
+                    let (step, at) = (BLOCK * S::F32_LANES, i * S::F32_LANES);
+                    let taps = Taps { weight: &block, step, at, lanes: S::F32_LANES };
                     let at = (start + i) * panels.stride + column;
-                    store_points(simd, in_both::<S, Filter, TAPS, SIDE>(simd, taps), plane, at, self.out);
+                    in_both::<S, Filter, TAPS, SIDE>(simd, &taps, &mut Points { data: &mut *self.out, plane, at });
                 }
             }
-        }
-    }
-}
-
-/// Stores a whole vector at each point, planes apart.
-#[inline(always)]
-fn store_points<S: Simd>(simd: S, points: [[S::f32s; SIDE]; SIDE], plane: usize, at: usize, out: &mut [f32]) {
-    for i in 0..SIDE {
-        for j in 0..SIDE {
-            store(simd, out, (i * SIDE + j) * plane + at, S::F32_LANES, points[i][j]);
         }
     }
 }
@@ -256,21 +294,50 @@ impl WithSimd for TransformInput<'_> {
         for tile in 0..self.count {
             let (image, [y, x]) = self.tiling.position(self.first_tile + tile);
             let start = [y as isize - padding[0] as isize, x as isize - padding[1] as isize];
-            let square = Square { map: self.input, size, channels, image, start };
             for (channel, lanes) in vectors::<S>(channels) {
-                let d = square.read::<S, SIDE>(simd, channel, lanes);
-                store_points(simd, in_both::<S, Input, SIDE, SIDE>(simd, d), plane, tile * stride + channel, self.out);
+                let points = Points { data: &mut *self.out, plane, at: tile * stride + channel };
+                transform_square::<S, Input, SIDE>(
+                    simd,
+                    (self.input, size, channels),
+                    image,
+                    start,
+                    channel,
+                    lanes,
+                    points,
+                );
             }
         }
     }
 }
 
-/// Multiplies `count` transformed tiles with one panel of the transformed weight: `[36, count, stride]`.
+/// Transforms a square of a map (given with its size and channels) to the points.
+#[inline(always)]
+fn transform_square<S: Simd, T: Transform<N, SIDE>, const N: usize>(
+    simd: S,
+    (map, size, channels): (&[f32], [usize; 2], usize),
+    image: usize,
+    start: [isize; 2],
+    channel: usize,
+    lanes: usize,
+    mut points: Points<&mut [f32]>,
+) {
+    if lanes == S::F32_LANES {
+        let square = Square::<N, true> { map, size, channels, image, start, channel, lanes };
+        in_both::<S, T, N, SIDE>(simd, &square, &mut points);
+    } else {
+        let square = Square::<N, false> { map, size, channels, image, start, channel, lanes };
+        in_both::<S, T, N, SIDE>(simd, &square, &mut points);
+    }
+}
+
+/// Multiplies `count` transformed tiles with one panel of the transformed weight at a point: `[36, count, stride]`.
+#[allow(clippy::too_many_arguments)] // sizes and slices of one product
 fn multiply(
     level: Level,
     channels: usize,
     panels: Panels,
     count: usize,
+    point: usize,
     tiles: &[f32],
     filter: &[f32],
     out: &mut [f32],
@@ -285,11 +352,9 @@ fn multiply(
         c_stride: stride,
         accumulate: false,
     };
-    for point in 0..POINTS {
-        let filter = &filter[point * channels * stride..][..channels * stride];
-        let out = &mut out[point * plane(count, stride)..];
-        product.run(level, &tiles[point * plane(count, tiles_stride)..], filter, out);
-    }
+    let filter = &filter[point * channels * stride..][..channels * stride];
+    let out = &mut out[point * plane(count, stride)..];
+    product.run(level, &tiles[point * plane(count, tiles_stride)..], filter, out);
 }
 
 /// Transforms the products of some tiles and one panel back, finishes and writes them.
@@ -319,47 +384,76 @@ impl WithSimd for TransformOutput<'_> {
         let Epilogue { bias, residual, activation } = self.epilogue;
         for tile in 0..self.count {
             let (image, [y, x]) = self.tiling.position(self.first_tile + tile);
-            let (rows, columns) = (OUT.min(height - y), OUT.min(width - x));
-            let corner = (image * height + y) * width + x;
             for (column, lanes) in vectors::<S>(self.panels.width.min(channels - first_channel)) {
-                let mut m = [[simd.splat_f32s(0.0); SIDE]; SIDE];
-                for i in 0..SIDE {
-                    for j in 0..SIDE {
-                        let at = (i * SIDE + j) * plane + tile * stride + column;
-                        m[i][j] = load(simd, self.products, at, S::F32_LANES);
-                    }
-                }
-                let values = in_both::<S, Output, SIDE, OUT>(simd, m);
+                let products = Points { data: self.products, plane, at: tile * stride + column };
                 let channel = first_channel + column;
                 let mut shift = simd.splat_f32s(0.0);
                 if let Some(bias) = bias {
                     shift = load(simd, bias, channel, lanes);
                 }
-                for i in 0..rows {
-                    for j in 0..columns {
-                        let at = (corner + i * width + j) * channels + channel;
-                        let mut value = simd.add_f32s(values[i][j], shift);
-                        if let Some(residual) = residual {
-                            value = simd.add_f32s(value, load(simd, residual, at, lanes));
-                        }
-                        let at = at - self.first_pixel * channels;
-                        if self.accumulate {
-                            value = simd.add_f32s(value, load(simd, self.out, at, lanes));
-                        }
-                        store(simd, self.out, at, lanes, activation.of(simd, value));
-                    }
-                }
+                let mut pixels = Pixels::<S> {
+                    size: [OUT.min(height - y), OUT.min(width - x)],
+                    at: ((image * height + y) * width + x) * channels + channel,
+                    first: self.first_pixel * channels,
+                    step: [width * channels, channels],
+                    lanes,
+                    shift,
+                    residual,
+                    activation,
+                    accumulate: self.accumulate,
+                    out: &mut *self.out,
+                };
+                in_both::<S, Output, SIDE, OUT>(simd, &products, &mut pixels);
             }
         }
     }
 }
 
-/// Elements of a block's transformed input: it should stay in the second-level cache.
-const BLOCK: usize = 128 * 1024;
+/// A vector at each pixel of an output tile.
+struct Pixels<'a, S: Simd> {
+    /// Rows and columns that exist.
+    size: [usize; 2],
+    /// Where the first pixel lies in the whole map, where `out` begins in it, and from one row and column to the next.
+    at: usize,
+    first: usize,
+    step: [usize; 2],
+    lanes: usize,
+    shift: S::f32s,
+    residual: Option<&'a [f32]>,
+    activation: Activation,
+    accumulate: bool,
+    out: &'a mut [f32],
+}
 
-/// Strips in a block.
+impl<S: Simd> Sink<S, OUT> for Pixels<'_, S> {
+    #[inline(always)]
+    fn row(&mut self, simd: S, i: usize, values: [S::f32s; OUT]) {
+        if i >= self.size[0] {
+            return;
+        }
+        for j in 0..OUT {
+            if j >= self.size[1] {
+                return;
+            }
+            let at = self.at + i * self.step[0] + j * self.step[1];
+            let mut value = simd.add_f32s(values[j], self.shift);
+            if let Some(residual) = self.residual {
+                value = simd.add_f32s(value, load(simd, residual, at, self.lanes));
+            }
+            let at = at - self.first;
+            if self.accumulate {
+                value = simd.add_f32s(value, load(simd, self.out, at, self.lanes));
+            }
+            store(simd, self.out, at, self.lanes, self.activation.of(simd, value));
+        }
+    }
+}
+
+/// Strips in a block: some 28 tiles, whose transformed input should stay in the second-level cache; more where the weight
+/// is large, as each block reads all of it.
 fn strips_per_block(tiling: &Tiling) -> usize {
-    let tiles = (BLOCK / (POINTS * tiling.shape.in_channels)).clamp(28, 64);
+    let is_large = tiling.shape.in_channels * tiling.shape.out_channels >= 256 * 256;
+    let tiles = if is_large { 48 } else { 28 };
     (tiles / tiling.tiles_per_strip).max(1)
 }
 
@@ -393,7 +487,9 @@ pub(super) fn forward(
             let (transformed, products) = scratch.split_at_mut(transformed_len);
             level.run(TransformInput { tiling: &tiling, input, first_tile, count, out: transformed });
             for (panel, filter) in filter.chunks_exact(panels.step).enumerate() {
-                multiply(level, shape.in_channels, panels, count, transformed, filter, products);
+                for point in 0..POINTS {
+                    multiply(level, shape.in_channels, panels, count, point, transformed, filter, products);
+                }
                 level.run(TransformOutput {
                     tiling: &tiling,
                     panels,
@@ -439,9 +535,12 @@ fn forward_by_panels(
         let transformed = &*transformed;
         products.par_chunks_mut(groups.len() * products_len).zip(filter.par_chunks(panels.step)).for_each(
             |(products, filter)| {
-                let groups = transformed.chunks(transformed_len).zip(&groups);
-                for (out, (tiles, &(_, count))) in products.chunks_mut(products_len).zip(groups) {
-                    multiply(level, shape.in_channels, panels, count, tiles, filter, out);
+                // Point by point, so that a point's part of the weight stays in cache for all groups.
+                for point in 0..POINTS {
+                    let groups = transformed.chunks(transformed_len).zip(&groups);
+                    for (out, (tiles, &(_, count))) in products.chunks_mut(products_len).zip(groups) {
+                        multiply(level, shape.in_channels, panels, count, point, tiles, filter, out);
+                    }
                 }
             },
         );

@@ -38,28 +38,35 @@ pub(super) trait Transform<const I: usize, const O: usize> {
     fn apply<S: Simd>(simd: S, x: [S::f32s; I]) -> [S::f32s; O];
 }
 
+/// Where a transform reads a square of vectors.
+pub(super) trait Source<S: Simd, const I: usize> {
+    /// The values of column `j`.
+    fn column(&self, simd: S, j: usize) -> [S::f32s; I];
+}
+
+/// Where a transform writes a square of vectors.
+pub(super) trait Sink<S: Simd, const O: usize> {
+    /// Takes the values of row `i`.
+    fn row(&mut self, simd: S, i: usize, values: [S::f32s; O]);
+}
+
 /// Applies a transform to the columns, then to the rows.
 #[inline(always)]
 pub(super) fn in_both<S: Simd, T: Transform<I, O>, const I: usize, const O: usize>(
     simd: S,
-    x: [[S::f32s; I]; I],
-) -> [[S::f32s; O]; O] {
+    source: &impl Source<S, I>,
+    sink: &mut impl Sink<S, O>,
+) {
     let mut half = [[simd.splat_f32s(0.0); I]; O];
     for j in 0..I {
-        let mut column = [simd.splat_f32s(0.0); I];
-        for i in 0..I {
-            column[i] = x[i][j];
-        }
-        let column = T::apply(simd, column);
+        let column = T::apply(simd, source.column(simd, j));
         for i in 0..O {
             half[i][j] = column[i];
         }
     }
-    let mut both = [[simd.splat_f32s(0.0); O]; O];
     for i in 0..O {
-        both[i] = T::apply(simd, half[i]);
+        sink.row(simd, i, T::apply(simd, half[i]));
     }
-    both
 }
 
 #[inline(always)]

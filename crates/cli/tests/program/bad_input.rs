@@ -201,6 +201,17 @@ fn a_trained_model_can_be_the_weights_of_the_next() {
 }
 
 #[test]
+fn a_last_batch_of_one_photo_is_no_food_for_a_batch_norm() {
+    let place = Place::with_photos();
+    place.draw(Class::Discs, "photos/train", 12..13);
+    // 17 photos in batches of 4, and maps of one pixel in layer4.
+    let line = "train photos --backbone resnet18 --mode finetune --imgsz 32 --epochs 1 --output-dir";
+    place.run(&format!("{line} run")).fails(&["layer4.0.bn1", "--batch-size", "--imgsz", "--bn frozen"]);
+    place.run(&format!("{line} frozen --bn frozen")).done();
+    place.run(&format!("{line} larger --batch-size 6")).done();
+}
+
+#[test]
 fn training_that_diverges_says_so() {
     let place = Place::with_photos();
     let line = "train photos --backbone squeezenet1_1 --mode finetune --imgsz 32 --output-dir run --lr 1e30 --epochs 3";

@@ -175,6 +175,9 @@ pub enum Error {
         /// The panic's message.
         reason: String,
     },
+    /// The caller asked to stop.
+    #[error("interrupted")]
+    Cancelled,
 }
 
 impl Error {

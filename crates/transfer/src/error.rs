@@ -85,6 +85,7 @@ pub enum Error {
 impl Error {
     /// Whether the caller's wish to stop is the reason.
     pub fn is_interruption(&self) -> bool {
-        matches!(self, Error::Interrupted | Error::Learn(regraft_learn::Error::Cancelled))
+        use {regraft_data::Error::Cancelled as PhotosCancelled, regraft_learn::Error::Cancelled as FitCancelled};
+        matches!(self, Error::Interrupted | Error::Data(PhotosCancelled) | Error::Learn(FitCancelled))
     }
 }

@@ -60,6 +60,26 @@ fn a_run_that_was_stopped_twice_and_killed_ends_with_the_same_bits() {
 }
 
 #[test]
+fn ctrl_c_while_photos_are_read_ends_the_reading() {
+    let place = Place::empty();
+    // Twelve megapixels under many names: seconds of reading, little disk.
+    place.write("photo.ppm", [b"P6 4000 3000 255\n".as_slice(), &vec![90; 4000 * 3000 * 3]].concat());
+    for folder in ["train/discs", "train/squares", "val/discs", "val/squares"] {
+        let folder = place.path("many").join(folder);
+        fs::create_dir_all(&folder).unwrap();
+        (0..50).for_each(|i| fs::hard_link(place.path("photo.ppm"), folder.join(format!("{i}.ppm"))).unwrap());
+    }
+    let train = "train many --backbone squeezenet1_1 --imgsz 32 --cache-mib 0 --threads 1 --output-dir run";
+    let mut running = place.start_saying(train, "said");
+    running.wait_until(&place.path("said"), |said| !said.is_empty());
+    running.signal("INT");
+    running.end().exits(130);
+    let said = place.text("said");
+    assert!(said.contains("interrupted; nothing had to be saved\n") && !said.contains("error"), "{said}");
+    assert!(!place.path("run").exists(), "{said}");
+}
+
+#[test]
 fn a_frozen_run_with_dropout_and_adamw_goes_on_with_the_same_bits() {
     let place = Place::with_photos();
     let train = "train photos --backbone mobilenet_v2 --mode finetune --freeze-until features.16 --imgsz 64 \

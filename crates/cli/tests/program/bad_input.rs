@@ -24,6 +24,7 @@ fn bad_usage_exits_with_2_and_names_the_flag() {
         ("fly", &["fly"][..]),
         ("train", &["<DATA>", "--backbone"]),
         ("train photos", &["--backbone"]),
+        ("train photos --backbone squeezenet1_1 --imgsz 32 --exist-ok", &["--output-dir"]),
         ("predict", &["<MODEL>"]),
         ("predict model.safetensors", &["<PATHS>"]),
         ("predict model.safetensors a.jpg --top-k 0", &["--top-k"]),

@@ -146,11 +146,17 @@ mod tests {
             assert_eq!(store.kept_bytes(), 11 * 3, "the readable ones are kept");
 
             let error = open(&dir).verify(&store, threads, true, &NEVER, |_| ()).unwrap_err().to_string();
-            assert!(
-                error.starts_with("1 photos cannot be read, the first of them: ") && error.contains("1.pgm"),
-                "{error}"
-            );
+            assert!(error.starts_with("1 photo cannot be read: ") && error.contains("train/b/1.pgm: "), "{error}");
+            assert!(error.ends_with("; remove or replace it, or leave out --strict"), "{error}");
         }
+        fs::write(dir.path().join("train/b/2.pgm"), "P5 9 9 255\n.").unwrap();
+        let store = ImageStore::new(DecodeOptions::default(), 0);
+        let error = open(&dir).verify(&store, 1, true, &NEVER, |_| ()).unwrap_err().to_string();
+        assert!(
+            error.starts_with("2 photos cannot be read, the first of them: ") && error.contains("1.pgm"),
+            "{error}"
+        );
+        assert!(error.ends_with("; remove or replace them, or leave out --strict"), "{error}");
     }
 
     #[test]

@@ -146,7 +146,7 @@ fn strictly_a_bad_photo_is_an_error() {
     {
         let place = Place::with_photos();
         place.write(&format!("photos/val/squares/{file}"), content);
-        place.run(&format!("{TRAIN} --strict")).fails(&[file, word]);
+        place.run(&format!("{TRAIN} --strict")).fails(&[file, word, "leave out --strict"]);
         no_run(&place);
     }
     // A file that never claimed to be a photo is no reason to stop.

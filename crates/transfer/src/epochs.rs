@@ -260,7 +260,9 @@ impl<'a> Run<'a> {
     fn save_epoch(&mut self) {
         let results = self.save_best().and_then(|()| self.folder.write_results(&self.progress.rows));
         if let Err(error) = results.and_then(|()| self.save_checkpoint()) {
-            self.context.reporter.warn(&format!("{error}; training goes on and tries again after the next epoch"));
+            let more = self.progress.epoch < self.config.epochs;
+            let plan = if more { "; training goes on and tries again after the next epoch" } else { "" };
+            self.context.reporter.warn(&format!("{error}{plan}"));
         }
     }
 

@@ -12,19 +12,20 @@ const TRAIN: &str = "train photos --backbone resnet18 --mode finetune --imgsz 64
 
 /// Waits until `epochs` epochs are in a run's results.
 #[track_caller]
-fn wait_for_epochs(running: &mut Running, run: &Path, epochs: usize) {
+pub fn wait_for_epochs(running: &mut Running, run: &Path, epochs: usize) {
     let lines = |bytes: &[u8]| bytes.iter().filter(|&&byte| byte == b'\n').count();
     running.wait_until(&run.join("results.csv"), |bytes| lines(bytes) > epochs);
 }
 
 /// Results without the column of seconds, which no two runs share.
-fn results(place: &Place, run: &str) -> Vec<String> {
+pub fn results(place: &Place, run: &str) -> Vec<String> {
     let text = place.text(&format!("{run}/results.csv"));
     text.lines().map(|line| line.rsplit_once(',').unwrap().0.to_owned()).collect()
 }
 
+/// Requires two runs to have the same results and the same best model, bit for bit.
 #[track_caller]
-fn assert_same_run(place: &Place, a: &str, b: &str) {
+pub fn assert_same_run(place: &Place, a: &str, b: &str) {
     assert_eq!(results(place, a), results(place, b));
     let model = |run: &str| place.read(&format!("{run}/best.safetensors"));
     assert!(model(a) == model(b), "the models of {a} and {b} differ");

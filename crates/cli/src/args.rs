@@ -128,7 +128,7 @@ pub struct Train {
     #[arg(long)]
     pub output_dir: Option<PathBuf>,
     /// Replace the run that --output-dir holds
-    #[arg(long)]
+    #[arg(long, requires = "output_dir")]
     pub exist_ok: bool,
     /// Seed of every random decision
     #[arg(long, default_value_t = 0, value_parser = clap::value_parser!(u64).range(..=MAX_SEED))]
@@ -277,10 +277,10 @@ pub struct Predict {
     /// Photos, folders of photos, or - for a list of paths on stdin
     #[arg(required = true)]
     pub paths: Vec<PathBuf>,
-    /// Classes to name for each photo
-    #[arg(long, default_value_t = 5, value_parser = clap::value_parser!(u32).range(1..))]
-    pub top_k: u32,
-    /// Print CSV
+    /// Classes to name for each photo [default: 5, with --csv 1]
+    #[arg(long, value_parser = clap::value_parser!(u32).range(1..))]
+    pub top_k: Option<u32>,
+    /// Print CSV: path, label, prob, for --top-k above 1 also label2, prob2, ..., and error
     #[arg(long, conflicts_with = "json")]
     pub csv: bool,
 }

@@ -98,7 +98,8 @@ impl Reporter for Terminal {
 
     fn epoch(&self, end: EpochEnd) {
         let EpochEnd { row, epochs, best } = end;
-        let best = if best { ", best so far" } else { "" };
+        // Of a single epoch it says nothing.
+        let best = if best && epochs > 1 { ", best so far" } else { "" };
         let text = format!(
             "Epoch {}/{epochs}\ntrain loss: {:.4} Acc: {:.4}\nval loss: {:.4} Acc: {:.4}\n{:.1} s{best}\n",
             row.epoch, row.train_loss, row.train_acc, row.val_loss, row.val_acc, row.seconds

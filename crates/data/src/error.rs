@@ -102,9 +102,7 @@ pub enum Error {
         part: &'static str,
     },
     /// Strict checking found photos that cannot be decoded.
-    #[error(
-        "{count} photos cannot be read, the first of them: {first}; remove or replace them, or allow skipping them"
-    )]
+    #[error("{}", unreadable(*count, first))]
     Unreadable {
         /// How many.
         count: usize,
@@ -175,6 +173,9 @@ pub enum Error {
         /// The panic's message.
         reason: String,
     },
+    /// The caller asked to stop.
+    #[error("interrupted")]
+    Cancelled,
 }
 
 impl Error {
@@ -192,6 +193,16 @@ impl Error {
             io::ErrorKind::NotFound => Self::NotFound { path: path.to_owned() },
             _ => Self::Read { path: path.to_owned(), source },
         }
+    }
+}
+
+/// The message of [`Error::Unreadable`].
+fn unreadable(count: usize, first: &str) -> String {
+    match count {
+        1 => format!("1 photo cannot be read: {first}; remove or replace it, or leave out --strict"),
+        _ => format!(
+            "{count} photos cannot be read, the first of them: {first}; remove or replace them, or leave out --strict"
+        ),
     }
 }
 

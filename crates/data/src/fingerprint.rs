@@ -5,10 +5,11 @@ use std::fmt::Write as _;
 use std::fs::File;
 use std::io::Read;
 use std::path::{Path, PathBuf};
+use std::sync::atomic::AtomicBool;
 
 use sha2::{Digest, Sha256};
 
-use crate::{Dataset, Error, Result, Sample};
+use crate::{Dataset, Error, Result, Sample, verify::check};
 
 /// What a dataset contains.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -30,11 +31,12 @@ pub struct Duplicate {
 }
 
 /// Reads every file and hashes the dataset. Moving its folder elsewhere changes nothing; adding, removing,
-/// renaming or changing a photo, or moving it to the other part, does.
+/// renaming or changing a photo, or moving it to the other part, does. `cancel`, set to true, ends the work after the
+/// file at hand.
 ///
 /// # Errors
-/// [`Error::NotFound`] or [`Error::Read`] naming the file.
-pub fn fingerprint(dataset: &Dataset) -> Result<Fingerprint> {
+/// [`Error::NotFound`] or [`Error::Read`] naming the file, [`Error::Cancelled`] if `cancel` said so.
+pub fn fingerprint(dataset: &Dataset, cancel: &AtomicBool) -> Result<Fingerprint> {
     let mut whole = Sha256::new();
     let mut text = |bytes: &[u8]| {
         // The length first, so that no two lists of texts give the same stream.
@@ -47,6 +49,7 @@ pub fn fingerprint(dataset: &Dataset) -> Result<Fingerprint> {
     let mut duplicates = Vec::new();
     for (part, samples) in [("train", &dataset.train), ("val", &dataset.val)] {
         for Sample { path, class } in samples {
+            check(cancel)?;
             let content = hash_file(path)?;
             let relative = path.strip_prefix(&dataset.root).unwrap_or(path);
             text(part.as_bytes());
@@ -96,8 +99,12 @@ mod tests {
         dir
     }
 
+    fn open(root: &Path) -> Dataset {
+        Dataset::open(root, &SplitOptions::default()).unwrap().0
+    }
+
     fn of(root: &Path) -> Fingerprint {
-        fingerprint(&Dataset::open(root, &SplitOptions::default()).unwrap().0).unwrap()
+        fingerprint(&open(root), &AtomicBool::new(false)).unwrap()
     }
 
     #[test]
@@ -125,6 +132,13 @@ mod tests {
         for (i, hash) in hashes.iter().enumerate() {
             assert!(!hashes[..i].contains(hash), "change {i} went unnoticed");
         }
+    }
+
+    #[test]
+    fn it_can_be_cancelled() {
+        let dir = folder();
+        let result = fingerprint(&open(dir.path()), &AtomicBool::new(true));
+        assert!(matches!(result, Err(Error::Cancelled)), "{result:?}");
     }
 
     #[test]

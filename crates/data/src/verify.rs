@@ -1,6 +1,6 @@
 //! Decoding every photo once, before the first epoch.
 
-use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::sync::{Mutex, PoisonError};
 use std::thread;
 
@@ -9,15 +9,17 @@ use crate::{Dataset, Error, FindingKind, Findings, ImageStore, Result, Sample};
 /// Decodes the photos of `samples` on `threads` threads and removes those that cannot be read, each with a
 /// finding; with `strict`, one such photo is an error. The store keeps what it has room for, so the first
 /// epoch need not decode it again. `progress` is called after each photo, from any of the threads, with the
-/// number done so far.
+/// number done so far. `cancel`, set to true (by Ctrl-C, say), ends the work after the photos at hand.
 ///
 /// # Errors
-/// [`Error::Unreadable`] with the first such photo if `strict`.
+/// [`Error::Unreadable`] with the first such photo if `strict`, [`Error::Cancelled`] if `cancel` said so; the samples
+/// are then what they were.
 pub fn verify(
     samples: &mut Vec<Sample>,
     store: &ImageStore,
     threads: usize,
     strict: bool,
+    cancel: &AtomicBool,
     progress: impl Fn(usize) + Sync,
 ) -> Result<Findings> {
     let (next, done) = (AtomicUsize::new(0), AtomicUsize::new(0));
@@ -26,6 +28,9 @@ pub fn verify(
         for _ in 0..threads.clamp(1, samples.len().max(1)) {
             scope.spawn(|| {
                 while let Some(sample) = samples.get(next.fetch_add(1, Ordering::Relaxed)) {
+                    if cancel.load(Ordering::Relaxed) {
+                        return;
+                    }
                     if let Err(error) = store.get(&sample.path) {
                         failures.lock().unwrap_or_else(PoisonError::into_inner).push((sample.path.clone(), error));
                     }
@@ -34,6 +39,7 @@ pub fn verify(
             });
         }
     });
+    check(cancel)?;
     let mut failures = failures.into_inner().unwrap_or_else(PoisonError::into_inner);
     failures.sort_by(|(a, _), (b, _)| a.cmp(b));
     if let (true, Some((_, first))) = (strict, failures.first()) {
@@ -51,17 +57,27 @@ pub fn verify(
     Ok(findings)
 }
 
+/// Fails if the caller has asked to stop.
+///
+/// # Errors
+/// [`Error::Cancelled`].
+pub(crate) fn check(cancel: &AtomicBool) -> Result<()> {
+    if cancel.load(Ordering::Relaxed) { Err(Error::Cancelled) } else { Ok(()) }
+}
+
 impl Dataset {
     /// [`verify`] for both parts: every photo is decoded once, and those that cannot be are left out.
     /// `progress` counts the photos of both parts.
     ///
     /// # Errors
-    /// [`Error::Unreadable`] if `strict`, [`Error::ClassUnreadable`] if a class loses all its photos of a part.
+    /// [`Error::Unreadable`] if `strict`, [`Error::ClassUnreadable`] if a class loses all its photos of a part,
+    /// [`Error::Cancelled`] if `cancel` said so.
     pub fn verify(
         &mut self,
         store: &ImageStore,
         threads: usize,
         strict: bool,
+        cancel: &AtomicBool,
         progress: impl Fn(usize) + Sync,
     ) -> Result<Findings> {
         let classes_of = |samples: &[Sample]| {
@@ -71,8 +87,8 @@ impl Dataset {
         };
         let before = [classes_of(&self.train), classes_of(&self.val)];
         let n_train = self.train.len();
-        let mut findings = verify(&mut self.train, store, threads, strict, &progress)?;
-        findings.extend(verify(&mut self.val, store, threads, strict, |done| progress(n_train + done))?);
+        let mut findings = verify(&mut self.train, store, threads, strict, cancel, &progress)?;
+        findings.extend(verify(&mut self.val, store, threads, strict, cancel, |done| progress(n_train + done))?);
         let after = [classes_of(&self.train), classes_of(&self.val)];
         for (part, (before, after)) in ["training", "validation"].into_iter().zip(before.iter().zip(&after)) {
             if let Some(class) = (0..self.classes.len()).find(|&class| before[class] && !after[class]) {
@@ -88,6 +104,9 @@ mod tests {
     use super::*;
     use crate::{DecodeOptions, SplitOptions};
     use std::fs;
+
+    /// Nobody asks to stop.
+    static NEVER: AtomicBool = AtomicBool::new(false);
 
     fn folder() -> tempfile::TempDir {
         let dir = tempfile::tempdir().unwrap();
@@ -116,7 +135,7 @@ mod tests {
                 assert!((1..=12).contains(&done));
                 calls.fetch_add(1, Ordering::Relaxed);
             };
-            let findings = dataset.verify(&store, threads, false, progress).unwrap();
+            let findings = dataset.verify(&store, threads, false, &NEVER, progress).unwrap();
             assert_eq!((dataset.train.len(), dataset.val.len(), calls.into_inner()), (5, 6, 12));
             assert!(
                 findings.items[0]
@@ -126,11 +145,36 @@ mod tests {
             );
             assert_eq!(store.kept_bytes(), 11 * 3, "the readable ones are kept");
 
-            let error = open(&dir).verify(&store, threads, true, |_| ()).unwrap_err().to_string();
-            assert!(
-                error.starts_with("1 photos cannot be read, the first of them: ") && error.contains("1.pgm"),
-                "{error}"
-            );
+            let error = open(&dir).verify(&store, threads, true, &NEVER, |_| ()).unwrap_err().to_string();
+            assert!(error.starts_with("1 photo cannot be read: ") && error.contains("train/b/1.pgm: "), "{error}");
+            assert!(error.ends_with("; remove or replace it, or leave out --strict"), "{error}");
+        }
+        fs::write(dir.path().join("train/b/2.pgm"), "P5 9 9 255\n.").unwrap();
+        let store = ImageStore::new(DecodeOptions::default(), 0);
+        let error = open(&dir).verify(&store, 1, true, &NEVER, |_| ()).unwrap_err().to_string();
+        assert!(
+            error.starts_with("2 photos cannot be read, the first of them: ") && error.contains("1.pgm"),
+            "{error}"
+        );
+        assert!(error.ends_with("; remove or replace them, or leave out --strict"), "{error}");
+    }
+
+    #[test]
+    fn cancelling_does_not_wait_for_the_other_photos() {
+        let dir = folder();
+        for threads in [1, 2] {
+            let (store, cancel) = (ImageStore::new(DecodeOptions::default(), 0), AtomicBool::new(false));
+            let (mut dataset, calls) = (open(&dir), AtomicUsize::new(0));
+            let progress = |_| {
+                calls.fetch_add(1, Ordering::Relaxed);
+                cancel.store(true, Ordering::Relaxed);
+            };
+            let before = dataset.clone();
+            let result = dataset.verify(&store, threads, false, &cancel, progress);
+            assert!(matches!(result, Err(Error::Cancelled)), "{result:?}");
+            // The photo that was the occasion, and one that each other thread was at.
+            assert!(calls.into_inner() <= threads);
+            assert_eq!(dataset, before);
         }
     }
 
@@ -141,7 +185,7 @@ mod tests {
             fs::write(dir.path().join(format!("val/b/{i}.pgm")), "P5 9 9 255\n.").unwrap();
         }
         let store = ImageStore::new(DecodeOptions::default(), 0);
-        let error = open(&dir).verify(&store, 2, false, |_| ()).unwrap_err();
+        let error = open(&dir).verify(&store, 2, false, &NEVER, |_| ()).unwrap_err();
         assert!(matches!(error, Error::ClassUnreadable { class, part: "validation" } if class == "b"));
     }
 }

@@ -106,7 +106,8 @@ pub trait Session: Send {
     /// moves the running statistics of training batch norms.
     ///
     /// # Errors
-    /// [`Error::Batch`] if the batch does not fit, [`Error::NothingToTrain`] without trainable layers.
+    /// [`Error::Batch`] if the batch does not fit or leaves a training batch norm a single value per channel,
+    /// [`Error::NothingToTrain`] without trainable layers; nothing is moved then.
     fn gradients(&mut self, batch: Batch, targets: Targets) -> Result<Losses, Error>;
 
     /// Shows the gradient of every trainable parameter, always in the same order, to read or to change.

@@ -183,6 +183,34 @@ fn a_session_without_training_survives_an_empty_update() {
 }
 
 #[test]
+fn a_training_batch_norm_is_not_given_a_single_value_per_channel() {
+    // At 32 pixels the maps of layer4 have one pixel.
+    let (graph, state) = network("resnet18");
+    let engine = CpuEngine::new(1).unwrap();
+    let (inputs, keys, labels) = samples(1);
+    let batch = Batch { inputs: &inputs, keys: &keys };
+    let targets = Targets { labels: &labels, label_smoothing: 0.0, class_weights: None };
+    let compile = |trainable, mode| engine.compile(&graph, &state, options(trainable, mode)).unwrap();
+
+    let mut session = compile(Trainable::all(&graph), BatchNormMode::Train);
+    let error = session.gradients(batch, targets).unwrap_err();
+    assert!(matches!(error, Error::Batch(_)), "{error:?}");
+    let message = error.to_string();
+    for word in ["\"layer4.0.bn1\"", "single value per channel", "--batch-size", "--imgsz", "--bn frozen"] {
+        assert!(message.contains(word), "{word:?} is not in {message:?}");
+    }
+    // The layers before it have not moved either.
+    for (name, tensor) in session.trained_state() {
+        assert_eq!(tensor, state[&name], "{name} has moved");
+    }
+    step(session.as_mut(), 2);
+
+    compile(Trainable::all(&graph), BatchNormMode::Frozen).gradients(batch, targets).unwrap();
+    let head = Trainable::only(&graph, graph.head().unwrap());
+    compile(head, BatchNormMode::Train).gradients(batch, targets).unwrap();
+}
+
+#[test]
 fn batches_that_do_not_fit_are_refused() {
     let (graph, mut state) = network("squeezenet1_1");
     let engine = CpuEngine::new(1).unwrap();

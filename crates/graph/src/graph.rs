@@ -164,14 +164,6 @@ impl Graph {
         list
     }
 
-    /// The node with this name.
-    ///
-    /// # Errors
-    /// [`Error::NoSuchLayer`], listing the top-level names.
-    pub fn node_named(&self, name: &str) -> Result<NodeId, Error> {
-        self.nodes.iter().position(|node| node.name == name).ok_or_else(|| self.no_such_layer(name))
-    }
-
     /// The first node of a layer: the node with this name or below it (`layer4` finds `layer4.0.conv1`).
     ///
     /// # Errors
@@ -195,7 +187,7 @@ impl Graph {
 }
 
 /// Whether `name` is `layer` itself or lies below it.
-pub(crate) fn belongs_to(name: &str, layer: &str) -> bool {
+fn belongs_to(name: &str, layer: &str) -> bool {
     name.strip_prefix(layer).is_some_and(|rest| rest.is_empty() || rest.starts_with('.'))
 }
 

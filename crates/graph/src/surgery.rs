@@ -1,6 +1,5 @@
 //! Surgery on networks: cutting at a layer, grafting a head on, choosing what trains.
 
-use crate::graph::belongs_to;
 use crate::{Error, Graph, Linear, NodeId, Op, Shape};
 
 /// Name of the fully connected layer grafted on a network whose own head is not one.
@@ -147,18 +146,6 @@ impl Trainable {
         Ok(set)
     }
 
-    /// Freezes a layer and all below it in the tree of names.
-    ///
-    /// # Errors
-    /// [`Error::NoSuchLayer`] if no layer has that name.
-    pub fn freeze(&mut self, graph: &Graph, layer: &str) -> Result<(), Error> {
-        graph.first_node_of(layer)?;
-        for (learns, node) in self.nodes.iter_mut().zip(graph.nodes()) {
-            *learns &= !belongs_to(&node.name, layer);
-        }
-        Ok(())
-    }
-
     /// Whether this node's parameters learn.
     pub fn contains(&self, node: NodeId) -> bool {
         self.nodes[node]
@@ -212,7 +199,7 @@ mod tests {
     #[test]
     fn a_cut_keeps_only_what_the_layer_needs() {
         let graph = zoo::build("resnet18", 1000).unwrap();
-        let layer = graph.node_named("layer1.0.bn2").unwrap();
+        let layer = graph.first_node_of("layer1.0.bn2").unwrap();
         let part = graph.cut(layer);
         assert_eq!(part.nodes().last().unwrap().name, "layer1.0.bn2");
         assert_eq!(*part.shapes().unwrap().last().unwrap(), Shape::Map { channels: 64, height: 56, width: 56 });
@@ -222,12 +209,12 @@ mod tests {
     #[test]
     fn a_split_needs_a_value_that_everything_later_passes_through() {
         let graph = zoo::build("resnet18", 10).unwrap();
-        let (body, rest) = graph.split(graph.node_named("layer3.1.relu").unwrap()).unwrap().unwrap();
+        let (body, rest) = graph.split(graph.first_node_of("layer3.1.relu").unwrap()).unwrap().unwrap();
         assert_eq!(rest.input_shape(), *body.shapes().unwrap().last().unwrap());
         assert_eq!(*rest.shapes().unwrap().last().unwrap(), Shape::Features(10));
         assert_eq!(body.parameters().len() + rest.parameters().len(), graph.parameters().len());
         // Inside a block the shortcut goes past.
-        assert_eq!(graph.split(graph.node_named("layer3.1.conv1").unwrap()).unwrap(), None);
+        assert_eq!(graph.split(graph.first_node_of("layer3.1.conv1").unwrap()).unwrap(), None);
     }
 
     #[test]
@@ -238,10 +225,6 @@ mod tests {
             let expected = !node.op.parameters().is_empty() && (node.name.starts_with("layer4") || node.name == "fc");
             assert_eq!(set.contains(id), expected, "{}", node.name);
         }
-        let mut set = Trainable::all(&graph);
-        set.freeze(&graph, "layer1").unwrap();
-        assert!(!set.contains(graph.node_named("layer1.1.conv2").unwrap()));
-        assert!(set.contains(graph.node_named("layer2.0.conv1").unwrap()));
         let error = Trainable::from_layer(&graph, "layer9").unwrap_err().to_string();
         assert!(error.contains("layer9") && error.contains("layer4") && error.contains("fc"), "{error}");
     }

@@ -1,6 +1,6 @@
 //! What can go wrong in this crate.
 
-/// An error of learning, evaluating or reading back results.
+/// An error of learning or evaluating.
 #[derive(Debug, thiserror::Error)]
 #[non_exhaustive]
 pub enum Error {
@@ -76,14 +76,6 @@ pub enum Error {
     /// There is nothing to evaluate.
     #[error("no sample to evaluate")]
     NoSamples,
-    /// A line of a results file cannot be read.
-    #[error("results, line {line}: {problem}")]
-    History {
-        /// The line, counted from 1, the header included.
-        line: u64,
-        /// What is wrong with it.
-        problem: String,
-    },
     /// The caller asked to stop.
     #[error("interrupted")]
     Cancelled,

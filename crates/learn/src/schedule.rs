@@ -76,28 +76,15 @@ fn default_final_div_factor() -> f64 {
     1e4
 }
 
-/// A linear rise to the policy's rate (`LinearLR` with `end_factor=1`).
+/// A linear rise to the policy's rate (`LinearLR` with `end_factor=1`), one value per epoch. The policy starts after
+/// these epochs, as in PyTorch's `SequentialLR` and torchvision's recipes.
 #[derive(Clone, Copy, Debug, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct Warmup {
-    /// What it counts.
-    pub unit: Unit,
-    /// Epochs or steps until the full rate.
+    /// Epochs until the full rate.
     pub total_iters: usize,
-    /// Fraction of the rate at the first of them.
+    /// Fraction of the rate in the first of them.
     pub start_factor: f64,
-}
-
-/// The unit in which a warm-up rises.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(rename_all = "lowercase")]
-pub enum Unit {
-    /// One value per epoch; the policy starts after these epochs, as in PyTorch's `SequentialLR` and torchvision's
-    /// recipes.
-    Epochs,
-    /// One value per step; the policy runs from the start and is multiplied by the factor, as two PyTorch
-    /// schedulers on one optimiser.
-    Steps,
 }
 
 impl From<Policy> for Schedule {
@@ -117,14 +104,10 @@ impl Schedule {
             self.policy.rate(base_lr, epoch, step_in_epoch, steps_per_epoch, epochs)
         };
         match self.warmup {
-            Some(Warmup { unit: Unit::Epochs, total_iters, start_factor }) if epoch < total_iters => {
+            Some(Warmup { total_iters, start_factor }) if epoch < total_iters => {
                 base_lr * linear(start_factor, epoch, total_iters)
             }
-            Some(Warmup { unit: Unit::Epochs, total_iters, .. }) => policy(total_iters),
-            Some(Warmup { unit: Unit::Steps, total_iters, start_factor }) => {
-                let step = global_step(epoch, step_in_epoch, steps_per_epoch);
-                policy(0) * linear(start_factor, step, total_iters)
-            }
+            Some(Warmup { total_iters, .. }) => policy(total_iters),
             None => policy(0),
         }
     }
@@ -241,19 +224,21 @@ mod tests {
         let step = parse(r#"{"policy": {"name": "StepLR", "step_size": 7}}"#).unwrap();
         assert_eq!(step, Policy::StepLR { step_size: 7, gamma: 0.1 }.into());
         let one = parse(
-            r#"{"policy": {"name": "OneCycleLR", "max_lr": 0.1}, "warmup": {"unit": "steps", "total_iters": 5, "start_factor": 0.1}}"#,
+            r#"{"policy": {"name": "OneCycleLR", "max_lr": 0.1}, "warmup": {"total_iters": 5, "start_factor": 0.1}}"#,
         );
         let policy = Policy::OneCycleLR { max_lr: 0.1, pct_start: 0.3, div_factor: 25.0, final_div_factor: 1e4 };
-        let warmup = Some(Warmup { unit: Unit::Steps, total_iters: 5, start_factor: 0.1 });
+        let warmup = Some(Warmup { total_iters: 5, start_factor: 0.1 });
         assert_eq!(one.unwrap(), Schedule { policy, warmup });
         assert!(parse(r#"{"policy": {"name": "StepLR", "step_size": 7, "gama": 0.5}}"#).is_err());
-        assert!(parse(r#"{"policy": {"name": "Constant"}, "warmup": {"unit": "epochs", "total_iters": 2, "start_factr": 0.5}}"#).is_err());
+        assert!(
+            parse(r#"{"policy": {"name": "Constant"}, "warmup": {"total_iters": 2, "start_factr": 0.5}}"#).is_err()
+        );
     }
 
     #[test]
     fn settings_out_of_range_are_refused_by_name() {
         let one = |max_lr, pct_start| Policy::OneCycleLR { max_lr, pct_start, div_factor: 25.0, final_div_factor: 1e4 };
-        let warm = |start_factor| Some(Warmup { unit: Unit::Epochs, total_iters: 2, start_factor });
+        let warm = |start_factor| Some(Warmup { total_iters: 2, start_factor });
         for (schedule, expected) in [
             (Policy::StepLR { step_size: 0, gamma: 0.1 }.into(), "step_size"),
             (Policy::StepLR { step_size: 1, gamma: f64::NAN }.into(), "gamma"),
@@ -279,8 +264,8 @@ mod tests {
             Policy::OneCycleLR { max_lr: 0.1, pct_start: 1.0, div_factor: 25.0, final_div_factor: 1e4 },
         ];
         for policy in policies {
-            for (unit, total_iters) in [(Unit::Epochs, 0), (Unit::Epochs, 9), (Unit::Steps, 0)] {
-                let schedule = Schedule { policy, warmup: Some(Warmup { unit, total_iters, start_factor: 0.1 }) };
+            for total_iters in [0, 9] {
+                let schedule = Schedule { policy, warmup: Some(Warmup { total_iters, start_factor: 0.1 }) };
                 for (epoch, steps, epochs) in [(0, 0, 0), (0, 1, 1), (3, 1, 2), (usize::MAX, usize::MAX, usize::MAX)] {
                     let rate = schedule.rate(0.01, epoch, 0, steps, epochs);
                     assert!(rate.is_finite() && rate >= 0.0, "{schedule:?} at {epoch}: {rate}");

@@ -148,7 +148,7 @@ impl<'a> Run<'a> {
                 self.progress.step += 1;
                 let sums = self.progress.sums;
                 if !sums.loss.is_finite() {
-                    return Err(Error::Diverged { epoch: epoch + 1, loss: sums.loss, lr });
+                    return Err(self.diverged("the loss", sums.loss, lr));
                 }
                 self.context.reporter.advance(sums.seen, &format!("loss {:.4}", sums.mean_loss()));
                 if self.interrupted() {
@@ -158,6 +158,9 @@ impl<'a> Run<'a> {
             self.context.reporter.end();
             let tally = match validation.run(self.session.as_mut(), &self.frozen, self.context) {
                 Err(Error::Interrupted) => return self.interrupt(already + started.elapsed().as_secs_f64()),
+                Err(Error::Learn(regraft_learn::Error::Diverged { value, .. })) => {
+                    return Err(self.diverged("the network's answer to a validation photo", value.into(), lr));
+                }
                 result => result?,
             };
             let sums = std::mem::take(&mut self.progress.sums);
@@ -173,8 +176,14 @@ impl<'a> Run<'a> {
             };
             let best = self.progress.best.is_none_or(|best| row.val_acc > best.val_acc);
             if best {
-                self.progress.best = Some(Best { epoch: row.epoch, val_acc: row.val_acc });
-                self.unsaved_best = Some(self.model()?);
+                let best = Best { epoch: row.epoch, val_acc: row.val_acc };
+                self.unsaved_best = Some(match self.model(best) {
+                    Err(Error::NotFinite { value }) => {
+                        return Err(self.diverged("the network's answer to a test input", value.into(), lr));
+                    }
+                    result => result?,
+                });
+                self.progress.best = Some(best);
             }
             self.progress.rows.push(row);
             self.progress.epoch += 1;
@@ -223,13 +232,18 @@ impl<'a> Run<'a> {
         self.context.interrupt.load(Ordering::Relaxed)
     }
 
-    /// The network as it is now, sealed.
-    fn model(&mut self) -> Result<Model> {
+    /// The error that `what` has become `value` in the epoch at hand.
+    fn diverged(&self, what: &'static str, value: f64, lr: f64) -> Error {
+        let best_epoch = self.progress.best.map(|best| best.epoch);
+        Error::Diverged { what, value, epoch: self.progress.epoch + 1, lr, best_epoch }
+    }
+
+    /// The network as it is now, which is the best so far, sealed.
+    fn model(&mut self, best: Best) -> Result<Model> {
         let session = self.session.as_mut();
         let golden = Golden::record(self.graph.input_shape(), |input| Ok(session.infer(input)?))?;
         let mut state = self.frozen.clone();
         state.extend(session.trained_state());
-        let best = self.progress.best.expect("a model is sealed when it is the best");
         Ok(Model {
             graph: self.graph.clone(),
             state,
@@ -246,7 +260,9 @@ impl<'a> Run<'a> {
     fn save_epoch(&mut self) {
         let results = self.save_best().and_then(|()| self.folder.write_results(&self.progress.rows));
         if let Err(error) = results.and_then(|()| self.save_checkpoint()) {
-            self.context.reporter.warn(&format!("{error}; training goes on and tries again after the next epoch"));
+            let more = self.progress.epoch < self.config.epochs;
+            let plan = if more { "; training goes on and tries again after the next epoch" } else { "" };
+            self.context.reporter.warn(&format!("{error}{plan}"));
         }
     }
 

@@ -67,15 +67,26 @@ pub enum Error {
     },
     /// Training diverged.
     #[error(
-        "the loss became {loss} in epoch {epoch}: training has diverged; use a lower --lr (now {lr}), and --bn frozen if the batch norms of the weights are folded"
+        "{what} became {value} in epoch {epoch}: training has diverged; use a lower --lr (now {lr}), and --bn frozen if the batch norms of the weights are folded{}",
+        kept(*best_epoch)
     )]
     Diverged {
+        /// What is no longer finite.
+        what: &'static str,
+        /// What it is.
+        value: f64,
         /// Epoch, from 1.
         epoch: usize,
-        /// The loss.
-        loss: f64,
         /// The learning rate in use.
         lr: f64,
+        /// The epoch of the best model before that, which is kept, if there is one.
+        best_epoch: Option<usize>,
+    },
+    /// A network answers a golden input with a number that is not finite, so no model can be made of it.
+    #[error("the network answers with {value} where a finite number belongs; look at the weights it started from")]
+    NotFinite {
+        /// The answer.
+        value: f32,
     },
     /// The caller asked to stop before there was anything to save.
     #[error("interrupted")]
@@ -85,6 +96,11 @@ pub enum Error {
 impl Error {
     /// Whether the caller's wish to stop is the reason.
     pub fn is_interruption(&self) -> bool {
-        matches!(self, Error::Interrupted | Error::Learn(regraft_learn::Error::Cancelled))
+        use {regraft_data::Error::Cancelled as PhotosCancelled, regraft_learn::Error::Cancelled as FitCancelled};
+        matches!(self, Error::Interrupted | Error::Data(PhotosCancelled) | Error::Learn(FitCancelled))
     }
+}
+
+fn kept(best_epoch: Option<usize>) -> String {
+    best_epoch.map_or_else(String::new, |epoch| format!("; the best model so far, that of epoch {epoch}, is kept"))
 }

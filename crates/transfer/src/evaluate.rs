@@ -22,12 +22,12 @@ pub fn evaluate(model_path: &Path, data: &Path, strict: bool, context: &Context)
         refuse_false_photos(&findings)?;
     }
     let store = Arc::new(ImageStore::new(model.preprocessing.decode_options(), regraft_data::default_cache_bytes()));
-    context.reporter.begin("reading photos", "photos", samples.len() as u64);
-    let verified =
-        verify(&mut samples, &store, context.threads, strict, |done| context.reporter.advance(done as u64, ""));
-    context.reporter.end();
+    let Context { reporter, interrupt, threads, .. } = *context;
+    reporter.begin("reading photos", "photos", samples.len() as u64);
+    let verified = verify(&mut samples, &store, threads, strict, interrupt, |done| reporter.advance(done as u64, ""));
+    reporter.end();
     findings.extend(verified?);
-    report(&findings, context.reporter);
+    report(&findings, reporter);
     let loader = loader(&samples, &store, &model.preprocessing, context)?;
     let mut tally = Tally::new(model.head, model.classes.len());
     for_each_batch("evaluating", &loader, session.as_mut(), context, |logits, labels| {

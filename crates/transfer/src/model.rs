@@ -89,9 +89,16 @@ impl Golden {
     /// Asks the network about the golden inputs.
     ///
     /// # Errors
-    /// Those of `infer`.
+    /// Those of `infer`; [`Error::NotFinite`] for an answer that could be neither stored nor compared.
     pub fn record(input: Shape, mut infer: impl FnMut(&[f32]) -> Result<Vec<f32>>) -> Result<Vec<Self>> {
-        (0..GOLDEN_INPUTS).map(|key| Ok(Self { key, logits: infer(&Self::input(input, key))? })).collect()
+        let ask = |key| {
+            let logits = infer(&Self::input(input, key))?;
+            match logits.iter().find(|z| !z.is_finite()) {
+                Some(&value) => Err(Error::NotFinite { value }),
+                None => Ok(Self { key, logits }),
+            }
+        };
+        (0..GOLDEN_INPUTS).map(ask).collect()
     }
 
     /// Uniform noise in `[-2, 2)`, the range of normalised photos.
@@ -283,6 +290,15 @@ mod tests {
         let back = Model::open(&path).unwrap();
         assert_eq!(back, model);
         back.session(&engine, &path).unwrap();
+    }
+
+    #[test]
+    fn answers_that_are_not_finite_are_not_recorded() {
+        for value in [f32::NAN, f32::INFINITY, f32::NEG_INFINITY] {
+            let error = Golden::record(Shape::rgb(4), |_| Ok(vec![0.0, value])).unwrap_err();
+            assert!(matches!(error, Error::NotFinite { .. }), "{error}");
+            assert!(error.to_string().contains(&value.to_string()), "{error}");
+        }
     }
 
     #[test]

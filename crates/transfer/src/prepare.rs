@@ -2,7 +2,6 @@
 
 use std::path::Path;
 use std::sync::Arc;
-use std::sync::atomic::Ordering;
 
 use regraft_data::{
     Dataset, Finding, FindingKind, Findings, ImageStore, SplitOptions, default_cache_bytes, fingerprint,
@@ -41,7 +40,7 @@ const SHOWN: usize = 5;
 /// Opens the folder, decodes every photo and reports what was found.
 ///
 /// # Errors
-/// Those of [`Dataset::open`] and [`Dataset::verify`]; [`Error::Interrupted`].
+/// Those of [`Dataset::open`], [`Dataset::verify`] and [`fingerprint`], an interruption among them.
 pub(crate) fn photos(config: &Config, context: &Context) -> Result<Photos> {
     let split = SplitOptions { val_fraction: config.val_fraction, seed: config.seed };
     let (mut dataset, mut findings) = Dataset::open(&config.data, &split)?;
@@ -53,20 +52,17 @@ pub(crate) fn photos(config: &Config, context: &Context) -> Result<Photos> {
         config.cache_bytes.unwrap_or_else(default_cache_bytes),
     ));
     let total = dataset.train.len() + dataset.val.len();
-    let reporter = context.reporter;
+    let Context { reporter, interrupt, threads, .. } = *context;
     reporter.begin("reading photos", "photos", total as u64);
-    let verified = dataset.verify(&store, context.threads, config.strict, |done| reporter.advance(done as u64, ""));
+    let verified = dataset.verify(&store, threads, config.strict, interrupt, |done| reporter.advance(done as u64, ""));
     reporter.end();
     findings.extend(verified?);
     report(&findings, reporter);
-    if context.interrupt.load(Ordering::Relaxed) {
-        return Err(Error::Interrupted);
-    }
     if dataset.train.is_empty() || dataset.val.is_empty() {
         let part = if dataset.train.is_empty() { "training" } else { "validation" };
         return Err(Error::File { path: config.data.clone(), reason: format!("has no readable {part} photos") });
     }
-    let print = fingerprint(&dataset)?;
+    let print = fingerprint(&dataset, interrupt)?;
     if let Some(duplicate) = print.duplicates.first() {
         reporter.warn(&format!(
             "{} validation photo(s) are also in the training part, so the accuracy will be flattering; the first: {} is {}",

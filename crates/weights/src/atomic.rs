@@ -14,14 +14,15 @@ use crate::error::Error;
 /// `content` writes to a temporary sibling, which is flushed to the disk and then takes the name
 /// `path`; if anything fails the sibling is removed. Only a kill leaves it (`.NAME....tmp`), to be deleted
 /// at will. `content` must write the same each time it is
-/// called: when the disk is full it is called again to count what would have been needed. A link at
+/// called: when the disk (or a limit) is full it is called again to count what would have been needed. A link at
 /// `path` is followed, and a file that is replaced keeps its permissions.
 ///
 /// # Errors
 /// [`Error::Write`] with the path and the reason.
 pub fn write_atomically(path: &Path, content: impl Fn(&mut dyn Write) -> io::Result<()>) -> Result<(), Error> {
     replace(path, &content).map_err(|source| {
-        let full = matches!(source.kind(), io::ErrorKind::StorageFull | io::ErrorKind::QuotaExceeded);
+        use io::ErrorKind::{FileTooLarge, QuotaExceeded, StorageFull};
+        let full = matches!(source.kind(), StorageFull | QuotaExceeded | FileTooLarge);
         let bytes_needed = if full { count(&content) } else { None };
         Error::Write { path: path.to_path_buf(), bytes_needed, source }
     })
@@ -108,16 +109,18 @@ mod tests {
     #[test]
     fn a_full_disk_is_reported_with_the_bytes_needed() {
         let directory = tempfile::tempdir().unwrap();
-        let calls = Cell::new(0);
-        let error = write_atomically(&directory.path().join("model"), |file| {
-            calls.set(calls.get() + 1);
-            file.write_all(&[0; 300])?;
-            if calls.get() == 1 { Err(io::ErrorKind::StorageFull.into()) } else { file.write_all(&[0; 45]) }
-        })
-        .unwrap_err();
-        assert!(matches!(error, Error::Write { bytes_needed: Some(345), .. }), "{error:?}");
-        assert!(error.to_string().ends_with("(345 bytes are needed)"), "{error}");
-        assert!(names(directory.path()).is_empty());
+        for kind in [io::ErrorKind::StorageFull, io::ErrorKind::QuotaExceeded, io::ErrorKind::FileTooLarge] {
+            let calls = Cell::new(0);
+            let error = write_atomically(&directory.path().join("model"), |file| {
+                calls.set(calls.get() + 1);
+                file.write_all(&[0; 300])?;
+                if calls.get() == 1 { Err(kind.into()) } else { file.write_all(&[0; 45]) }
+            })
+            .unwrap_err();
+            assert!(matches!(error, Error::Write { bytes_needed: Some(345), .. }), "{error:?}");
+            assert!(error.to_string().ends_with("(345 bytes are needed)"), "{error}");
+            assert!(names(directory.path()).is_empty());
+        }
     }
 
     #[test]

@@ -21,7 +21,7 @@ pub enum Error {
     Write {
         /// The file.
         path: PathBuf,
-        /// How many bytes the whole file needs, where a full disk or quota was the reason.
+        /// How many bytes the whole file needs, where a full disk, a quota or a limit was the reason.
         bytes_needed: Option<u64>,
         /// The operating system's reason.
         source: io::Error,

@@ -12,6 +12,9 @@ use crate::args::{Common, Predict};
 use crate::terminal::Terminal;
 use crate::{End, setup};
 
+/// Classes named for each photo, where the number was not given: a line of CSV has one.
+const TOP_K: usize = 5;
+
 pub fn run(common: &Common, args: &Predict) -> Result<End> {
     let threads = setup::threads(common);
     let engine = setup::engine(threads)?;
@@ -26,10 +29,11 @@ pub fn run(common: &Common, args: &Predict) -> Result<End> {
         anyhow::bail!("no photos found in what was given");
     }
 
-    let mut printer = Printer::new(common, args);
+    let top_k = args.top_k.map_or(if args.csv { 1 } else { TOP_K }, |k| k as usize).min(model.classes.len());
+    let mut printer = Printer::new(common, args, top_k);
     let mut failed = 0usize;
     let mut broken_pipe = None;
-    let result = regraft_transfer::predict(&model, session.as_mut(), &paths, args.top_k as usize, &context, |answer| {
+    let result = regraft_transfer::predict(&model, session.as_mut(), &paths, top_k, &context, |answer| {
         failed += usize::from(answer.top.is_err());
         printer.print(&answer).map_err(|error| {
             broken_pipe = Some(error);
@@ -68,14 +72,17 @@ fn listed(paths: &[PathBuf]) -> Result<Vec<PathBuf>> {
 enum Printer {
     Text,
     Json,
-    Csv(Box<csv::Writer<std::io::Stdout>>, bool),
+    Csv { writer: Box<csv::Writer<std::io::Stdout>>, top_k: usize, header_written: bool },
 }
 
 impl Printer {
-    fn new(common: &Common, args: &Predict) -> Self {
+    fn new(common: &Common, args: &Predict, top_k: usize) -> Self {
         match (common.json, args.csv) {
             (true, _) => Printer::Json,
-            (_, true) => Printer::Csv(Box::new(csv::Writer::from_writer(stdout())), false),
+            (_, true) => {
+                let writer = Box::new(csv::Writer::from_writer(stdout()));
+                Printer::Csv { writer, top_k, header_written: false }
+            }
             _ => Printer::Text,
         }
     }
@@ -84,22 +91,38 @@ impl Printer {
         match self {
             Printer::Text => text(answer),
             Printer::Json => Ok(writeln!(stdout(), "{}", line(answer))?),
-            Printer::Csv(writer, header_written) => {
+            Printer::Csv { writer, top_k, header_written } => {
                 if !std::mem::replace(header_written, true) {
-                    writer.write_record(["path", "label", "prob", "error"])?;
+                    writer.write_record(csv_header(*top_k))?;
                 }
-                let path = answer.path.to_string_lossy();
-                match &answer.top {
-                    Ok(top) => {
-                        let Ranked { label, prob } = &top[0];
-                        writer.write_record([path.as_ref(), label, &prob.to_string(), ""])?;
-                    }
-                    Err(error) => writer.write_record([path.as_ref(), "", "", error])?,
-                }
+                writer.write_record(csv_record(answer, *top_k))?;
                 Ok(writer.flush()?)
             }
         }
     }
+}
+
+/// `path,label,prob,label2,prob2,...,error`: the columns of the best class keep their names however many follow.
+fn csv_header(top_k: usize) -> Vec<String> {
+    let mut columns = vec!["path".into(), "label".into(), "prob".into()];
+    columns.extend((2..=top_k).flat_map(|rank| [format!("label{rank}"), format!("prob{rank}")]));
+    columns.push("error".into());
+    columns
+}
+
+fn csv_record(answer: &Prediction, top_k: usize) -> Vec<String> {
+    let mut fields = vec![answer.path.to_string_lossy().into_owned()];
+    match &answer.top {
+        Ok(top) => {
+            fields.extend(top.iter().flat_map(|Ranked { label, prob }| [label.clone(), prob.to_string()]));
+            fields.push(String::new());
+        }
+        Err(error) => {
+            fields.extend(vec![String::new(); 2 * top_k]);
+            fields.push(error.clone());
+        }
+    }
+    fields
 }
 
 fn text(answer: &Prediction) -> Result<()> {

@@ -9,7 +9,7 @@ use regraft_data::{Augmentation, Preprocessing};
 use regraft_engine::{CpuEngine, Engine, UpdateRule};
 use regraft_learn::linear::HeadKind;
 use regraft_learn::metrics::wilson;
-use regraft_learn::schedule::{Policy, Schedule, Unit, Warmup};
+use regraft_learn::schedule::{Policy, Schedule, Warmup};
 use regraft_transfer::{BatchNorm, Config, Context, Mode, Outcome, Reporter};
 use serde_json::json;
 
@@ -115,11 +115,8 @@ fn config(args: &Train) -> Config {
         }
         SchedulerArg::Constant => Policy::Constant,
     };
-    let warmup = (args.lr_warmup_epochs > 0).then_some(Warmup {
-        unit: Unit::Epochs,
-        total_iters: args.lr_warmup_epochs,
-        start_factor: args.lr_warmup_decay,
-    });
+    let warmup = (args.lr_warmup_epochs > 0)
+        .then_some(Warmup { total_iters: args.lr_warmup_epochs, start_factor: args.lr_warmup_decay });
     let resize = args.val_resize_size.unwrap_or((args.imgsz * 256 / 224).min(Preprocessing::MAX_SIDE));
     Config {
         val_fraction: args.val_fraction,

@@ -24,6 +24,7 @@ fn bad_usage_exits_with_2_and_names_the_flag() {
         ("fly", &["fly"][..]),
         ("train", &["<DATA>", "--backbone"]),
         ("train photos", &["--backbone"]),
+        ("train photos --backbone squeezenet1_1 --imgsz 32 --exist-ok", &["--output-dir"]),
         ("predict", &["<MODEL>"]),
         ("predict model.safetensors", &["<PATHS>"]),
         ("predict model.safetensors a.jpg --top-k 0", &["--top-k"]),
@@ -145,7 +146,7 @@ fn strictly_a_bad_photo_is_an_error() {
     {
         let place = Place::with_photos();
         place.write(&format!("photos/val/squares/{file}"), content);
-        place.run(&format!("{TRAIN} --strict")).fails(&[file, word]);
+        place.run(&format!("{TRAIN} --strict")).fails(&[file, word, "leave out --strict"]);
         no_run(&place);
     }
     // A file that never claimed to be a photo is no reason to stop.
@@ -198,6 +199,17 @@ fn a_trained_model_can_be_the_weights_of_the_next() {
     let line = "train photos --backbone squeezenet1_1 --imgsz 32 --output-dir next --weights run/best.safetensors";
     let ended = place.run(line).done();
     assert!(!ended.stderr.contains("random weights"), "{}", ended.stderr);
+}
+
+#[test]
+fn a_last_batch_of_one_photo_is_no_food_for_a_batch_norm() {
+    let place = Place::with_photos();
+    place.draw(Class::Discs, "photos/train", 12..13);
+    // 17 photos in batches of 4, and maps of one pixel in layer4.
+    let line = "train photos --backbone resnet18 --mode finetune --imgsz 32 --epochs 1 --output-dir";
+    place.run(&format!("{line} run")).fails(&["layer4.0.bn1", "--batch-size", "--imgsz", "--bn frozen"]);
+    place.run(&format!("{line} frozen --bn frozen")).done();
+    place.run(&format!("{line} larger --batch-size 6")).done();
 }
 
 #[test]

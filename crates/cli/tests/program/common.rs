@@ -135,6 +135,14 @@ impl Place {
         let child = self.command(line).stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().unwrap();
         Running { line: line.into(), child: Some(child) }
     }
+
+    /// Starts the program and leaves it running; what it writes to stderr goes to a file, to be seen meanwhile.
+    #[cfg(unix)]
+    pub fn start_saying(&self, line: &str, file: &str) -> Running {
+        let file = fs::File::create(self.path(file)).unwrap();
+        let child = self.command(line).stdout(Stdio::piped()).stderr(file).spawn().unwrap();
+        Running { line: line.into(), child: Some(child) }
+    }
 }
 
 /// A program that came to its end.

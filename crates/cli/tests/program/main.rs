@@ -4,6 +4,8 @@
 
 mod bad_input;
 mod common;
+#[cfg(unix)]
+mod full_disk;
 mod help;
 mod model_file;
 mod predict_eval;

@@ -105,8 +105,27 @@ fn predictions_come_as_text_and_as_csv_too() {
     let (label, prob) = (answer["label"].as_str().unwrap(), answer["prob"].as_f64().unwrap());
     let text = place.run("predict run/best.safetensors photos/val/discs/08.ppm --top-k 1").done().stdout;
     assert_eq!(text, format!("photos/val/discs/08.ppm: {label} {prob:.4}\n"));
-    let csv = place.run("predict run/best.safetensors photos/val/discs/08.ppm --csv").done().stdout;
-    assert_eq!(csv, format!("path,label,prob,error\nphotos/val/discs/08.ppm,{label},{prob},\n"));
+    for flags in ["--csv", "--csv --top-k 1"] {
+        let csv = place.run(&format!("predict run/best.safetensors photos/val/discs/08.ppm {flags}")).done().stdout;
+        assert_eq!(csv, format!("path,label,prob,error\nphotos/val/discs/08.ppm,{label},{prob},\n"));
+    }
+}
+
+#[test]
+fn csv_has_columns_for_as_many_classes_as_were_asked_for() {
+    let place = Place::with_model();
+    let answer = place.run("predict run/best.safetensors photos/val/discs/08.ppm --json").done().json();
+    let [first, second] = [0, 1].map(|i| {
+        let ranked = &answer["top"][i];
+        format!("{},{}", ranked["label"].as_str().unwrap(), ranked["prob"].as_f64().unwrap())
+    });
+    let line = "predict run/best.safetensors nowhere.ppm photos/val/discs/08.ppm --csv --top-k";
+    // The model knows two classes: there is nothing to put in further columns.
+    for k in ["2", "9"] {
+        let csv = place.run(&format!("{line} {k}")).exits(1).stdout;
+        let expected = "path,label,prob,label2,prob2,error\nnowhere.ppm,,,,,does not exist; check the path\n";
+        assert_eq!(csv, format!("{expected}photos/val/discs/08.ppm,{first},{second},\n"));
+    }
 }
 
 #[test]

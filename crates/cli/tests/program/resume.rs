@@ -12,19 +12,20 @@ const TRAIN: &str = "train photos --backbone resnet18 --mode finetune --imgsz 64
 
 /// Waits until `epochs` epochs are in a run's results.
 #[track_caller]
-fn wait_for_epochs(running: &mut Running, run: &Path, epochs: usize) {
+pub fn wait_for_epochs(running: &mut Running, run: &Path, epochs: usize) {
     let lines = |bytes: &[u8]| bytes.iter().filter(|&&byte| byte == b'\n').count();
     running.wait_until(&run.join("results.csv"), |bytes| lines(bytes) > epochs);
 }
 
 /// Results without the column of seconds, which no two runs share.
-fn results(place: &Place, run: &str) -> Vec<String> {
+pub fn results(place: &Place, run: &str) -> Vec<String> {
     let text = place.text(&format!("{run}/results.csv"));
     text.lines().map(|line| line.rsplit_once(',').unwrap().0.to_owned()).collect()
 }
 
+/// Requires two runs to have the same results and the same best model, bit for bit.
 #[track_caller]
-fn assert_same_run(place: &Place, a: &str, b: &str) {
+pub fn assert_same_run(place: &Place, a: &str, b: &str) {
     assert_eq!(results(place, a), results(place, b));
     let model = |run: &str| place.read(&format!("{run}/best.safetensors"));
     assert!(model(a) == model(b), "the models of {a} and {b} differ");
@@ -57,6 +58,26 @@ fn a_run_that_was_stopped_twice_and_killed_ends_with_the_same_bits() {
     assert_eq!(ended.json()["model"], "parts/best.safetensors");
     assert_same_run(&place, "parts", "whole");
     place.run("resume parts").fails(&["parts", "is complete", "best.safetensors"]);
+}
+
+#[test]
+fn ctrl_c_while_photos_are_read_ends_the_reading() {
+    let place = Place::empty();
+    // Twelve megapixels under many names: seconds of reading, little disk.
+    place.write("photo.ppm", [b"P6 4000 3000 255\n".as_slice(), &vec![90; 4000 * 3000 * 3]].concat());
+    for folder in ["train/discs", "train/squares", "val/discs", "val/squares"] {
+        let folder = place.path("many").join(folder);
+        fs::create_dir_all(&folder).unwrap();
+        (0..50).for_each(|i| fs::hard_link(place.path("photo.ppm"), folder.join(format!("{i}.ppm"))).unwrap());
+    }
+    let train = "train many --backbone squeezenet1_1 --imgsz 32 --cache-mib 0 --threads 1 --output-dir run";
+    let mut running = place.start_saying(train, "said");
+    running.wait_until(&place.path("said"), |said| !said.is_empty());
+    running.signal("INT");
+    running.end().exits(130);
+    let said = place.text("said");
+    assert!(said.contains("interrupted; nothing had to be saved\n") && !said.contains("error"), "{said}");
+    assert!(!place.path("run").exists(), "{said}");
 }
 
 #[test]

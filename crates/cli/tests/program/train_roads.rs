@@ -229,8 +229,11 @@ fn runs_are_numbered_and_the_text_says_what_to_do_next() {
             assert!(ended.stdout.contains(line), "{line:?} is not in {}", ended.stdout);
         }
         assert!(ended.stdout.contains(&format!("Model: {run}/best.safetensors")), "{}", ended.stdout);
+        assert!(!ended.stdout.contains("best so far"), "of a single epoch: {}", ended.stdout);
         assert!(place.path(run).join("best.safetensors").is_file());
     }
+    let ended = place.run("train photos --backbone squeezenet1_1 --imgsz 32 --mode frozen --epochs 2").done();
+    assert!(ended.stdout.contains("best so far"), "{}", ended.stdout);
 }
 
 /// Name and bytes of each tensor of a `.safetensors` file, in the file's order.

@@ -114,6 +114,16 @@ impl Plan {
         let values = lens.iter().zip(assigned).map(|(&len, buffer)| Value { len, buffer }).collect();
         Ok(Self { steps, backward, values, output, grad_output, buffers })
     }
+
+    /// The first batch norm that would take its statistics from a single value per channel of `n` samples: the
+    /// variance would be 0, and the running one would shrink with every such batch. PyTorch refuses these too.
+    pub fn without_variance(&self, n: usize) -> Option<NodeId> {
+        let lacks = |step: &&Step| {
+            matches!(step.kind, Kind::BatchNorm { batch_statistics: true, .. })
+                && n * self.values[step.output].len == step.channels
+        };
+        self.steps.iter().find(lacks).map(|step| step.node)
+    }
 }
 
 struct Lowering<'a> {

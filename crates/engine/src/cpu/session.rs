@@ -153,6 +153,14 @@ impl Session for CpuSession {
         if targets.class_weights.is_some_and(|weights| weights.len() != classes) {
             return Err(Error::Batch(format!("there must be one class weight for each of the {classes} classes")));
         }
+        if let Some(node) = training.plan.without_variance(n) {
+            let layer = &self.graph.nodes()[node].name;
+            return Err(Error::Batch(format!(
+                "batch norm {layer:?} gets a single value per channel from a batch of {n}, and that has no variance; \
+                 give a larger --batch-size, which also leaves more than {n} for an epoch's last batch, or a larger \
+                 --imgsz, or --bn frozen"
+            )));
+        }
         let pool = self.pool.clone();
         pool.install(|| {
             let Program { plan, workspace } = self.training.as_mut().ok_or(Error::NothingToTrain)?;

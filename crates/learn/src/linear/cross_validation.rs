@@ -57,7 +57,10 @@ pub struct CvFit {
     pub folds: usize,
 }
 
-/// Chooses the `C` of the best mean accuracy, the smaller of equals, and fits all samples with it.
+/// Chooses the `C` of the best mean accuracy, among equals that of the smallest mean log loss, and fits all samples
+/// with it.
+///
+/// Few samples leave many values of `C` with the same accuracy; the log loss still tells them apart.
 ///
 /// # Errors
 /// Those of [`fit`](super::fit) and [`cross_validate`]; [`Error::TooFewSamples`] if a class has only one sample,
@@ -65,16 +68,22 @@ pub struct CvFit {
 pub fn fit_cv(samples: Samples, options: &FitOptions, cv: &CvOptions, control: Control) -> Result<CvFit, Error> {
     let folds = stratified_folds(samples, cv.folds, cv.seed)?;
     let table = cross_validate(samples, &folds, &cv.cs, options, control)?;
+    let fit = Problem::new(samples, options, control)?.fit_all(best(&table).c, None)?;
+    let folds = folds.iter().max().map_or(0, |&last| last as usize + 1);
+    Ok(CvFit { fit, table, folds })
+}
+
+/// The row of the best accuracy, among equals the first of the smallest log loss.
+fn best(table: &[CvRow]) -> &CvRow {
     let mut best = &table[0];
-    for row in &table {
+    for row in table {
         // Means of the same accuracies in another order differ by rounding; that is a tie.
-        if row.accuracy > best.accuracy + 1e-12 {
+        let ahead = row.accuracy - best.accuracy;
+        if ahead > 1e-12 || (ahead > -1e-12 && row.log_loss < best.log_loss) {
             best = row;
         }
     }
-    let fit = Problem::new(samples, options, control)?.fit_all(best.c, None)?;
-    let folds = folds.iter().max().map_or(0, |&last| last as usize + 1);
-    Ok(CvFit { fit, table, folds })
+    best
 }
 
 /// The fold of each sample, `[samples]`: every class is shuffled and dealt out evenly.
@@ -192,4 +201,22 @@ fn score(problem: &Problem, model: &Model, rows: &[usize]) -> Result<(f64, f64),
         }
     }
     Ok((correct as f64 / rows.len() as f64, loss / rows.len() as f64))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn accuracy_decides_then_the_log_loss_then_the_order() {
+        let chosen = |scores: &[(f64, f64)]| {
+            let row = |(i, &(accuracy, log_loss)): (usize, _)| CvRow { c: i as f64, accuracy, log_loss };
+            best(&scores.iter().enumerate().map(row).collect::<Vec<_>>()).c
+        };
+        assert_eq!(chosen(&[(0.8, 0.1), (0.9, 0.5), (0.7, 0.2)]), 1.0);
+        assert_eq!(chosen(&[(0.9, 0.5), (0.9, 0.3), (0.9, 0.4), (0.8, 0.1)]), 1.0);
+        assert_eq!(chosen(&[(0.9, 0.3), (0.9, 0.3)]), 0.0);
+        // Rounding of the mean accuracy is no difference.
+        assert_eq!(chosen(&[(0.9 + 1e-16, 0.5), (0.9 - 1e-16, 0.3)]), 1.0);
+    }
 }

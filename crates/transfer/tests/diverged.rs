@@ -1,0 +1,166 @@
+//! A network that diverges where the loss does not show it: what is said, and what is left of the run.
+
+use std::fs;
+use std::path::Path;
+use std::sync::atomic::AtomicBool;
+
+use regraft_data::Preprocessing;
+use regraft_engine::{Batch, CpuEngine, Engine, Losses, Session, SessionOptions, Targets};
+use regraft_graph::{Graph, StateDict};
+use regraft_transfer::{Config, Context, EpochEnd, Error, Model, Outcome, Reporter, resume, train};
+
+/// The input to which the answer is not a number.
+#[derive(Clone, Copy, PartialEq)]
+enum Fails {
+    /// One of the validation photos, which come in a batch.
+    Validation,
+    /// A golden input of the model, which comes alone.
+    Golden,
+}
+
+/// The CPU engine, until the network diverges.
+struct Diverging {
+    engine: CpuEngine,
+    fails: Fails,
+    /// The epoch in which it does, from 1.
+    epoch: usize,
+}
+
+impl Engine for Diverging {
+    fn describe(&self) -> String {
+        self.engine.describe()
+    }
+
+    fn compile(
+        &self,
+        graph: &Graph,
+        state: &StateDict,
+        options: SessionOptions,
+    ) -> Result<Box<dyn Session>, regraft_engine::Error> {
+        let session = self.engine.compile(graph, state, options)?;
+        Ok(Box::new(DivergingSession { session, fails: self.fails, last: self.epoch, epoch: 0 }))
+    }
+}
+
+struct DivergingSession {
+    session: Box<dyn Session>,
+    fails: Fails,
+    last: usize,
+    /// Updates so far, of which an epoch has one.
+    epoch: usize,
+}
+
+impl Session for DivergingSession {
+    fn infer(&mut self, inputs: &[f32]) -> Result<Vec<f32>, regraft_engine::Error> {
+        let mut logits = self.session.infer(inputs)?;
+        let rows = logits.len() / 2;
+        if rows == VAL {
+            // One photo right in the first epoch, two in the second: every epoch is the best so far.
+            for (i, row) in logits.chunks_exact_mut(2).enumerate() {
+                let (class, right) = (i / (VAL / 2), i < self.epoch);
+                row.copy_from_slice(if (class == 0) == right { &[1.0, 0.0] } else { &[0.0, 1.0] });
+            }
+        }
+        if self.epoch == self.last && (rows == VAL) == (self.fails == Fails::Validation) {
+            logits[0] = f32::NAN;
+        }
+        Ok(logits)
+    }
+
+    fn gradients(&mut self, batch: Batch, targets: Targets) -> Result<Losses, regraft_engine::Error> {
+        self.session.gradients(batch, targets)
+    }
+
+    fn visit_gradients(&mut self, visit: &mut dyn FnMut(&str, &mut [f32])) {
+        self.session.visit_gradients(visit);
+    }
+
+    fn update(&mut self, lr: f64) {
+        self.session.update(lr);
+        self.epoch += 1;
+    }
+
+    fn trained_state(&self) -> StateDict {
+        self.session.trained_state()
+    }
+
+    fn optimizer_state(&self) -> (StateDict, u64) {
+        self.session.optimizer_state()
+    }
+
+    fn restore_trained(&mut self, state: &StateDict) -> Result<(), regraft_engine::Error> {
+        self.session.restore_trained(state)
+    }
+
+    fn restore_optimizer(&mut self, state: &StateDict, steps: u64) -> Result<(), regraft_engine::Error> {
+        self.session.restore_optimizer(state, steps)
+    }
+}
+
+struct Silent;
+
+impl Reporter for Silent {
+    fn note(&self, _: &str) {}
+    fn warn(&self, _: &str) {}
+    fn begin(&self, _: &str, _: &str, _: u64) {}
+    fn advance(&self, _: u64, _: &str) {}
+    fn end(&self) {}
+    fn epoch(&self, _: EpochEnd) {}
+    fn run_folder(&self, _: &Path) {}
+}
+
+/// Validation photos of both classes together.
+const VAL: usize = 4;
+
+/// A folder of photos and the settings of a run on them, one step an epoch.
+fn photos(dir: &Path) -> Config {
+    for (part, count) in [("train", 2), ("val", VAL / 2)] {
+        for (class, grey) in [("dark", 40u8), ("light", 200)] {
+            let folder = dir.join("photos").join(part).join(class);
+            fs::create_dir_all(&folder).unwrap();
+            for i in 0..count as u8 {
+                let pixels = vec![grey + 9 * i + if part == "val" { 4 } else { 0 }; 40 * 40];
+                fs::write(folder.join(format!("{i}.pgm")), [&b"P5 40 40 255\n"[..], &pixels].concat()).unwrap();
+            }
+        }
+    }
+    Config {
+        preprocessing: Preprocessing { resize: 36, crop: 32, ..Preprocessing::default() },
+        epochs: 3,
+        ..Config::tutorial(dir.join("photos"), "squeezenet1_1".into())
+    }
+}
+
+#[test]
+fn the_message_says_what_to_do_and_the_best_model_before_it_is_kept() {
+    let interrupt = AtomicBool::new(false);
+    let sound = CpuEngine::new(1).unwrap();
+    for fails in [Fails::Validation, Fails::Golden] {
+        for epoch in [1, 2] {
+            let dir = tempfile::tempdir().unwrap();
+            let (config, run) = (photos(dir.path()), dir.path().join("run"));
+            let engine = Diverging { engine: CpuEngine::new(1).unwrap(), fails, epoch };
+            let context = Context { engine: &engine, reporter: &Silent, interrupt: &interrupt, threads: 1 };
+            let error = train(&config, Some(&run), false, &context).unwrap_err();
+            assert!(matches!(error, Error::Diverged { .. }), "{error:?}");
+            let message = error.to_string();
+            for part in ["became NaN", &format!("in epoch {epoch}"), "diverged", "lower --lr (now 0.001)"] {
+                assert!(message.contains(part), "{part:?} is not in {message:?}");
+            }
+            assert_eq!(message.contains("the best model so far, that of epoch 1, is kept"), epoch > 1, "{message}");
+
+            let best = run.join("best.safetensors");
+            if epoch == 1 {
+                assert!(!best.exists());
+            } else {
+                let model = Model::open(&best).unwrap();
+                model.session(&sound, &best).unwrap();
+                assert_eq!((model.provenance.epoch, model.provenance.val_acc), (1, 0.25));
+            }
+            // The checkpoint is that of the last epoch that was sound: from there the run can go on.
+            let context = Context { engine: &sound, ..context };
+            assert!(matches!(resume(&run, &context), Ok(Outcome::Finished(_))));
+            assert_eq!(fs::read_to_string(run.join("results.csv")).unwrap().lines().count(), 1 + config.epochs);
+        }
+    }
+}

@@ -7,6 +7,7 @@ use std::thread::available_parallelism;
 
 use anyhow::{Context, Result};
 use regraft_engine::CpuEngine;
+use regraft_kernels::simd::Level;
 
 use crate::args::Common;
 
@@ -17,7 +18,11 @@ pub fn threads(common: &Common) -> usize {
 }
 
 /// The CPU engine, with the same number of threads for everything else that is parallel.
+///
+/// # Errors
+/// A wrong setting of `REGRAFT_CPU`, or threads that the system refuses.
 pub fn engine(threads: usize) -> Result<CpuEngine> {
+    Level::choose().map_err(regraft_transfer::Error::Setting)?;
     rayon::ThreadPoolBuilder::new()
         .num_threads(threads)
         .build_global()

@@ -56,9 +56,8 @@ pub fn run(common: &Common, args: &Bench) -> Result<End> {
     let memory = peak_rss_bytes();
     let times = session.layer_times();
     // In the same run, as the speed of a shared machine changes.
-    let pool = rayon::ThreadPoolBuilder::new().num_threads(threads).build()?;
     let level = Level::current();
-    let ceiling = pool.install(|| peak::multiply_add_rate(level));
+    let ceiling = peak::multiply_add_rate(level);
     if common.json {
         let line = json!({
             "backbone": args.backbone,

@@ -1,6 +1,6 @@
 //! What the program says of itself.
 
-use crate::common::Place;
+use crate::common::{Ended, Place};
 
 #[test]
 fn every_command_explains_itself() {
@@ -12,4 +12,21 @@ fn every_command_explains_itself() {
     }
     let version = place.run("--version").done().stdout;
     assert!(version.starts_with(&format!("regraft {} (cpu level: ", env!("CARGO_PKG_VERSION"))), "{version}");
+}
+
+#[test]
+fn the_cpu_level_can_be_forced_and_must_exist() {
+    let place = Place::empty();
+    let with = |level: &str, line: &str| {
+        let output = place.command(line).env("REGRAFT_CPU", level).output().unwrap();
+        Ended::new(line, output)
+    };
+    let version = with("scalar", "--version").done().stdout;
+    assert!(version.contains("(cpu level: scalar)"), "{version}");
+    with("mmx", "bench --backbone squeezenet1_1 --batch 1 --runs 1").exits(2).says(&["REGRAFT_CPU=mmx", "scalar"]);
+    let line = "bench --backbone squeezenet1_1 --batch 1 --runs 1 --json";
+    let bench: serde_json::Value = serde_json::from_str(&with("scalar", line).done().stdout).unwrap();
+    assert_eq!(bench["level"], "scalar");
+    let layers = bench["layers"].as_array().unwrap();
+    assert!(layers.iter().any(|layer| layer["kernel"] == "winograd" && layer["ms"].as_f64() > Some(0.0)), "{layers:?}");
 }

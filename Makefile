@@ -6,7 +6,7 @@ check:
 	.ci/run
 
 docs:
-	RUSTDOCFLAGS="-D warnings" cargo doc --workspace --no-deps
+	RUSTDOCFLAGS="-D warnings -A rustdoc::private_intra_doc_links" cargo doc --workspace --no-deps --document-private-items
 
 # Licences and sources of all dependencies; needs `cargo install cargo-deny`.
 deny:

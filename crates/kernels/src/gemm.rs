@@ -63,7 +63,7 @@ impl<'a, T> MatrixMut<'a, T> {
     }
 }
 
-/// Element types that [`gemm`] multiplies.
+/// Element types that [`gemm()`] multiplies.
 pub trait Element: Copy + Send + Sync + private::Sealed + 'static {
     /// Zero.
     const ZERO: Self;

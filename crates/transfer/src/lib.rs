@@ -1,8 +1,8 @@
 //! Transfer learning: what the commands do, as a library.
 //!
-//! [`train`] takes a folder of photos and a pretrained network to a [`Model`] by one of three roads: the
+//! [`train()`] takes a folder of photos and a pretrained network to a [`Model`] by one of three roads: the
 //! ConvNet as a feature extractor under a logistic regression (`probe`), the frozen network with a new
-//! `fc`, or fine-tuning (`epochs`). [`evaluate`] measures a model, [`predict`] uses it. A model is one
+//! `fc`, or fine-tuning (`epochs`). [`evaluate()`] measures a model, [`predict()`] uses it. A model is one
 //! file that holds everything serving needs. Printing and arguments are the caller's; what happens on the
 //! way is told to a [`Reporter`].
 

@@ -1,7 +1,7 @@
 //! Weight files: PyTorch's `.pth` in its three forms and `.safetensors`, read without trusting them
 //! and written so that a file is either whole or not there.
 //!
-//! [`read`] finds the format from the content and gives a [`StateDict`] in `f32`. [`fit`] compares it
+//! [`read`] finds the format from the content and gives a [`StateDict`] in `f32`. [`fit()`] compares it
 //! with what a network expects and names every difference at once. [`write_safetensors`] saves, and
 //! [`write_atomically`] is what all of Regraft saves through.
 //!

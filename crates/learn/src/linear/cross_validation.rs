@@ -63,7 +63,7 @@ pub struct CvFit {
 /// Few samples leave many values of `C` with the same accuracy; the log loss still tells them apart.
 ///
 /// # Errors
-/// Those of [`fit`](super::fit) and [`cross_validate`]; [`Error::TooFewSamples`] if a class has only one sample,
+/// Those of [`fit`](super::fit()) and [`cross_validate`]; [`Error::TooFewSamples`] if a class has only one sample,
 /// which no fold can hold out.
 pub fn fit_cv(samples: Samples, options: &FitOptions, cv: &CvOptions, control: Control) -> Result<CvFit, Error> {
     let folds = stratified_folds(samples, cv.folds, cv.seed)?;
@@ -120,7 +120,7 @@ pub fn stratified_folds(samples: Samples, folds: usize, seed: u64) -> Result<Vec
 /// of threads, to the last bit.
 ///
 /// # Errors
-/// Those of [`fit`](super::fit); [`Error::Shape`] if `folds` does not hold one number per sample;
+/// Those of [`fit`](super::fit()); [`Error::Shape`] if `folds` does not hold one number per sample;
 /// [`Error::Setting`] if `cs` is empty or `folds` names fewer than two folds; [`Error::TooFewSamples`] if a class
 /// lies in one fold alone.
 pub fn cross_validate(

@@ -6,11 +6,11 @@
 //! (centring, scaling, starting point, threads) do not move it.
 //!
 //! - [`Samples`]: features and labels, validated once.
-//! - [`fit`]: one fit at a given `C`.
+//! - [`fit()`]: one fit at a given `C`.
 //! - [`fit_cv`]: `C` chosen by stratified cross-validation, then a fit on everything.
 //! - [`LinearHead`]: the result, which becomes an ordinary `fc` layer of the network.
 //!
-//! Features are used as they are, not standardised: see [`fit`].
+//! Features are used as they are, not standardised: see [`fit()`].
 
 mod cross_validation;
 mod fit;

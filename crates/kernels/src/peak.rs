@@ -53,10 +53,10 @@ mod tests {
     use super::*;
 
     #[test]
-    fn wider_levels_are_not_slower_than_scalar() {
-        let rates: Vec<f64> = Level::available().map(multiply_add_rate).collect();
-        assert!(rates.iter().all(|&rate| rate.is_finite() && rate > 1e8), "{rates:?}");
-        let best = rates.iter().copied().fold(0.0, f64::max);
-        assert!(best >= rates[rates.len() - 1], "{rates:?}");
+    fn every_level_has_a_rate() {
+        for level in Level::available() {
+            let rate = multiply_add_rate(level);
+            assert!(rate.is_finite() && rate > 0.0, "{level:?}: {rate}");
+        }
     }
 }

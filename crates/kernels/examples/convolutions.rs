@@ -42,7 +42,11 @@ const CASES: &[Case] = &[
 fn time(mut run: impl FnMut()) -> f64 {
     run();
     let mut best = f64::INFINITY;
-    for _ in 0..5 {
+    // Enough runs to meet a quiet moment: a fifth of a second, three at least.
+    let begin = Instant::now();
+    let mut runs = 0;
+    while runs < 3 || begin.elapsed().as_secs_f64() < 0.2 {
+        runs += 1;
         let start = Instant::now();
         run();
         best = best.min(start.elapsed().as_secs_f64());

@@ -23,6 +23,7 @@ pub mod loss;
 pub mod optim;
 pub mod peak;
 pub mod pool;
+mod prefetch;
 mod rows;
 pub mod simd;
 #[cfg(test)]

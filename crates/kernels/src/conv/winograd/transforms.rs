@@ -69,6 +69,20 @@ pub(super) fn in_both<S: Simd, T: Transform<I, O>, const I: usize, const O: usiz
     }
 }
 
+/// Row `ROW` of what [`in_both`] gives: only that much is computed.
+#[inline(always)]
+pub(super) fn in_row<S: Simd, T: Transform<I, O>, const I: usize, const O: usize, const ROW: usize>(
+    simd: S,
+    source: &impl Source<S, I>,
+    sink: &mut impl Sink<S, O>,
+) {
+    let mut half = [simd.splat_f32s(0.0); I];
+    for j in 0..I {
+        half[j] = T::apply(simd, source.column(simd, j))[ROW];
+    }
+    sink.row(simd, 0, T::apply(simd, half));
+}
+
 #[inline(always)]
 fn scaled<S: Simd>(simd: S, factor: f32, x: S::f32s) -> S::f32s {
     simd.mul_f32s(simd.splat_f32s(factor), x)

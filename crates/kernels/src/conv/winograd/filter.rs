@@ -1,0 +1,105 @@
+//! The weight in the transformed domain.
+
+use pulp::{Simd, WithSimd};
+use rayon::prelude::*;
+
+use super::maps::Points;
+use super::transforms::{Filter, POINTS, SIDE, Source, TAPS, in_both};
+use crate::conv::Shape;
+use crate::simd::Level;
+use crate::tile::Panels;
+use crate::vector::{load, vectors};
+
+/// A vector of filters, their taps `step` apart.
+struct Taps<'a> {
+    weight: &'a [f32],
+    step: usize,
+    at: usize,
+    lanes: usize,
+}
+
+impl<S: Simd> Source<S, TAPS> for Taps<'_> {
+    #[inline(always)]
+    fn column(&self, simd: S, j: usize) -> [S::f32s; TAPS] {
+        let mut values = [simd.splat_f32s(0.0); TAPS];
+        for i in 0..TAPS {
+            values[i] = load(simd, self.weight, (i * TAPS + j) * self.step + self.at, self.lanes);
+        }
+        values
+    }
+}
+
+/// The transformed weight of one panel of output channels: `[36, in, stride]`.
+struct TransformFilter<'a> {
+    /// The convolution that is computed, with the filter already turned around if it is.
+    shape: &'a Shape,
+    weight: &'a [f32],
+    turned: bool,
+    panels: Panels,
+    panel: usize,
+    out: &'a mut [f32],
+}
+
+impl WithSimd for TransformFilter<'_> {
+    type Output = ();
+
+    #[inline(always)]
+    fn with_simd<S: Simd>(self, simd: S) {
+        let Self { shape, weight, panels, .. } = self;
+        let (inputs, outputs) = (shape.in_channels, shape.out_channels);
+        let first = self.panel * panels.width;
+        let columns = panels.width.min(outputs - first);
+        let plane = inputs * panels.stride;
+        if !self.turned {
+            for input in 0..inputs {
+                for (column, lanes) in vectors::<S>(columns) {
+                    let (step, at) = (inputs * outputs, input * outputs + first + column);
+                    let taps = Taps { weight, step, at, lanes };
+                    let at = input * panels.stride + column;
+                    in_both::<S, Filter, TAPS, SIDE>(simd, &taps, &mut Points { data: &mut *self.out, plane, at });
+                }
+            }
+            return;
+        }
+        // The weight is `[taps, outputs, inputs]` for this convolution: a block is transposed on the way. Lanes beyond
+        // the last column keep what an earlier block left; nothing reads what they give.
+        const BLOCK: usize = 16;
+        let mut block = vec![0.0; TAPS * TAPS * BLOCK * S::F32_LANES];
+        for start in (0..inputs).step_by(BLOCK) {
+            let count = BLOCK.min(inputs - start);
+            for (column, lanes) in vectors::<S>(columns) {
+                for tap in 0..TAPS * TAPS {
+                    let block = &mut block[(TAPS * TAPS - 1 - tap) * BLOCK * S::F32_LANES..][..BLOCK * S::F32_LANES];
+                    for lane in 0..lanes {
+                        let from = (tap * outputs + first + column + lane) * inputs + start;
+                        for (i, &w) in weight[from..from + count].iter().enumerate() {
+                            block[i * S::F32_LANES + lane] = w;
+                        }
+                    }
+                }
+                for i in 0..count {
+                    let (step, at) = (BLOCK * S::F32_LANES, i * S::F32_LANES);
+                    let taps = Taps { weight: &block, step, at, lanes: S::F32_LANES };
+                    let at = (start + i) * panels.stride + column;
+                    in_both::<S, Filter, TAPS, SIDE>(simd, &taps, &mut Points { data: &mut *self.out, plane, at });
+                }
+            }
+        }
+    }
+}
+
+/// Elements of the transformed weight of a forward convolution of this shape.
+pub(in crate::conv) fn filter_len(level: Level, shape: &Shape) -> usize {
+    let panels = Panels::new(level, POINTS * shape.in_channels, shape.out_channels);
+    panels.count(shape.out_channels) * panels.step
+}
+
+/// Transforms the weight for a convolution of this shape: `[panels, 36, in, stride]`.
+///
+/// `weight` is `[3, 3, in, out]`, or, to be `turned` around, `[3, 3, out, in]`.
+pub(in crate::conv) fn transform_filter(level: Level, shape: &Shape, weight: &[f32], turned: bool, out: &mut [f32]) {
+    let panels = Panels::new(level, POINTS * shape.in_channels, shape.out_channels);
+    out.par_chunks_mut(panels.step).enumerate().for_each(|(panel, out)| {
+        level.run(TransformFilter { shape, weight, turned, panels, panel, out });
+    });
+}

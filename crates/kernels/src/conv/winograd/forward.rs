@@ -1,0 +1,309 @@
+//! The convolution itself; with the filter turned around, the input's gradient.
+
+use pulp::{Simd, WithSimd};
+use rayon::prelude::*;
+
+use super::maps::{Points, transform_square};
+use super::tiling::Tiling;
+use super::transforms::{Input, OUT, Output, POINTS, SIDE, Sink, in_both};
+use crate::Activation;
+use crate::conv::{Epilogue, Shape};
+use crate::prefetch::Ahead;
+use crate::rows::with_scratch;
+use crate::simd::Level;
+use crate::tile::{Panels, Product};
+use crate::vector::{load, store, vectors};
+
+/// Elements of a point's plane of `count` tiles, `columns` elements each: a whole number of cache lines, odd, so that
+/// the 36 planes of a tile don't fall into the same cache sets.
+fn plane(count: usize, columns: usize) -> usize {
+    (count * columns).div_ceil(16) / 2 * 32 + 16
+}
+
+/// Transforms the input of some tiles: `[36, count, stride]`, planes `plane(count, stride)` apart.
+struct TransformInput<'a> {
+    tiling: &'a Tiling,
+    input: &'a [f32],
+    first_tile: usize,
+    count: usize,
+    out: &'a mut [f32],
+}
+
+/// From one tile's transformed channels to the next tile's: whole vectors of any level.
+fn tile_stride(channels: usize) -> usize {
+    channels.next_multiple_of(16)
+}
+
+impl WithSimd for TransformInput<'_> {
+    type Output = ();
+
+    #[inline(always)]
+    fn with_simd<S: Simd>(self, simd: S) {
+        let Shape { input: size, in_channels: channels, padding, .. } = self.tiling.shape;
+        let stride = tile_stride(channels);
+        let plane = plane(self.count, stride);
+        for tile in 0..self.count {
+            let (image, [y, x]) = self.tiling.position(self.first_tile + tile);
+            let start = [y as isize - padding[0] as isize, x as isize - padding[1] as isize];
+            for (channel, lanes) in vectors::<S>(channels) {
+                let points = Points { data: &mut *self.out, plane, at: tile * stride + channel };
+                transform_square::<S, Input, SIDE>(
+                    simd,
+                    (self.input, size, channels),
+                    image,
+                    start,
+                    channel,
+                    lanes,
+                    points,
+                );
+            }
+        }
+    }
+}
+
+/// Multiplies `count` transformed tiles with one panel of the transformed weight at a point: `[36, count, stride]`.
+#[allow(clippy::too_many_arguments)] // sizes and slices of one product
+fn multiply(
+    level: Level,
+    channels: usize,
+    panels: Panels,
+    count: usize,
+    point: usize,
+    tiles: &[f32],
+    filter: &[f32],
+    out: &mut [f32],
+) {
+    let (stride, tiles_stride) = (panels.stride, tile_stride(channels));
+    let product = Product {
+        m: count,
+        n: stride,
+        k: channels,
+        a: [tiles_stride, 1],
+        b: panels,
+        c_stride: stride,
+        accumulate: false,
+    };
+    let filter = &filter[point * channels * stride..][..channels * stride];
+    let out = &mut out[point * plane(count, stride)..];
+    product.run(level, &tiles[point * plane(count, tiles_stride)..], filter, out);
+}
+
+/// Transforms the products of some tiles and one panel back, finishes and writes them.
+struct TransformOutput<'a> {
+    tiling: &'a Tiling,
+    panels: Panels,
+    panel: usize,
+    first_tile: usize,
+    count: usize,
+    products: &'a [f32],
+    epilogue: Epilogue<'a>,
+    accumulate: bool,
+    /// The output from `first_pixel` on.
+    out: &'a mut [f32],
+    first_pixel: usize,
+}
+
+impl WithSimd for TransformOutput<'_> {
+    type Output = ();
+
+    #[inline(always)]
+    fn with_simd<S: Simd>(self, simd: S) {
+        let Shape { output: [height, width], out_channels: channels, .. } = self.tiling.shape;
+        let first_channel = self.panel * self.panels.width;
+        let stride = self.panels.stride;
+        let plane = plane(self.count, stride);
+        let Epilogue { bias, residual, activation } = self.epilogue;
+        for tile in 0..self.count {
+            let (image, [y, x]) = self.tiling.position(self.first_tile + tile);
+            for (column, lanes) in vectors::<S>(self.panels.width.min(channels - first_channel)) {
+                let products = Points { data: self.products, plane, at: tile * stride + column };
+                let channel = first_channel + column;
+                let mut shift = simd.splat_f32s(0.0);
+                if let Some(bias) = bias {
+                    shift = load(simd, bias, channel, lanes);
+                }
+                let mut pixels = Pixels::<S> {
+                    size: [OUT.min(height - y), OUT.min(width - x)],
+                    at: ((image * height + y) * width + x) * channels + channel,
+                    first: self.first_pixel * channels,
+                    step: [width * channels, channels],
+                    lanes,
+                    shift,
+                    residual,
+                    activation,
+                    accumulate: self.accumulate,
+                    out: &mut *self.out,
+                };
+                in_both::<S, Output, SIDE, OUT>(simd, &products, &mut pixels);
+            }
+        }
+    }
+}
+
+/// A vector at each pixel of an output tile.
+struct Pixels<'a, S: Simd> {
+    /// Rows and columns that exist.
+    size: [usize; 2],
+    /// Where the first pixel lies in the whole map, where `out` begins in it, and from one row and column to the next.
+    at: usize,
+    first: usize,
+    step: [usize; 2],
+    lanes: usize,
+    shift: S::f32s,
+    residual: Option<&'a [f32]>,
+    activation: Activation,
+    accumulate: bool,
+    out: &'a mut [f32],
+}
+
+impl<S: Simd> Sink<S, OUT> for Pixels<'_, S> {
+    #[inline(always)]
+    fn row(&mut self, simd: S, i: usize, values: [S::f32s; OUT]) {
+        if i >= self.size[0] {
+            return;
+        }
+        for j in 0..OUT {
+            if j >= self.size[1] {
+                return;
+            }
+            let at = self.at + i * self.step[0] + j * self.step[1];
+            let mut value = simd.add_f32s(values[j], self.shift);
+            if let Some(residual) = self.residual {
+                value = simd.add_f32s(value, load(simd, residual, at, self.lanes));
+            }
+            let at = at - self.first;
+            if self.accumulate {
+                value = simd.add_f32s(value, load(simd, self.out, at, self.lanes));
+            }
+            store(simd, self.out, at, self.lanes, self.activation.of(simd, value));
+        }
+    }
+}
+
+/// Strips in a block: some 28 tiles, whose transformed input should stay in the second-level cache; more where the weight
+/// is large, as each block reads all of it.
+fn strips_per_block(tiling: &Tiling) -> usize {
+    let is_large = tiling.shape.in_channels * tiling.shape.out_channels >= 256 * 256;
+    let tiles = if is_large { 48 } else { 28 };
+    (tiles / tiling.tiles_per_strip).max(1)
+}
+
+/// Few tiles and a large weight: the weight is dealt out to the threads instead of the tiles.
+fn is_weight_bound(tiling: &Tiling) -> bool {
+    tiling.tiles() <= 256 && tiling.shape.in_channels * tiling.shape.out_channels >= 128 * 128
+}
+
+/// Convolves with a weight from [`transform_filter`]; with `accumulate` the result is added to `output`.
+pub(in crate::conv) fn forward(
+    level: Level,
+    shape: &Shape,
+    input: &[f32],
+    filter: &[f32],
+    epilogue: Epilogue,
+    accumulate: bool,
+    output: &mut [f32],
+) {
+    let tiling = Tiling::new(shape);
+    let panels = Panels::new(level, POINTS * shape.in_channels, shape.out_channels);
+    if is_weight_bound(&tiling) {
+        return forward_by_panels(level, &tiling, panels, input, filter, epilogue, accumulate, output);
+    }
+    let blocks = tiling.blocks(strips_per_block(&tiling), output);
+    blocks.into_par_iter().for_each(|(first_tile, out)| {
+        let first_pixel = tiling.first_pixel(first_tile / tiling.tiles_per_strip);
+        let strips = strips_per_block(&tiling).min(tiling.strips() - first_tile / tiling.tiles_per_strip);
+        let count = strips * tiling.tiles_per_strip;
+        let transformed_len = POINTS * plane(count, tile_stride(shape.in_channels));
+        with_scratch(transformed_len + POINTS * plane(count, panels.stride), |scratch| {
+            let (transformed, products) = scratch.split_at_mut(transformed_len);
+            let strip = first_tile / tiling.tiles_per_strip + strips;
+            let next = Ahead::read(tiling.input_lines(strip..strip + strips, input));
+            let residual = epilogue.residual.map_or(&[][..], |r| &r[first_pixel * shape.out_channels..][..out.len()]);
+            let count_panels = panels.count(shape.out_channels);
+            level.run(TransformInput { tiling: &tiling, input, first_tile, count, out: transformed });
+            for (panel, filter) in filter.chunks_exact(panels.step).enumerate() {
+                let columns = panel * panels.width..shape.out_channels.min((panel + 1) * panels.width);
+                let residual = Ahead::read_columns(residual, shape.out_channels, columns.clone());
+                let target = Ahead::write_columns(out, shape.out_channels, columns);
+                for point in 0..POINTS {
+                    next.step(panel * POINTS + point, count_panels * POINTS);
+                    residual.step(point, POINTS);
+                    target.step(point, POINTS);
+                    multiply(level, shape.in_channels, panels, count, point, transformed, filter, products);
+                }
+                level.run(TransformOutput {
+                    tiling: &tiling,
+                    panels,
+                    panel,
+                    first_tile,
+                    count,
+                    products,
+                    epilogue,
+                    accumulate,
+                    out,
+                    first_pixel,
+                });
+            }
+        });
+    });
+}
+
+/// [`forward`] in three phases, each parallel by itself: all tiles, all panels of the weight, all tiles.
+#[allow(clippy::too_many_arguments)] // a second body of one function
+fn forward_by_panels(
+    level: Level,
+    tiling: &Tiling,
+    panels: Panels,
+    input: &[f32],
+    filter: &[f32],
+    epilogue: Epilogue,
+    accumulate: bool,
+    output: &mut [f32],
+) {
+    let shape = &tiling.shape;
+    let group = strips_per_block(tiling) * tiling.tiles_per_strip;
+    let groups: Vec<(usize, usize)> =
+        (0..tiling.tiles()).step_by(group).map(|first| (first, group.min(tiling.tiles() - first))).collect();
+    let transformed_len = POINTS * plane(group, tile_stride(shape.in_channels));
+    let products_len = POINTS * plane(group, panels.stride);
+    let count_panels = panels.count(shape.out_channels);
+    let total = groups.len() * transformed_len;
+    with_scratch(total + count_panels * groups.len() * products_len, |scratch| {
+        let (transformed, products) = scratch.split_at_mut(total);
+        transformed.par_chunks_mut(transformed_len).zip(&groups).for_each(|(out, &(first_tile, count))| {
+            level.run(TransformInput { tiling, input, first_tile, count, out });
+        });
+        let transformed = &*transformed;
+        products.par_chunks_mut(groups.len() * products_len).zip(filter.par_chunks(panels.step)).for_each(
+            |(products, filter)| {
+                // Point by point, so that a point's part of the weight stays in cache for all groups.
+                for point in 0..POINTS {
+                    let groups = transformed.chunks(transformed_len).zip(&groups);
+                    for (out, (tiles, &(_, count))) in products.chunks_mut(products_len).zip(groups) {
+                        multiply(level, shape.in_channels, panels, count, point, tiles, filter, out);
+                    }
+                }
+            },
+        );
+        let products = &*products;
+        let blocks = tiling.blocks(strips_per_block(tiling), output);
+        blocks.into_par_iter().zip(&groups).enumerate().for_each(|(index, ((first_tile, out), &(_, count)))| {
+            let first_pixel = tiling.first_pixel(first_tile / tiling.tiles_per_strip);
+            for panel in 0..count_panels {
+                let products = &products[(panel * groups.len() + index) * products_len..][..products_len];
+                level.run(TransformOutput {
+                    tiling,
+                    panels,
+                    panel,
+                    first_tile,
+                    count,
+                    products,
+                    epilogue,
+                    accumulate,
+                    out,
+                    first_pixel,
+                });
+            }
+        });
+    });
+}

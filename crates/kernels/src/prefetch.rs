@@ -51,6 +51,12 @@ impl<'a> Ahead<'a> {
     }
 }
 
+/// Asks for a few elements to be written.
+#[inline(always)]
+pub(crate) fn to_write(values: &[f32]) {
+    values.chunks(LINE).for_each(hint::<true>);
+}
+
 #[inline(always)]
 fn hint<const WRITE: bool>(line: &[f32]) {
     #[cfg(target_arch = "x86_64")]

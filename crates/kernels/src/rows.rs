@@ -4,6 +4,8 @@ use std::cell::RefCell;
 
 use rayon::prelude::*;
 
+use crate::Memory;
+
 /// Rows that one piece of an elementwise pass holds: about 64 KiB of `f32`, at home in the first cache levels.
 pub(crate) fn rows_per_piece(cols: usize) -> usize {
     (16 * 1024 / cols.max(1)).max(1)
@@ -40,11 +42,9 @@ pub(crate) fn reduce_rows(
 /// Calls may be nested, also through a piece of other work that the thread takes up while it waits: an inner
 /// call finds the thread's buffer taken and makes its own.
 pub(crate) fn with_scratch<R>(len: usize, work: impl FnOnce(&mut [f32]) -> R) -> R {
-    thread_local!(static SCRATCH: RefCell<Vec<f32>> = const { RefCell::new(Vec::new()) });
+    thread_local!(static SCRATCH: RefCell<Memory> = RefCell::default());
     let mut buffer = SCRATCH.take();
-    if buffer.len() < len {
-        buffer.resize(len, 0.0);
-    }
+    buffer.reserve(len);
     let result = work(&mut buffer[..len]);
     // The larger one stays.
     SCRATCH.with_borrow_mut(|kept| {

@@ -7,7 +7,10 @@
 
 use pulp::{Simd, WithSimd};
 
+use crate::Activation;
+use crate::prefetch;
 use crate::simd::Level;
+use crate::vector::{load, store};
 
 /// Rows of a full tile.
 pub(crate) const ROWS: usize = 6;
@@ -42,35 +45,111 @@ impl Panels {
     }
 }
 
-/// The shape of a product `c[m, n] (+)= a[m, k] * b[k, n]`.
-#[derive(Clone, Copy, Debug)]
-pub(crate) struct Product {
+/// The matrix `a` of a product, `[m, k]`.
+#[derive(Clone, Copy)]
+pub(crate) enum Rows<'a> {
+    /// Element `(i, j)` lies at `i * strides[0] + j * strides[1]`.
+    Strided { values: &'a [f32], strides: [usize; 2] },
+    /// Row `i` is the slices from `i * lens.len()` on, one after the other; the `j`th is `lens[j]` long.
+    Pieces { slices: &'a [&'a [f32]], lens: &'a [usize] },
+}
+
+/// Where the rows of `c` lie.
+#[derive(Clone, Copy)]
+pub(crate) enum Places<'a> {
+    /// This many elements apart.
+    Strided(usize),
+    /// At these elements.
+    At(&'a [usize]),
+}
+
+impl Places<'_> {
+    #[inline(always)]
+    fn of(&self, row: usize) -> usize {
+        match self {
+            Places::Strided(stride) => row * stride,
+            Places::At(places) => places[row],
+        }
+    }
+}
+
+/// A product `c[m, n] = finish(a[m, k] * b[k, n])`, with `accumulate` `c = finish(c + a * b)`.
+#[derive(Clone, Copy)]
+pub(crate) struct Product<'a> {
     pub m: usize,
     pub n: usize,
     pub k: usize,
-    /// Elements from one row of `a` to the next, and from one column to the next.
-    pub a: [usize; 2],
-    pub b: Panels,
-    /// Elements from one row of `c` to the next.
-    pub c_stride: usize,
+    pub a: Rows<'a>,
+    pub b: &'a [f32],
+    pub panels: Panels,
+    pub places: Places<'a>,
     /// Add to `c` what is there.
     pub accumulate: bool,
+    pub finish: Finish<'a>,
 }
 
-impl Product {
+/// What is done to a row of `c` before it is stored: `activation(c + bias + residual)`.
+#[derive(Clone, Copy)]
+pub(crate) struct Finish<'a> {
+    /// `n` elements.
+    pub bias: Option<&'a [f32]>,
+    /// Its rows lie as those of `c` do.
+    pub residual: Option<&'a [f32]>,
+    pub activation: Activation,
+}
+
+impl Finish<'_> {
+    pub const NONE: Finish<'static> = Finish { bias: None, residual: None, activation: Activation::Identity };
+}
+
+impl Product<'_> {
     /// Computes it at a level, on the calling thread.
     ///
     /// # Panics
     /// If an element would lie outside its slice.
-    pub fn run(&self, level: Level, a: &[f32], b: &[f32], c: &mut [f32]) {
-        level.run(Run { product: self, a, b, c });
+    pub fn run(&self, level: Level, c: &mut [f32]) {
+        if self.m > 0 && self.n > 0 {
+            self.check(level, c.len());
+            level.run(Run { product: self, c });
+        }
+    }
+
+    /// Makes sure that every element lies within its slice.
+    fn check(&self, level: Level, c_len: usize) {
+        let Self { m, n, k, panels, .. } = *self;
+        match self.a {
+            Rows::Strided { values, strides } if k > 0 => {
+                assert!((m - 1) * strides[0] + (k - 1) * strides[1] < values.len(), "a is short");
+            }
+            Rows::Strided { .. } => {}
+            Rows::Pieces { slices, lens } => {
+                assert_eq!((lens.iter().sum(), slices.len()), (k, m * lens.len()), "pieces of a");
+                for row in slices.chunks_exact(lens.len()) {
+                    assert!(row.iter().zip(lens).all(|(piece, &len)| piece.len() == len), "a piece of a is short");
+                }
+            }
+        }
+        if k > 0 {
+            let width = (n - (panels.count(n) - 1) * panels.width).next_multiple_of(level.lanes());
+            let last = (panels.count(n) - 1) * panels.step + (k - 1) * panels.stride;
+            assert!(last + width <= self.b.len() && panels.width.is_multiple_of(level.lanes()), "b is short");
+        }
+        let last = match self.places {
+            Places::Strided(stride) => (m - 1) * stride,
+            Places::At(places) => {
+                assert_eq!(places.len(), m, "places of c");
+                places.iter().copied().max().unwrap_or(0)
+            }
+        };
+        assert!(last + n <= c_len, "c is short");
+        assert!(self.finish.bias.is_none_or(|bias| bias.len() == n), "bias");
+        assert!(self.finish.residual.is_none_or(|residual| last + n <= residual.len()), "the residual is short");
     }
 }
 
 struct Run<'a> {
-    product: &'a Product,
-    a: &'a [f32],
-    b: &'a [f32],
+    /// Checked.
+    product: &'a Product<'a>,
     c: &'a mut [f32],
 }
 
@@ -78,157 +157,145 @@ impl WithSimd for Run<'_> {
     type Output = ();
 
     #[inline(always)]
-    fn with_simd<S: Simd>(self, simd: S) {
-        let Self { product, a, b, c } = self;
-        let Product { m, n, k, .. } = *product;
-        if m == 0 || n == 0 {
-            return;
-        }
-        let panels = product.b;
-        let last_width = n - (n - 1) / panels.width * panels.width;
-        if k > 0 {
-            assert!((m - 1) * product.a[0] + (k - 1) * product.a[1] < a.len(), "a of {product:?}: {}", a.len());
-            let last = (panels.count(n) - 1) * panels.step + (k - 1) * panels.stride;
-            assert!(last + last_width.next_multiple_of(S::F32_LANES) <= b.len(), "b of {product:?}: {}", b.len());
-        }
-        assert!((m - 1) * product.c_stride + n <= c.len(), "c of {product:?}: {}", c.len());
+    fn with_simd<S: Simd>(mut self, simd: S) {
+        let Product { m, n, panels, .. } = *self.product;
         for panel in 0..panels.count(n) {
-            let column = panel * panels.width;
-            let columns = panels.width.min(n - column);
+            let columns = panels.width.min(n - panel * panels.width);
             let mut row = 0;
             while row < m {
-                let rows = match m - row {
-                    ROWS.. => ROWS,
-                    4..ROWS => 4,
-                    2..4 => 2,
-                    _ => 1,
-                };
-                // SAFETY: the asserted bounds cover every element of the tile: rows `row..row + rows` of `a` and
-                // `c`, all `k` rows of this panel of `b` in whole vectors; of `c`, just `columns` elements a row
-                // are touched.
-                #[allow(unsafe_code)]
-                unsafe {
-                    let tile = Tile {
-                        k,
-                        a: a.as_ptr().add(row * product.a[0]),
-                        a_strides: product.a,
-                        b: b.as_ptr().add(panel * panels.step),
-                        b_stride: panels.stride,
-                        c: c.as_mut_ptr().add(row * product.c_stride + column),
-                        c_stride: product.c_stride,
-                        columns,
-                        accumulate: product.accumulate,
-                    };
-                    tile.of_rows(simd, rows);
+                match m - row {
+                    ROWS.. => self.rows::<S, ROWS>(simd, panel, columns, &mut row),
+                    4..ROWS => self.rows::<S, 4>(simd, panel, columns, &mut row),
+                    2..4 => self.rows::<S, 2>(simd, panel, columns, &mut row),
+                    _ => self.rows::<S, 1>(simd, panel, columns, &mut row),
                 }
-                row += rows;
             }
         }
     }
 }
 
-/// One tile of a product.
-#[derive(Clone, Copy)]
-struct Tile {
-    k: usize,
-    a: *const f32,
-    a_strides: [usize; 2],
-    b: *const f32,
-    b_stride: usize,
-    c: *mut f32,
-    c_stride: usize,
-    columns: usize,
-    accumulate: bool,
-}
-
-#[allow(unsafe_code)]
-impl Tile {
-    /// # Safety
-    /// The pointers and strides must reach `rows` by `k` elements of `a`, `k` by `columns`, rounded up to whole
-    /// vectors, of `b`, and `rows` by `columns` of `c`; `rows` is 1, 2, 4 or 6.
+impl Run<'_> {
+    /// A tile of `R` rows from `row` on.
     #[inline(always)]
-    unsafe fn of_rows<S: Simd>(self, simd: S, rows: usize) {
-        // SAFETY: as demanded of the caller.
-        unsafe {
-            match rows {
-                6 => self.of_columns::<S, 6>(simd),
-                4 => self.of_columns::<S, 4>(simd),
-                2 => self.of_columns::<S, 2>(simd),
-                _ => self.of_columns::<S, 1>(simd),
-            }
+    fn rows<S: Simd, const R: usize>(&mut self, simd: S, panel: usize, columns: usize, row: &mut usize) {
+        match columns.div_ceil(S::F32_LANES) {
+            1 => self.tile::<S, R, 1>(simd, panel, columns, *row),
+            2 => self.tile::<S, R, 2>(simd, panel, columns, *row),
+            3 => self.tile::<S, R, 3>(simd, panel, columns, *row),
+            _ => self.tile::<S, R, 4>(simd, panel, columns, *row),
         }
+        *row += R;
     }
 
-    /// # Safety
-    /// As [`of_rows`](Self::of_rows).
     #[inline(always)]
-    unsafe fn of_columns<S: Simd, const R: usize>(self, simd: S) {
-        // SAFETY: as demanded of the caller.
-        unsafe {
-            match self.columns.div_ceil(S::F32_LANES) {
-                1 => self.of_size::<S, R, 1>(simd),
-                2 => self.of_size::<S, R, 2>(simd),
-                3 => self.of_size::<S, R, 3>(simd),
-                _ => self.of_size::<S, R, 4>(simd),
-            }
+    fn tile<S: Simd, const R: usize, const V: usize>(&mut self, simd: S, panel: usize, columns: usize, row: usize) {
+        let Product { k, a, b, panels, places, accumulate, finish, .. } = *self.product;
+        let b = b[(panel * panels.step).min(b.len())..].as_ptr();
+        let first = panel * panels.width;
+        for r in 0..R {
+            // The results' memory comes while the products run.
+            prefetch::to_write(&self.c[places.of(row + r) + first..][..columns]);
         }
-    }
-
-    /// # Safety
-    /// As [`of_rows`](Self::of_rows), with `R` rows and `columns` within `V` vectors.
-    #[inline(always)]
-    unsafe fn of_size<S: Simd, const R: usize, const V: usize>(self, simd: S) {
-        let tail = self.columns - (V - 1) * S::F32_LANES;
-        let whole = tail == S::F32_LANES;
-        // SAFETY: as demanded of the caller.
+        let mut sums = [[simd.splat_f32s(0.0); V]; R];
+        // SAFETY: `check` has made sure that rows `row..row + R` of `a` have all their `k` elements, and that this panel
+        // of `b` has `k` rows of `V` whole vectors.
+        #[allow(unsafe_code)]
         unsafe {
-            for (row, sums) in self.sums::<S, R, V>(simd).into_iter().enumerate() {
-                let c = self.c.add(row * self.c_stride);
-                for (v, sum) in sums.into_iter().enumerate() {
-                    let c = c.add(v * S::F32_LANES);
-                    if v + 1 < V || whole {
-                        let c = c.cast::<S::f32s>();
-                        let sum = if self.accumulate { simd.add_f32s(c.read_unaligned(), sum) } else { sum };
-                        c.write_unaligned(sum);
-                    } else {
-                        let c = std::slice::from_raw_parts_mut(c, tail);
-                        let sum = if self.accumulate { simd.add_f32s(simd.partial_load_f32s(c), sum) } else { sum };
-                        simd.partial_store_f32s(c, sum);
+            match a {
+                Rows::Strided { values, strides } => {
+                    let mut rows = [values.as_ptr(); R];
+                    for r in 0..R {
+                        rows[r] = rows[r].wrapping_add((row + r) * strides[0]);
+                    }
+                    add_products::<S, R, V>(simd, rows, strides[1], b, panels.stride, k, &mut sums);
+                }
+                Rows::Pieces { slices, lens } => {
+                    let mut b = b;
+                    for (piece, &len) in lens.iter().enumerate() {
+                        let mut rows = [std::ptr::null(); R];
+                        for r in 0..R {
+                            rows[r] = slices[(row + r) * lens.len() + piece].as_ptr();
+                        }
+                        add_products::<S, R, V>(simd, rows, 1, b, panels.stride, len, &mut sums);
+                        b = b.wrapping_add(len * panels.stride);
                     }
                 }
             }
         }
-    }
-
-    /// The tile's sums over `k`.
-    ///
-    /// # Safety
-    /// As [`of_size`](Self::of_size).
-    #[inline(always)]
-    unsafe fn sums<S: Simd, const R: usize, const V: usize>(self, simd: S) -> [[S::f32s; V]; R] {
-        let mut sums = [[simd.splat_f32s(0.0); V]; R];
-        let (mut a, mut b) = (self.a, self.b);
-        let [a_row, a_column] = self.a_strides;
-        for _ in 0..self.k {
-            let mut vectors = [simd.splat_f32s(0.0); V];
-            for (v, vector) in vectors.iter_mut().enumerate() {
-                // SAFETY: a row of `b` has `V` whole vectors.
-                *vector = unsafe { b.add(v * S::F32_LANES).cast::<S::f32s>().read_unaligned() };
-            }
-            for (r, sums) in sums.iter_mut().enumerate() {
-                // SAFETY: row `r`, column `k` of `a`.
-                let x = simd.splat_f32s(unsafe { *a.add(r * a_row) });
-                for (sum, &vector) in sums.iter_mut().zip(&vectors) {
-                    *sum = simd.mul_add_e_f32s(x, vector, *sum);
+        // Each wish is asked for once, for the whole tile. The number of vectors is known here, and mostly that they are
+        // whole: no checks are left in the loops.
+        let whole = columns == V * S::F32_LANES;
+        let lanes = |v: usize| if v + 1 < V || whole { S::F32_LANES } else { columns - v * S::F32_LANES };
+        if let Some(bias) = finish.bias {
+            let bias = &bias[first..][..columns];
+            for v in 0..V {
+                let bias = load(simd, bias, v * S::F32_LANES, lanes(v));
+                for r in 0..R {
+                    sums[r][v] = simd.add_f32s(sums[r][v], bias);
                 }
             }
-            // One past the last element at most, in steps that stay within the slices: `wrapping` because a
-            // stride may reach further past the end.
-            a = a.wrapping_add(a_column);
-            b = b.wrapping_add(self.b_stride);
         }
-        sums
+        let added = [accumulate.then_some(&*self.c), finish.residual];
+        for added in added.into_iter().flatten() {
+            for r in 0..R {
+                let added = &added[places.of(row + r) + first..][..columns];
+                for v in 0..V {
+                    sums[r][v] = simd.add_f32s(sums[r][v], load(simd, added, v * S::F32_LANES, lanes(v)));
+                }
+            }
+        }
+        if finish.activation != Activation::Identity {
+            for sum in sums.as_flattened_mut() {
+                *sum = finish.activation.of(simd, *sum);
+            }
+        }
+        for r in 0..R {
+            let c = &mut self.c[places.of(row + r) + first..][..columns];
+            for v in 0..V {
+                store(simd, c, v * S::F32_LANES, lanes(v), sums[r][v]);
+            }
+        }
     }
+}
+
+/// Adds the products of `R` rows' elements, `step` apart, with `len` rows of `b`, `stride` apart.
+///
+/// One simple loop, so that the compiler keeps the sums in registers: with the pieces' loop around it in the same function
+/// they were stored and loaded at every step.
+///
+/// # Safety
+/// Each row must have `len` elements, and `b` as many rows of `V` whole vectors.
+#[inline(always)]
+#[allow(unsafe_code)]
+unsafe fn add_products<S: Simd, const R: usize, const V: usize>(
+    simd: S,
+    rows: [*const f32; R],
+    step: usize,
+    mut b: *const f32,
+    stride: usize,
+    len: usize,
+    sums: &mut [[S::f32s; V]; R],
+) {
+    let mut acc = *sums;
+    let mut at = 0;
+    for _ in 0..len {
+        let mut vectors = [simd.splat_f32s(0.0); V];
+        for v in 0..V {
+            // SAFETY: a row of `b` has `V` whole vectors.
+            vectors[v] = unsafe { b.add(v * S::F32_LANES).cast::<S::f32s>().read_unaligned() };
+        }
+        for r in 0..R {
+            // SAFETY: an element of row `r`.
+            let x = simd.splat_f32s(unsafe { *rows[r].wrapping_add(at) });
+            for v in 0..V {
+                acc[r][v] = simd.mul_add_e_f32s(x, vectors[v], acc[r][v]);
+            }
+        }
+        // `wrapping` because the last step may lead past the end.
+        at += step;
+        b = b.wrapping_add(stride);
+    }
+    *sums = acc;
 }
 
 #[cfg(test)]
@@ -254,19 +321,22 @@ mod tests {
             for (m, k, n) in [(1, 1, 1), (6, 7, 64), (17, 33, 9), (11, 5, 100), (23, 16, 48), (5, 0, 3), (3, 9, 131)] {
                 for transposed in [false, true] {
                     let strides = if transposed { [1, m + 1] } else { [k + 2, 1] };
-                    let (a, b) = (values("a", (m + 1) * (k + 2)), values("b", (k + 1) * n));
+                    let (a_values, b_values) = (values("a", (m + 1) * (k + 2)), values("b", (k + 1) * n));
                     for accumulate in [false, true] {
                         let panels = Panels::new(level, k, n);
-                        let shape = Product { m, n, k, a: strides, b: panels, c_stride: n + 1, accumulate };
                         let start = values("c", m * (n + 1));
                         let mut c = start.clone();
-                        shape.run(level, &a, &pack(panels, k, n, &b), &mut c);
+                        let b = &pack(panels, k, n, &b_values);
+                        let a = Rows::Strided { values: &a_values, strides };
+                        let places = Places::Strided(n + 1);
+                        Product { m, n, k, a, b, panels, places, accumulate, finish: Finish::NONE }.run(level, &mut c);
                         for i in 0..m {
                             assert_eq!(c[i * (n + 1) + n], start[i * (n + 1) + n], "padding was written");
                             for j in 0..n {
                                 let mut sum = if accumulate { f64::from(start[i * (n + 1) + j]) } else { 0.0 };
                                 for l in 0..k {
-                                    sum += f64::from(a[i * strides[0] + l * strides[1]]) * f64::from(b[l * n + j]);
+                                    sum += f64::from(a_values[i * strides[0] + l * strides[1]])
+                                        * f64::from(b_values[l * n + j]);
                                 }
                                 let got = f64::from(c[i * (n + 1) + j]);
                                 assert!((sum - got).abs() < 1e-5, "{level:?} {m}x{k}x{n} at {i},{j}: {got} for {sum}");

@@ -5,7 +5,7 @@ use std::time::Instant;
 
 use regraft_graph::Conv2d;
 use regraft_kernels::conv::{self, Epilogue, Filter};
-use regraft_kernels::{activation, batch_norm, elementwise, linear, pool};
+use regraft_kernels::{Memory, activation, batch_norm, elementwise, linear, pool};
 use regraft_random::{Purpose, keyed, unit_f32};
 
 use super::parameters::Parameters;
@@ -25,7 +25,7 @@ pub(super) struct Saved {
 
 /// The memory of a plan. Buffers grow to the largest batch seen.
 pub(super) struct Workspace {
-    pub buffers: Vec<Vec<f32>>,
+    pub buffers: Vec<Memory>,
     pub saved: Vec<Saved>,
     /// The convolutions whose weight does not change from step to step, ready to run.
     prepared: Vec<Option<Prepared>>,
@@ -59,7 +59,7 @@ pub(super) struct Pass<'a> {
 impl Workspace {
     pub fn new(plan: &Plan) -> Self {
         Self {
-            buffers: vec![Vec::new(); plan.buffers.len()],
+            buffers: vec![Memory::default(); plan.buffers.len()],
             saved: vec![Saved::default(); plan.steps.len()],
             prepared: vec![None; plan.steps.len()],
             filter: Filter::default(),
@@ -150,18 +150,17 @@ impl Workspace {
     }
 
     /// Takes the buffer of a value out, large enough to write it.
-    pub fn take(&mut self, pass: &Pass, value: ValueId) -> Vec<f32> {
+    pub fn take(&mut self, pass: &Pass, value: ValueId) -> Memory {
         let value = pass.plan.values[value];
         let mut buffer = std::mem::take(&mut self.buffers[value.buffer]);
-        let needed = value.len * pass.n;
-        if buffer.len() < needed {
-            buffer.resize(pass.plan.buffers[value.buffer] * pass.n, 0.0);
+        if buffer.len() < value.len * pass.n {
+            buffer.reserve(pass.plan.buffers[value.buffer] * pass.n);
         }
         buffer
     }
 
     /// Puts a buffer back where [`take`](Self::take) found it.
-    pub fn put(&mut self, pass: &Pass, value: ValueId, buffer: Vec<f32>) {
+    pub fn put(&mut self, pass: &Pass, value: ValueId, buffer: Memory) {
         self.buffers[pass.plan.values[value].buffer] = buffer;
     }
 

@@ -11,9 +11,9 @@ mod winograd;
 
 use rayon::prelude::*;
 
-use crate::Activation;
 use crate::rows::{reduce_rows, rows_per_piece};
 use crate::simd::{Level, dispatch};
+use crate::{Activation, Memory};
 
 /// Shape of a convolution of a batch.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -150,7 +150,9 @@ impl Algorithm {
 pub struct Filter {
     level: Level,
     algorithm: Algorithm,
-    data: Vec<f32>,
+    /// Of which `len` elements are used.
+    data: Memory,
+    len: usize,
 }
 
 impl Default for Filter {
@@ -162,7 +164,7 @@ impl Default for Filter {
 
 impl Filter {
     fn at(level: Level) -> Self {
-        Self { level, algorithm: Algorithm::Direct, data: Vec::new() }
+        Self { level, algorithm: Algorithm::Direct, data: Memory::default(), len: 0 }
     }
 
     /// Prepares `weight`, `[kh, kw, in_channels / groups, out_channels]`, for [`forward`].
@@ -192,19 +194,24 @@ impl Filter {
     fn set(&mut self, shape: &Shape, weight: &[f32], backward: bool) {
         assert_eq!(weight.len(), shape.weight_len(), "weight of {shape:?}");
         self.algorithm = Algorithm::choose(shape);
-        match self.algorithm {
+        let Self { level, ref mut data, .. } = *self;
+        self.len = match self.algorithm {
             Algorithm::Winograd => {
                 let shape = if backward { &winograd::gradient_shape(shape) } else { shape };
-                self.data.resize(winograd::filter_len(self.level, shape), 0.0);
-                winograd::transform_filter(self.level, shape, weight, backward, &mut self.data);
+                winograd::transform_filter(level, shape, weight, backward, data)
             }
-            Algorithm::Direct if backward => direct::pack_backward(self.level, shape, weight, &mut self.data),
-            Algorithm::Direct => direct::pack_forward(self.level, shape, weight, &mut self.data),
+            Algorithm::Direct if backward => direct::pack_backward(level, shape, weight, data),
+            Algorithm::Direct => direct::pack_forward(level, shape, weight, data),
             Algorithm::Depthwise => {
-                self.data.clear();
-                self.data.extend_from_slice(weight);
+                data.reserve(weight.len());
+                data[..weight.len()].copy_from_slice(weight);
+                weight.len()
             }
-        }
+        };
+    }
+
+    fn values(&self) -> &[f32] {
+        &self.data[..self.len]
     }
 }
 
@@ -218,7 +225,7 @@ impl Filter {
 /// If a slice has another length than the shape says.
 pub fn forward(shape: &Shape, input: &[f32], filter: &Filter, epilogue: Epilogue, output: &mut [f32]) {
     check(shape, input, output);
-    let Filter { level, data, .. } = filter;
+    let (level, data) = (&filter.level, filter.values());
     match filter.algorithm {
         Algorithm::Winograd => winograd::forward(*level, shape, input, data, epilogue, false, output),
         Algorithm::Direct => direct::forward(*level, shape, input, data, epilogue, output),
@@ -233,7 +240,7 @@ pub fn forward(shape: &Shape, input: &[f32], filter: &Filter, epilogue: Epilogue
 /// If a slice has another length than the shape says.
 pub fn backward_input(shape: &Shape, grad_output: &[f32], filter: &Filter, accumulate: bool, grad_input: &mut [f32]) {
     check(shape, grad_input, grad_output);
-    let Filter { level, data, .. } = filter;
+    let (level, data) = (&filter.level, filter.values());
     match filter.algorithm {
         Algorithm::Winograd => {
             let shape = winograd::gradient_shape(shape);

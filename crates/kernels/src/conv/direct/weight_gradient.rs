@@ -2,14 +2,17 @@
 
 use rayon::prelude::*;
 
-use super::{COLUMNS, Patches};
+use super::patches::Patches;
 use crate::conv::Shape;
 use crate::rows::with_scratch;
 use crate::simd::Level;
-use crate::tile::{Panels, Product};
+use crate::tile::{Finish, Panels, Places, Product, Rows};
 
 /// Pixels over which a product runs at a time.
 const PIXELS: usize = 128;
+
+/// Columns of the patch matrix that are gathered at a time.
+const COLUMNS: usize = 256;
 
 /// A gradient of up to this many elements is summed in parts of the batch side by side, a larger one in parts of itself.
 const SMALL: usize = 128 * 1024;
@@ -63,9 +66,18 @@ impl Sum<'_> {
                 let first_channel = self.group * self.shape.in_per_group();
                 let runs = self.patches.runs(columns);
                 self.patches.gather(self.input, first_channel, first..first + count, &runs, stride, panel);
-                let product =
-                    Product { m, n, k: count, a: [1, stride], b: panels, c_stride: channels, accumulate: true };
-                product.run(self.level, panel, grads, &mut self.out[row * channels + self.group * n..]);
+                let product = Product {
+                    m,
+                    n,
+                    k: count,
+                    a: Rows::Strided { values: panel, strides: [1, stride] },
+                    b: grads,
+                    panels,
+                    places: Places::Strided(channels),
+                    accumulate: true,
+                    finish: Finish::NONE,
+                };
+                product.run(self.level, &mut self.out[row * channels + self.group * n..]);
             }
         }
     }

@@ -5,6 +5,7 @@ use rayon::prelude::*;
 
 use super::maps::Points;
 use super::transforms::{Filter, POINTS, SIDE, Source, TAPS, in_both};
+use crate::Memory;
 use crate::conv::Shape;
 use crate::simd::Level;
 use crate::tile::Panels;
@@ -88,18 +89,21 @@ impl WithSimd for TransformFilter<'_> {
     }
 }
 
-/// Elements of the transformed weight of a forward convolution of this shape.
-pub(in crate::conv) fn filter_len(level: Level, shape: &Shape) -> usize {
-    let panels = Panels::new(level, POINTS * shape.in_channels, shape.out_channels);
-    panels.count(shape.out_channels) * panels.step
-}
-
-/// Transforms the weight for a convolution of this shape: `[panels, 36, in, stride]`.
+/// Transforms the weight for a convolution of this shape: `[panels, 36, in, stride]`; returns how many elements that is.
 ///
 /// `weight` is `[3, 3, in, out]`, or, to be `turned` around, `[3, 3, out, in]`.
-pub(in crate::conv) fn transform_filter(level: Level, shape: &Shape, weight: &[f32], turned: bool, out: &mut [f32]) {
+pub(in crate::conv) fn transform_filter(
+    level: Level,
+    shape: &Shape,
+    weight: &[f32],
+    turned: bool,
+    out: &mut Memory,
+) -> usize {
     let panels = Panels::new(level, POINTS * shape.in_channels, shape.out_channels);
-    out.par_chunks_mut(panels.step).enumerate().for_each(|(panel, out)| {
+    let len = panels.count(shape.out_channels) * panels.step;
+    out.reserve(len);
+    out[..len].par_chunks_mut(panels.step).enumerate().for_each(|(panel, out)| {
         level.run(TransformFilter { shape, weight, turned, panels, panel, out });
     });
+    len
 }

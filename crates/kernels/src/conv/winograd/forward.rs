@@ -11,7 +11,7 @@ use crate::conv::{Epilogue, Shape};
 use crate::prefetch::Ahead;
 use crate::rows::with_scratch;
 use crate::simd::Level;
-use crate::tile::{Panels, Product};
+use crate::tile::{Finish, Panels, Places, Product, Rows};
 use crate::vector::{load, store, vectors};
 
 /// Elements of a point's plane of `count` tiles, `columns` elements each: a whole number of cache lines, odd, so that
@@ -78,14 +78,14 @@ fn multiply(
         m: count,
         n: stride,
         k: channels,
-        a: [tiles_stride, 1],
-        b: panels,
-        c_stride: stride,
+        a: Rows::Strided { values: &tiles[point * plane(count, tiles_stride)..], strides: [tiles_stride, 1] },
+        b: &filter[point * channels * stride..][..channels * stride],
+        panels,
+        places: Places::Strided(stride),
         accumulate: false,
+        finish: Finish::NONE,
     };
-    let filter = &filter[point * channels * stride..][..channels * stride];
-    let out = &mut out[point * plane(count, stride)..];
-    product.run(level, &tiles[point * plane(count, tiles_stride)..], filter, out);
+    product.run(level, &mut out[point * plane(count, stride)..]);
 }
 
 /// Transforms the products of some tiles and one panel back, finishes and writes them.

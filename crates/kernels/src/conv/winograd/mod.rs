@@ -14,7 +14,7 @@ mod tiling;
 mod transforms;
 mod weight_gradient;
 
-pub(super) use filter::{filter_len, transform_filter};
+pub(super) use filter::transform_filter;
 pub(super) use forward::forward;
 pub(super) use weight_gradient::backward_weight;
 

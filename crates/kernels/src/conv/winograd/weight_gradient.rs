@@ -15,7 +15,7 @@ use crate::conv::Shape;
 use crate::prefetch::Ahead;
 use crate::rows::with_scratch;
 use crate::simd::Level;
-use crate::tile::{Panels, Product};
+use crate::tile::{Finish, Panels, Places, Product, Rows};
 use crate::vector::{load, store, vectors};
 
 /// Bytes of transformed maps that a piece of work holds at a time.
@@ -106,12 +106,14 @@ impl Piece<'_> {
                         m: channels,
                         n: out_channels,
                         k: count,
-                        a: [1, stride],
-                        b: panels,
-                        c_stride: out_channels,
+                        a: Rows::Strided { values: &maps[point * tiles * stride..], strides: [1, stride] },
+                        b: &grads[point * plane..],
+                        panels,
+                        places: Places::Strided(out_channels),
                         accumulate: first > self.part * split.part,
+                        finish: Finish::NONE,
                     };
-                    product.run(level, &maps[point * tiles * stride..], &grads[point * plane..], sums);
+                    product.run(level, sums);
                 }
             }
         });

@@ -1,0 +1,301 @@
+//! Convolution as a matrix product over patches, for every shape: strides, dilations, groups, any filter.
+//!
+//! A row of the patch matrix is a few runs of neighbouring elements of the map. The register [tile](crate::tile) reads
+//! them where they lie (Dukhan, "The Indirect Convolution Algorithm", 2019); only runs that reach over the map's sides
+//! are copied. The whole patch matrix, nine times the input for a 3x3 filter, never exists.
+
+mod patches;
+mod weight_gradient;
+
+use std::ops::Range;
+
+use rayon::prelude::*;
+
+pub(super) use weight_gradient::backward_weight;
+
+use super::{Epilogue, Shape};
+use crate::Memory;
+use crate::rows::with_scratch;
+use crate::simd::Level;
+use crate::tile::{Finish, Panels, Places, Product, ROWS, Rows};
+use patches::Patches;
+
+/// Columns of the patch matrix that are multiplied at a time, at most: their weights stay in the second-level cache.
+const COLUMNS: usize = 1024;
+
+/// Runs that are shorter than this, on average, are gathered into whole rows: the tile takes a while to start a run.
+const SHORT: usize = 64;
+
+/// Pixels in a block, where there are many.
+const PIXELS: usize = 24 * ROWS;
+
+/// Pixels a block: at least eight blocks where there is enough to do, so that small maps still use several cores.
+fn pixels_per_block(pixels: usize) -> usize {
+    pixels.div_ceil(8).next_multiple_of(ROWS).clamp(4 * ROWS, PIXELS)
+}
+
+/// Multiplies the patches of some positions with one group's packed weight.
+struct Multiply<'a> {
+    level: Level,
+    patches: &'a Patches,
+    map: &'a [f32],
+    first_channel: usize,
+    positions: Range<usize>,
+    /// Packed `[columns, n]`.
+    filter: &'a [f32],
+    panels: Panels,
+    n: usize,
+    places: Places<'a>,
+    accumulate: bool,
+    finish: Finish<'a>,
+}
+
+impl Multiply<'_> {
+    fn run(self, out: &mut [f32]) {
+        let total = self.patches.columns();
+        let step = total.div_ceil(total.div_ceil(COLUMNS));
+        for start in (0..total).step_by(step) {
+            let k = step.min(total - start);
+            let product = |a: Rows, out: &mut [f32]| {
+                let product = Product {
+                    m: self.positions.len(),
+                    n: self.n,
+                    k,
+                    a,
+                    b: &self.filter[start * self.panels.stride..],
+                    panels: self.panels,
+                    places: self.places,
+                    accumulate: self.accumulate || start > 0,
+                    finish: if start + k == total { self.finish } else { Finish::NONE },
+                };
+                product.run(self.level, out);
+            };
+            if self.patches.is_map() {
+                let stride = self.patches.map_channels;
+                let values = &self.map[self.positions.start * stride + self.first_channel + start..];
+                product(Rows::Strided { values, strides: [stride, 1] }, out);
+                continue;
+            }
+            let runs = self.patches.runs(start..start + k);
+            let lens: Vec<usize> = runs.iter().map(|run| run.len).collect();
+            if k < SHORT * runs.len() {
+                with_scratch(self.positions.len() * k, |panel| {
+                    self.patches.gather(self.map, self.first_channel, self.positions.clone(), &runs, k, panel);
+                    product(Rows::Strided { values: panel, strides: [k, 1] }, out);
+                });
+                continue;
+            }
+            with_scratch(self.positions.len() * k + k, |copies| {
+                let (map, positions) = (self.map, self.positions.clone());
+                let slices = self.patches.rows(map, self.first_channel, positions, &runs, copies);
+                product(Rows::Pieces { slices: &slices, lens: &lens }, out);
+            });
+        }
+    }
+}
+
+/// Packs `n` columns of `k` rows into panels; `at(row, column)` tells where an element comes from.
+fn pack(weight: &[f32], panels: Panels, k: usize, n: usize, at: impl Fn(usize, usize) -> usize, out: &mut [f32]) {
+    for (panel, out) in out.chunks_exact_mut(panels.step).enumerate().take(panels.count(n)) {
+        let first = panel * panels.width;
+        for (row, out) in out.chunks_exact_mut(panels.stride).enumerate().take(k) {
+            for (column, out) in out.iter_mut().enumerate() {
+                *out = if first + column < n { weight[at(row, first + column)] } else { 0.0 };
+            }
+        }
+    }
+}
+
+fn forward_panels(level: Level, shape: &Shape) -> Panels {
+    Panels::new(level, shape.taps() * shape.in_per_group(), shape.out_per_group())
+}
+
+/// The weight, packed for [`forward`]: a group's panels after the other's.
+pub(super) fn pack_forward(level: Level, shape: &Shape, weight: &[f32], out: &mut Memory) -> usize {
+    let panels = forward_panels(level, shape);
+    let (k, n) = (shape.taps() * shape.in_per_group(), shape.out_per_group());
+    let group_len = panels.count(n) * panels.step;
+    let len = shape.groups * group_len;
+    out.reserve(len);
+    out[..len].par_chunks_mut(group_len).enumerate().for_each(|(group, out)| {
+        pack(weight, panels, k, n, |row, column| row * shape.out_channels + group * n + column, out);
+    });
+    len
+}
+
+/// Convolves with a weight from [`pack_forward`].
+pub(super) fn forward(
+    level: Level,
+    shape: &Shape,
+    input: &[f32],
+    filter: &[f32],
+    epilogue: Epilogue,
+    output: &mut [f32],
+) {
+    let patches = Patches::of_input(shape);
+    let panels = forward_panels(level, shape);
+    let n = shape.out_per_group();
+    let group_len = panels.count(n) * panels.step;
+    let channels = shape.out_channels;
+    let block = pixels_per_block(shape.output_pixels());
+    output.par_chunks_mut(block * channels).enumerate().for_each(|(i, output)| {
+        let pixels = output.len() / channels;
+        let first = i * block;
+        for (group, filter) in filter.chunks_exact(group_len).enumerate().take(shape.groups) {
+            let finish = Finish {
+                bias: epilogue.bias.map(|bias| &bias[group * n..][..n]),
+                residual: epilogue.residual.map(|residual| &residual[first * channels + group * n..]),
+                activation: epilogue.activation,
+            };
+            let multiply = Multiply {
+                level,
+                patches: &patches,
+                map: input,
+                first_channel: group * shape.in_per_group(),
+                positions: first..first + pixels,
+                filter,
+                panels,
+                n,
+                places: Places::Strided(channels),
+                accumulate: false,
+                finish,
+            };
+            multiply.run(&mut output[group * n..]);
+        }
+    });
+}
+
+/// The input pixels of one residue of the stride: all of them are reached by the same taps, so that their gradient is a
+/// convolution with stride 1 of the output's gradient.
+struct Class {
+    /// The first line and column of these pixels.
+    first: [usize; 2],
+    /// The taps that reach them.
+    taps: Vec<usize>,
+    patches: Patches,
+    panels: Panels,
+    /// Where this class's packed weight begins, and a group's length in it.
+    start: usize,
+    group_len: usize,
+}
+
+/// All classes of a shape, and the elements of their packed weights.
+fn classes(level: Level, shape: &Shape) -> (Vec<Class>, usize) {
+    let mut classes = Vec::new();
+    let mut start = 0;
+    for first_y in 0..shape.stride[0].min(shape.input[0]) {
+        for first_x in 0..shape.stride[1].min(shape.input[1]) {
+            let first = [first_y, first_x];
+            // The output position that reads the class's first pixel through a tap: a whole number, or none.
+            let offset = |axis: usize, tap: usize| {
+                let from = (first[axis] + shape.padding[axis]) as isize - (tap * shape.dilation[axis]) as isize;
+                let stride = shape.stride[axis] as isize;
+                (from.rem_euclid(stride) == 0).then_some(from.div_euclid(stride))
+            };
+            let reached = (0..shape.taps()).filter_map(|tap| {
+                let [y, x] = [offset(0, tap / shape.kernel[1])?, offset(1, tap % shape.kernel[1])?];
+                Some((tap, [y, x]))
+            });
+            let (taps, offsets): (Vec<_>, Vec<_>) = reached.unzip();
+            let positions = std::array::from_fn(|i| (shape.input[i] - first[i]).div_ceil(shape.stride[i]));
+            let patches = Patches {
+                map: shape.output,
+                map_channels: shape.out_channels,
+                channels: shape.out_per_group(),
+                positions,
+                step: [1, 1],
+                offsets,
+            };
+            let panels = Panels::new(level, patches.columns(), shape.in_per_group());
+            let group_len = panels.count(shape.in_per_group()) * panels.step;
+            classes.push(Class { first, taps, patches, panels, start, group_len });
+            start += shape.groups * group_len;
+        }
+    }
+    (classes, start)
+}
+
+/// The weight, packed for [`backward_input`].
+pub(super) fn pack_backward(level: Level, shape: &Shape, weight: &[f32], out: &mut Memory) -> usize {
+    let (classes, len) = classes(level, shape);
+    out.reserve(len);
+    let (inputs, outputs) = (shape.in_per_group(), shape.out_per_group());
+    for class in classes.iter().filter(|class| !class.taps.is_empty()) {
+        let out = &mut out[class.start..][..shape.groups * class.group_len];
+        for (group, out) in out.chunks_exact_mut(class.group_len).enumerate() {
+            out.par_chunks_mut(class.panels.step).enumerate().for_each(|(panel, out)| {
+                let first = panel * class.panels.width;
+                let at = |row: usize, column: usize| {
+                    let (tap, output) = (class.taps[row / outputs], row % outputs);
+                    (tap * inputs + first + column) * shape.out_channels + group * outputs + output
+                };
+                pack(weight, class.panels, class.patches.columns(), (inputs - first).min(class.panels.width), at, out);
+            });
+        }
+    }
+    len
+}
+
+/// The gradient of the input with a weight from [`pack_backward`].
+pub(super) fn backward_input(
+    level: Level,
+    shape: &Shape,
+    grad_output: &[f32],
+    filter: &[f32],
+    accumulate: bool,
+    grad_input: &mut [f32],
+) {
+    let (classes, _) = classes(level, shape);
+    let [height, width] = shape.input;
+    let channels = shape.in_channels;
+    let n = shape.in_per_group();
+    // Strips of whole lines of each class, so that a piece of the gradient is contiguous.
+    let lines = height.div_ceil(shape.stride[0]);
+    let line_len = width.div_ceil(shape.stride[1]);
+    let lines_per_strip = pixels_per_block(shape.n * lines * line_len).div_ceil(line_len).min(lines);
+    let rows_per_strip = lines_per_strip * shape.stride[0];
+    let strips_per_image = height.div_ceil(rows_per_strip);
+    let mut strips = Vec::new();
+    for image in grad_input.chunks_exact_mut(height * width * channels) {
+        strips.extend(image.chunks_mut(rows_per_strip * width * channels));
+    }
+    strips.into_par_iter().enumerate().for_each(|(i, out)| {
+        let (image, first_line) = (i / strips_per_image, i % strips_per_image * lines_per_strip);
+        for class in &classes {
+            let [class_lines, class_width] = class.patches.positions;
+            let end_line = (first_line + lines_per_strip).min(class_lines);
+            let count = end_line.saturating_sub(first_line) * class_width;
+            let start = (image * class_lines + first_line) * class_width;
+            let place = |pixel: usize| {
+                let y = pixel / class_width * shape.stride[0] + class.first[0];
+                let x = pixel % class_width * shape.stride[1] + class.first[1];
+                (y * width + x) * channels
+            };
+            let is_all = shape.stride == [1, 1];
+            let scattered: Vec<usize> = if is_all { Vec::new() } else { (0..count).map(place).collect() };
+            let places = if is_all { Places::Strided(channels) } else { Places::At(&scattered) };
+            if class.taps.is_empty() {
+                if !accumulate {
+                    scattered.iter().for_each(|&at| out[at..at + channels].fill(0.0));
+                }
+                continue;
+            }
+            for group in 0..shape.groups {
+                let multiply = Multiply {
+                    level,
+                    patches: &class.patches,
+                    map: grad_output,
+                    first_channel: group * shape.out_per_group(),
+                    positions: start..start + count,
+                    filter: &filter[class.start + group * class.group_len..][..class.group_len],
+                    panels: class.panels,
+                    n,
+                    places,
+                    accumulate,
+                    finish: Finish::NONE,
+                };
+                multiply.run(&mut out[group * n..]);
+            }
+        }
+    });
+}

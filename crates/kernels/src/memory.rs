@@ -1,0 +1,110 @@
+//! Memory for maps, weights and scratch, in large pages where the system has them.
+//!
+//! A kernel walks through many megabytes in strides of whole lines: with pages of 4 KiB it misses in the address
+//! translation's caches all the time (measured on ResNet-18: 4 to 8% of a pass).
+
+use std::ops::{Deref, DerefMut};
+
+use memmap2::MmapMut;
+
+/// From this many bytes on, memory comes in pages of its own.
+const LARGE: usize = 1 << 20;
+
+/// A slice of `f32` that can grow, zero where it is new.
+#[derive(Default)]
+pub struct Memory {
+    pages: Pages,
+    len: usize,
+}
+
+enum Pages {
+    Heap(Vec<f32>),
+    Mapped(MmapMut),
+}
+
+impl Default for Pages {
+    fn default() -> Self {
+        Pages::Heap(Vec::new())
+    }
+}
+
+impl Memory {
+    /// `len` zeros.
+    pub fn zeroed(len: usize) -> Self {
+        let pages = mapped(len).map_or_else(|| Pages::Heap(vec![0.0; len]), Pages::Mapped);
+        Self { pages, len }
+    }
+
+    /// Makes room for `len` elements. What was there is lost if there was less; the content is then zero.
+    pub fn reserve(&mut self, len: usize) {
+        if self.len < len {
+            // First free, then allocate: the two need not exist together.
+            *self = Self::default();
+            *self = Self::zeroed(len);
+        }
+    }
+}
+
+/// Anonymous pages for `len` elements, large ones if the system likes; none if they would be few or are refused.
+fn mapped(len: usize) -> Option<MmapMut> {
+    let bytes = len.checked_mul(size_of::<f32>()).filter(|&bytes| bytes >= LARGE)?;
+    let map = MmapMut::map_anon(bytes).ok()?;
+    #[cfg(target_os = "linux")]
+    let _ = map.advise(memmap2::Advice::HugePage); // a wish: without it the pages are small
+    Some(map)
+}
+
+impl Deref for Memory {
+    type Target = [f32];
+
+    fn deref(&self) -> &[f32] {
+        match &self.pages {
+            Pages::Heap(values) => values,
+            Pages::Mapped(map) => bytemuck::cast_slice(map),
+        }
+    }
+}
+
+impl DerefMut for Memory {
+    fn deref_mut(&mut self) -> &mut [f32] {
+        match &mut self.pages {
+            Pages::Heap(values) => values,
+            Pages::Mapped(map) => bytemuck::cast_slice_mut(map),
+        }
+    }
+}
+
+impl Clone for Memory {
+    fn clone(&self) -> Self {
+        let mut copy = Self::zeroed(self.len);
+        copy.copy_from_slice(self);
+        copy
+    }
+}
+
+impl std::fmt::Debug for Memory {
+    fn fmt(&self, f: &mut std::fmt::Formatter) -> std::fmt::Result {
+        write!(f, "Memory({})", self.len)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn grows_and_is_zero_where_it_is_new() {
+        for len in [0, 5, LARGE / 4 + 3] {
+            let mut memory = Memory::zeroed(len);
+            assert_eq!(memory.len(), len);
+            assert!(memory.iter().all(|&x| x == 0.0));
+            memory.fill(1.0);
+            let copy = memory.clone();
+            assert_eq!(*copy, *memory);
+            memory.reserve(len);
+            assert!(memory.iter().all(|&x| x == 1.0), "nothing changes where there is enough");
+            memory.reserve(len + 1);
+            assert!(memory.len() == len + 1 && memory.iter().all(|&x| x == 0.0));
+        }
+    }
+}

@@ -4,7 +4,7 @@
 
 use std::time::Instant;
 
-use regraft_kernels::conv::{self, Algorithm, Epilogue, Filter, Shape};
+use regraft_kernels::conv::{self, Epilogue, Filter, Shape};
 use regraft_kernels::{peak, simd::Level};
 
 type Case = (&'static str, usize, [usize; 2], usize, usize, usize);
@@ -97,7 +97,7 @@ fn main() {
                 let rate = operations / seconds;
                 print!("{rate:5.0}{:>5}", format!("({:.0}%)", 100.0 * rate / peak));
             }
-            println!("{:8.2}{:6.2}  {:?}", prepare[0] * 1e3, prepare[1] * 1e3, Algorithm::choose(&shape));
+            println!("{:8.2}{:6.2}  {:?}", prepare[0] * 1e3, prepare[1] * 1e3, filter.algorithm());
         }
     });
 }

@@ -43,6 +43,25 @@ impl Panels {
     pub fn count(&self, n: usize) -> usize {
         n.div_ceil(self.width)
     }
+
+    /// Packs rows of `n` columns, one after the other.
+    pub fn pack<'a>(&self, n: usize, rows: impl Iterator<Item = &'a [f32]>, out: &mut [f32]) {
+        for (index, row) in rows.enumerate() {
+            for (panel, values) in row[..n].chunks(self.width).enumerate() {
+                out[panel * self.step + index * self.stride..][..values.len()].copy_from_slice(values);
+            }
+        }
+    }
+
+    /// A row-major matrix of `n` columns as `b` of a product: as it lies in memory if its rows are whole vectors, else
+    /// copied to `packed`.
+    pub fn of_rows<'a>(self, level: Level, values: &'a [f32], n: usize, packed: &'a mut [f32]) -> (&'a [f32], Self) {
+        if n.is_multiple_of(level.lanes()) {
+            return (values, Self { width: self.width, stride: n, step: self.width });
+        }
+        self.pack(n, values.chunks_exact(n), packed);
+        (packed, self)
+    }
 }
 
 /// The matrix `a` of a product, `[m, k]`.

@@ -2,13 +2,13 @@
 
 use std::time::Instant;
 
-use regraft_kernels::batch_norm;
-use regraft_kernels::{Activation, activation, conv, elementwise, linear, pool};
+use regraft_kernels::conv::{self, Algorithm, Use};
+use regraft_kernels::{Activation, activation, batch_norm, elementwise, linear, pool};
 
 use super::forward::{Pass, Workspace, conv_shape, dropout_factors};
 use super::parameters::Parameters;
 use super::plan::{BackwardStep, GradTarget, Kind, Step};
-use super::times::Part;
+use super::times::{Part, kernel};
 
 /// Runs the backward steps; the gradient of the output must lie in its value.
 pub(super) fn run(pass: &Pass, parameters: &mut Parameters, workspace: &mut Workspace) {
@@ -26,12 +26,12 @@ pub(super) fn run(pass: &Pass, parameters: &mut Parameters, workspace: &mut Work
         // A convolution's two gradients are measured by themselves.
         let convolves = matches!(step.kind, Kind::Conv { .. });
         if convolves {
-            workspace.took(back.step, Part::Backward, pass.n, start);
+            workspace.took(back.step, Part::Backward, kernel(step), pass.n, start);
         }
         run_step(pass, step, back, grad, parameters, workspace);
         workspace.put(pass, back.grad_output, buffer);
         if !convolves {
-            workspace.took(back.step, Part::Backward, pass.n, start);
+            workspace.took(back.step, Part::Backward, kernel(step), pass.n, start);
         }
     }
 }
@@ -79,16 +79,18 @@ fn run_step(
                 if let Some(grad_bias) = parameters.grad_mut(step.node, "bias") {
                     conv::backward_bias(grad, grad_bias);
                 }
-                workspace.took(back.step, Part::WeightGradient, n, start);
+                let kernel = Algorithm::choose(&shape, Use::Once).name();
+                workspace.took(back.step, Part::WeightGradient, kernel, n, start);
             }
             if target.is_some() {
                 let start = Instant::now();
-                workspace.with_backward(parameters, back.step, step.node, &shape, |workspace, filter| {
+                let kernel = workspace.with_backward(parameters, back.step, step.node, &shape, |workspace, filter| {
                     write(pass, workspace, target, |_, accumulate, out| {
                         conv::backward_input(&shape, grad, filter, accumulate, out);
                     });
+                    filter.algorithm().name()
                 });
-                workspace.took(back.step, Part::InputGradient, n, start);
+                workspace.took(back.step, Part::InputGradient, kernel, n, start);
             }
         }
         Kind::Linear => {

@@ -1,16 +1,15 @@
 //! The forward pass: runs a plan's steps over its buffers.
 
-use std::borrow::Cow;
 use std::time::Instant;
 
 use regraft_graph::Conv2d;
-use regraft_kernels::conv::{self, Epilogue, Filter};
+use regraft_kernels::conv::{self, Algorithm, Epilogue, Filter, Use};
 use regraft_kernels::{Memory, activation, batch_norm, elementwise, linear, pool};
 use regraft_random::{Purpose, keyed, unit_f32};
 
 use super::parameters::Parameters;
-use super::plan::{BackwardStep, Kind, Plan, Step, ValueId};
-use super::times::{Part, Times};
+use super::plan::{Kind, Plan, Step, ValueId};
+use super::times::{Part, Times, kernel};
 
 /// What a step leaves for its backward pass besides values.
 #[derive(Clone, Default)]
@@ -35,13 +34,28 @@ pub(super) struct Workspace {
     pub times: Option<Times>,
 }
 
-/// A convolution's weight in the kernels' form, with its batch norm folded in, if it has one.
+/// A convolution whose weight stays, with its batch norm folded in, if it has one.
 #[derive(Clone)]
 struct Prepared {
-    forward: Filter,
-    /// Absent where nothing asks for the gradient of the input.
-    backward: Option<Filter>,
+    weight: Vec<f32>,
     bias: Option<Vec<f32>>,
+    forward: Filters,
+    backward: Filters,
+}
+
+/// A weight in the form of each algorithm that has been asked for: batches of other sizes may want another.
+#[derive(Clone, Default)]
+struct Filters(Vec<Filter>);
+
+impl Filters {
+    fn get(&mut self, shape: &conv::Shape, weight: &[f32], prepare: fn(&conv::Shape, &[f32]) -> Filter) -> &Filter {
+        let algorithm = Algorithm::choose(shape, Use::Often);
+        let at = self.0.iter().position(|filter| filter.algorithm() == algorithm).unwrap_or_else(|| {
+            self.0.push(prepare(shape, weight));
+            self.0.len() - 1
+        });
+        &self.0[at]
+    }
 }
 
 /// What a pass over a batch knows.
@@ -76,24 +90,22 @@ impl Workspace {
         constant: impl Fn(usize) -> bool,
     ) {
         for (index, step) in plan.steps.iter().enumerate() {
-            let Kind::Conv { conv, input, output, folded } = &step.kind else { continue };
+            let Kind::Conv { conv, folded, .. } = &step.kind else { continue };
             if !constant(step.node) {
                 continue;
             }
             let (weight, bias) = match folded {
                 Some(bn) => {
                     let folded = parameters.fold(step.node, conv, &parameters.affine(*bn, eps_of(*bn)));
-                    (Cow::Owned(folded.weight), Some(folded.bias))
+                    (folded.weight, Some(folded.bias))
                 }
                 None => {
                     let bias = parameters.get(step.node, "bias").map(<[f32]>::to_vec);
-                    (Cow::Borrowed(parameters.expect(step.node, "weight")), bias)
+                    (parameters.expect(step.node, "weight").to_vec(), bias)
                 }
             };
-            let shape = conv_shape(conv, 1, *input, *output);
-            let wanted = |back: &BackwardStep| back.step == index && back.grad_inputs[0].is_some();
-            let backward = plan.backward.iter().any(wanted).then(|| Filter::for_backward(&shape, &weight));
-            self.prepared[index] = Some(Prepared { forward: Filter::for_forward(&shape, &weight), backward, bias });
+            let (forward, backward) = (Filters::default(), Filters::default());
+            self.prepared[index] = Some(Prepared { weight, bias, forward, backward });
         }
     }
 
@@ -106,8 +118,12 @@ impl Workspace {
         shape: &conv::Shape,
         work: impl FnOnce(&Self, &Filter, Option<&[f32]>) -> R,
     ) -> R {
-        if let Some(prepared) = &self.prepared[index] {
-            return work(self, &prepared.forward, prepared.bias.as_deref());
+        // Taken out for the time of the work, which reads the rest.
+        if let Some(mut prepared) = self.prepared[index].take() {
+            let filter = prepared.forward.get(shape, &prepared.weight, Filter::for_forward);
+            let result = work(self, filter, prepared.bias.as_deref());
+            self.prepared[index] = Some(prepared);
+            return result;
         }
         let mut filter = std::mem::take(&mut self.filter);
         filter.set_forward(shape, parameters.expect(node, "weight"));
@@ -125,27 +141,23 @@ impl Workspace {
         shape: &conv::Shape,
         work: impl FnOnce(&mut Self, &Filter) -> R,
     ) -> R {
-        let prepared = self.prepared[index].as_mut().and_then(|prepared| prepared.backward.take());
-        let (filter, kept) = match prepared {
-            Some(filter) => (filter, true),
-            None => {
-                let mut filter = std::mem::take(&mut self.filter);
-                filter.set_backward(shape, parameters.expect(node, "weight"));
-                (filter, false)
-            }
-        };
-        let result = work(self, &filter);
-        match self.prepared[index].as_mut().filter(|_| kept) {
-            Some(prepared) => prepared.backward = Some(filter),
-            None => self.filter = filter,
+        if let Some(mut prepared) = self.prepared[index].take() {
+            let filter = prepared.backward.get(shape, &prepared.weight, Filter::for_backward);
+            let result = work(self, filter);
+            self.prepared[index] = Some(prepared);
+            return result;
         }
+        let mut filter = std::mem::take(&mut self.filter);
+        filter.set_backward(shape, parameters.expect(node, "weight"));
+        let result = work(self, &filter);
+        self.filter = filter;
         result
     }
 
     /// Notes the time since `start` for a part of a step.
-    pub fn took(&mut self, step: usize, part: Part, n: usize, start: Instant) {
+    pub fn took(&mut self, step: usize, part: Part, kernel: &'static str, n: usize, start: Instant) {
         if let Some(times) = &mut self.times {
-            times.add(step, part, n, start);
+            times.add(step, part, kernel, n, start);
         }
     }
 
@@ -207,13 +219,14 @@ pub(super) fn run(pass: &Pass, parameters: &mut Parameters, workspace: &mut Work
         let mut buffer = workspace.take(pass, step.output);
         let mut saved = std::mem::take(&mut workspace.saved[index]);
         let output = &mut buffer[..pass.plan.values[step.output].len * pass.n];
-        run_step(pass, index, step, parameters, workspace, &mut saved, output);
+        let kernel = run_step(pass, index, step, parameters, workspace, &mut saved, output);
         workspace.saved[index] = saved;
         workspace.put(pass, step.output, buffer);
-        workspace.took(index, Part::Forward, pass.n, start);
+        workspace.took(index, Part::Forward, kernel, pass.n, start);
     }
 }
 
+/// Runs one step; returns what computed it.
 fn run_step(
     pass: &Pass,
     index: usize,
@@ -222,16 +235,16 @@ fn run_step(
     workspace: &mut Workspace,
     saved: &mut Saved,
     output: &mut [f32],
-) {
+) -> &'static str {
     let n = pass.n;
     if let Kind::Conv { conv, input, output: to, .. } = &step.kind {
         let shape = conv_shape(conv, n, *input, *to);
-        workspace.with_forward(parameters, index, step.node, &shape, |workspace, filter, bias| {
+        return workspace.with_forward(parameters, index, step.node, &shape, |workspace, filter, bias| {
             let residual = step.residual.map(|value| workspace.read(pass, value));
             let epilogue = Epilogue { bias, residual, activation: step.activation };
             conv::forward(&shape, workspace.read(pass, step.inputs[0]), filter, epilogue, output);
+            filter.algorithm().name()
         });
-        return;
     }
     let input = workspace.read(pass, step.inputs[0]);
     let residual = step.residual.map(|value| workspace.read(pass, value));
@@ -281,4 +294,5 @@ fn run_step(
             }
         },
     }
+    kernel(step)
 }

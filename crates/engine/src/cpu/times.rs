@@ -3,7 +3,6 @@
 use std::time::Instant;
 
 use regraft_graph::Graph;
-use regraft_kernels::conv::Algorithm;
 
 use super::forward::conv_shape;
 use super::plan::{Kind, Plan, Step};
@@ -22,25 +21,33 @@ pub(super) enum Part {
 /// What has been measured: parts in the order in which they first came.
 #[derive(Default)]
 pub(super) struct Times {
-    parts: Vec<(usize, Part, f64, usize)>,
+    parts: Vec<Measured>,
+}
+
+struct Measured {
+    step: usize,
+    part: Part,
+    kernel: &'static str,
+    seconds: f64,
+    samples: usize,
 }
 
 impl Times {
-    /// Adds the time since `start` to a part of a step over `n` samples.
-    pub fn add(&mut self, step: usize, part: Part, n: usize, start: Instant) {
+    /// Adds the time since `start` to a part of a step over `samples` samples.
+    pub fn add(&mut self, step: usize, part: Part, kernel: &'static str, samples: usize, start: Instant) {
         let seconds = start.elapsed().as_secs_f64();
-        match self.parts.iter_mut().find(|entry| (entry.0, entry.1) == (step, part)) {
-            Some(entry) => {
-                entry.2 += seconds;
-                entry.3 += n;
+        match self.parts.iter_mut().find(|it| (it.step, it.part, it.kernel) == (step, part, kernel)) {
+            Some(it) => {
+                it.seconds += seconds;
+                it.samples += samples;
             }
-            None => self.parts.push((step, part, seconds, n)),
+            None => self.parts.push(Measured { step, part, kernel, seconds, samples }),
         }
     }
 
     /// The measurements, for people.
     pub fn layers(&self, graph: &Graph, plan: &Plan) -> Vec<LayerTime> {
-        let layer = |&(step, part, seconds, samples): &(usize, Part, f64, usize)| {
+        let layer = |&Measured { step, part, kernel, seconds, samples }: &Measured| {
             let step = &plan.steps[step];
             let pass = match part {
                 Part::Forward => "forward",
@@ -52,7 +59,7 @@ impl Times {
             LayerTime {
                 layer: graph.nodes()[step.node].name.clone(),
                 pass,
-                kernel: kernel(step, convolves),
+                kernel,
                 seconds,
                 operations: if convolves { operations(step) * samples as f64 } else { 0.0 },
             }
@@ -61,14 +68,10 @@ impl Times {
     }
 }
 
-fn kernel(step: &Step, convolves: bool) -> &'static str {
+/// What computes a step, if it is not a convolution.
+pub(super) fn kernel(step: &Step) -> &'static str {
     match &step.kind {
-        Kind::Conv { .. } if !convolves => "epilogue",
-        Kind::Conv { conv, input, output, .. } => match Algorithm::choose(&conv_shape(conv, 1, *input, *output)) {
-            Algorithm::Winograd => "winograd",
-            Algorithm::Direct => "direct",
-            Algorithm::Depthwise => "depthwise",
-        },
+        Kind::Conv { .. } => "epilogue",
         Kind::BatchNorm { .. } => "batch norm",
         Kind::Linear => "linear",
         Kind::MaxPool { .. } => "max pool",

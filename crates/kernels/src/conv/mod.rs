@@ -6,6 +6,7 @@
 
 mod depthwise;
 mod direct;
+mod narrow;
 pub mod reference;
 mod winograd;
 
@@ -13,6 +14,7 @@ use rayon::prelude::*;
 
 use crate::rows::{reduce_rows, rows_per_piece};
 use crate::simd::{Level, dispatch};
+use crate::tile::Finish;
 use crate::{Activation, Memory};
 
 /// Shape of a convolution of a batch.
@@ -103,6 +105,15 @@ impl Epilogue<'_> {
     /// Nothing more is done.
     pub const NONE: Epilogue<'static> = Epilogue { bias: None, residual: None, activation: Activation::Identity };
 
+    /// The same for the tile: for some channels of the output from element `start` on.
+    pub(crate) fn finish(&self, start: usize, channels: std::ops::Range<usize>) -> Finish<'_> {
+        Finish {
+            bias: self.bias.map(|bias| &bias[channels.clone()]),
+            residual: self.residual.map(|residual| &residual[start + channels.start..]),
+            activation: self.activation,
+        }
+    }
+
     /// Applies it to rows of the output that start at element `start`.
     #[inline(always)]
     pub(crate) fn apply(&self, start: usize, channels: usize, output: &mut [f32]) {
@@ -127,21 +138,68 @@ impl Epilogue<'_> {
 pub enum Algorithm {
     /// Winograd's F(4x4, 3x3), for 3x3 filters with stride 1.
     Winograd,
-    /// A product over gathered patches, for every shape.
+    /// A product over patches, for every shape.
     Direct,
+    /// A product over interleaved lines, for few input channels. The input's gradient, seldom wanted there, is direct.
+    Narrow,
     /// Channel by channel.
     Depthwise,
 }
 
+/// How often a weight is used in the form that an algorithm reads.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Use {
+    /// For one batch: a weight that learns.
+    Once,
+    /// For batch after batch: a weight that stays.
+    Often,
+}
+
 impl Algorithm {
-    /// The fastest for this shape.
-    pub fn choose(shape: &Shape) -> Self {
+    const ALL: [Algorithm; 4] = [Algorithm::Winograd, Algorithm::Direct, Algorithm::Narrow, Algorithm::Depthwise];
+
+    /// Its name, for people.
+    pub fn name(self) -> &'static str {
+        match self {
+            Algorithm::Winograd => "winograd",
+            Algorithm::Direct => "direct",
+            Algorithm::Narrow => "narrow",
+            Algorithm::Depthwise => "depthwise",
+        }
+    }
+
+    /// The algorithms that can compute this shape.
+    pub fn fitting(shape: &Shape) -> impl Iterator<Item = Self> {
+        Self::ALL.into_iter().filter(|algorithm| match algorithm {
+            Algorithm::Winograd => winograd::fits(shape),
+            Algorithm::Direct => true,
+            Algorithm::Narrow => narrow::fits(shape),
+            Algorithm::Depthwise => shape.is_depthwise(),
+        })
+    }
+
+    /// The fastest for this shape, its batch included.
+    pub fn choose(shape: &Shape, weight: Use) -> Self {
         if shape.is_depthwise() {
             return Algorithm::Depthwise;
         }
-        // Few channels don't pay for the transforms.
-        let enough = shape.in_channels >= 16 && shape.out_channels >= 16;
-        if winograd::fits(shape) && enough { Algorithm::Winograd } else { Algorithm::Direct }
+        if narrow::fits(shape) {
+            return Algorithm::Narrow;
+        }
+        // Few channels don't pay for the transforms of the maps, and few pixels not for the weight's. In multiplications
+        // for each pair of channels: a direct one is worth 9 a pixel; Winograd's 36 a tile, with the maps' transforms,
+        // about as much as 50; reading four times the weight some 600 of them, and transforming it first, 1500 (measured
+        // at 64 to 512 channels, batches of 1 to 32, on two cores of Zen 5).
+        let enough_channels = shape.in_channels >= 16 && shape.out_channels >= 16;
+        if !winograd::fits(shape) || !enough_channels {
+            return Algorithm::Direct;
+        }
+        let extra = match weight {
+            Use::Once => 1500,
+            Use::Often => 600,
+        };
+        let saves = 9 * shape.output_pixels() > 50 * winograd::tiles(shape) + extra;
+        if saves { Algorithm::Winograd } else { Algorithm::Direct }
     }
 }
 
@@ -167,40 +225,51 @@ impl Filter {
         Self { level, algorithm: Algorithm::Direct, data: Memory::default(), len: 0 }
     }
 
-    /// Prepares `weight`, `[kh, kw, in_channels / groups, out_channels]`, for [`forward`].
+    /// Prepares `weight`, `[kh, kw, in_channels / groups, out_channels]`, for [`forward`] with batch after batch like that
+    /// of `shape`. Other batches are computed as well, perhaps by a slower algorithm.
     pub fn for_forward(shape: &Shape, weight: &[f32]) -> Self {
         let mut filter = Self::default();
-        filter.set_forward(shape, weight);
+        filter.set(shape, weight, Use::Often, false);
         filter
     }
 
-    /// Prepares `weight` for [`backward_input`].
+    /// Prepares `weight` for [`backward_input`] with batch after batch.
     pub fn for_backward(shape: &Shape, weight: &[f32]) -> Self {
         let mut filter = Self::default();
-        filter.set_backward(shape, weight);
+        filter.set(shape, weight, Use::Often, true);
         filter
     }
 
-    /// [`for_forward`](Self::for_forward) in the memory that is there. The batch size does not matter.
+    /// Prepares `weight` for [`forward`] with one batch, in the memory that is there.
     pub fn set_forward(&mut self, shape: &Shape, weight: &[f32]) {
-        self.set(shape, weight, false);
+        self.set(shape, weight, Use::Once, false);
     }
 
-    /// [`for_backward`](Self::for_backward) in the memory that is there.
+    /// Prepares `weight` for [`backward_input`] with one batch, in the memory that is there.
     pub fn set_backward(&mut self, shape: &Shape, weight: &[f32]) {
-        self.set(shape, weight, true);
+        self.set(shape, weight, Use::Once, true);
     }
 
-    fn set(&mut self, shape: &Shape, weight: &[f32], backward: bool) {
+    /// The algorithm that reads it.
+    pub fn algorithm(&self) -> Algorithm {
+        self.algorithm
+    }
+
+    fn set(&mut self, shape: &Shape, weight: &[f32], times: Use, backward: bool) {
         assert_eq!(weight.len(), shape.weight_len(), "weight of {shape:?}");
-        self.algorithm = Algorithm::choose(shape);
+        self.set_for(Algorithm::choose(shape, times), shape, weight, backward);
+    }
+
+    fn set_for(&mut self, algorithm: Algorithm, shape: &Shape, weight: &[f32], backward: bool) {
+        self.algorithm = algorithm;
         let Self { level, ref mut data, .. } = *self;
         self.len = match self.algorithm {
             Algorithm::Winograd => {
                 let shape = if backward { &winograd::gradient_shape(shape) } else { shape };
                 winograd::transform_filter(level, shape, weight, backward, data)
             }
-            Algorithm::Direct if backward => direct::pack_backward(level, shape, weight, data),
+            Algorithm::Direct | Algorithm::Narrow if backward => direct::pack_backward(level, shape, weight, data),
+            Algorithm::Narrow => narrow::pack(level, shape, weight, data),
             Algorithm::Direct => direct::pack_forward(level, shape, weight, data),
             Algorithm::Depthwise => {
                 data.reserve(weight.len());
@@ -229,6 +298,7 @@ pub fn forward(shape: &Shape, input: &[f32], filter: &Filter, epilogue: Epilogue
     match filter.algorithm {
         Algorithm::Winograd => winograd::forward(*level, shape, input, data, epilogue, false, output),
         Algorithm::Direct => direct::forward(*level, shape, input, data, epilogue, output),
+        Algorithm::Narrow => narrow::forward(*level, shape, input, data, epilogue, output),
         Algorithm::Depthwise => depthwise::forward(*level, shape, input, data, epilogue, output),
     }
 }
@@ -246,7 +316,9 @@ pub fn backward_input(shape: &Shape, grad_output: &[f32], filter: &Filter, accum
             let shape = winograd::gradient_shape(shape);
             winograd::forward(*level, &shape, grad_output, data, Epilogue::NONE, accumulate, grad_input);
         }
-        Algorithm::Direct => direct::backward_input(*level, shape, grad_output, data, accumulate, grad_input),
+        Algorithm::Direct | Algorithm::Narrow => {
+            direct::backward_input(*level, shape, grad_output, data, accumulate, grad_input);
+        }
         Algorithm::Depthwise => depthwise::backward_input(*level, shape, grad_output, data, accumulate, grad_input),
     }
 }
@@ -256,15 +328,24 @@ pub fn backward_input(shape: &Shape, grad_output: &[f32], filter: &Filter, accum
 /// # Panics
 /// If a slice has another length than the shape says.
 pub fn backward_weight(shape: &Shape, input: &[f32], grad_output: &[f32], grad_weight: &mut [f32]) {
-    backward_weight_at(Level::current(), shape, input, grad_output, grad_weight);
+    let algorithm = Algorithm::choose(shape, Use::Once);
+    backward_weight_by(algorithm, Level::current(), shape, input, grad_output, grad_weight);
 }
 
-fn backward_weight_at(level: Level, shape: &Shape, input: &[f32], grad_output: &[f32], grad_weight: &mut [f32]) {
+fn backward_weight_by(
+    algorithm: Algorithm,
+    level: Level,
+    shape: &Shape,
+    input: &[f32],
+    grad_output: &[f32],
+    grad_weight: &mut [f32],
+) {
     check(shape, input, grad_output);
     assert_eq!(grad_weight.len(), shape.weight_len(), "weight of {shape:?}");
-    match Algorithm::choose(shape) {
+    match algorithm {
         Algorithm::Winograd => winograd::backward_weight(level, shape, input, grad_output, grad_weight),
         Algorithm::Direct => direct::backward_weight(level, shape, input, grad_output, grad_weight),
+        Algorithm::Narrow => narrow::backward_weight(level, shape, input, grad_output, grad_weight),
         Algorithm::Depthwise => depthwise::backward_weight(level, shape, input, grad_output, grad_weight),
     }
 }

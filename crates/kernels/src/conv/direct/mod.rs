@@ -94,18 +94,6 @@ impl Multiply<'_> {
     }
 }
 
-/// Packs `n` columns of `k` rows into panels; `at(row, column)` tells where an element comes from.
-fn pack(weight: &[f32], panels: Panels, k: usize, n: usize, at: impl Fn(usize, usize) -> usize, out: &mut [f32]) {
-    for (panel, out) in out.chunks_exact_mut(panels.step).enumerate().take(panels.count(n)) {
-        let first = panel * panels.width;
-        for (row, out) in out.chunks_exact_mut(panels.stride).enumerate().take(k) {
-            for (column, out) in out.iter_mut().enumerate() {
-                *out = if first + column < n { weight[at(row, first + column)] } else { 0.0 };
-            }
-        }
-    }
-}
-
 fn forward_panels(level: Level, shape: &Shape) -> Panels {
     Panels::new(level, shape.taps() * shape.in_per_group(), shape.out_per_group())
 }
@@ -113,12 +101,16 @@ fn forward_panels(level: Level, shape: &Shape) -> Panels {
 /// The weight, packed for [`forward`]: a group's panels after the other's.
 pub(super) fn pack_forward(level: Level, shape: &Shape, weight: &[f32], out: &mut Memory) -> usize {
     let panels = forward_panels(level, shape);
-    let (k, n) = (shape.taps() * shape.in_per_group(), shape.out_per_group());
+    let n = shape.out_per_group();
     let group_len = panels.count(n) * panels.step;
     let len = shape.groups * group_len;
     out.reserve(len);
-    out[..len].par_chunks_mut(group_len).enumerate().for_each(|(group, out)| {
-        pack(weight, panels, k, n, |row, column| row * shape.out_channels + group * n + column, out);
+    // A panel is a piece of work by itself.
+    out[..len].par_chunks_mut(panels.step).enumerate().for_each(|(i, out)| {
+        let (group, first) = (i / panels.count(n), i % panels.count(n) * panels.width);
+        let columns = panels.width.min(n - first);
+        let rows = weight.chunks_exact(shape.out_channels).map(|row| &row[group * n + first..][..columns]);
+        panels.pack(columns, rows, out);
     });
     len
 }
@@ -142,11 +134,6 @@ pub(super) fn forward(
         let pixels = output.len() / channels;
         let first = i * block;
         for (group, filter) in filter.chunks_exact(group_len).enumerate().take(shape.groups) {
-            let finish = Finish {
-                bias: epilogue.bias.map(|bias| &bias[group * n..][..n]),
-                residual: epilogue.residual.map(|residual| &residual[first * channels + group * n..]),
-                activation: epilogue.activation,
-            };
             let multiply = Multiply {
                 level,
                 patches: &patches,
@@ -158,7 +145,7 @@ pub(super) fn forward(
                 n,
                 places: Places::Strided(channels),
                 accumulate: false,
-                finish,
+                finish: epilogue.finish(first * channels, group * n..(group + 1) * n),
             };
             multiply.run(&mut output[group * n..]);
         }
@@ -221,19 +208,32 @@ pub(super) fn pack_backward(level: Level, shape: &Shape, weight: &[f32], out: &m
     out.reserve(len);
     let (inputs, outputs) = (shape.in_per_group(), shape.out_per_group());
     for class in classes.iter().filter(|class| !class.taps.is_empty()) {
+        let panels = class.panels;
         let out = &mut out[class.start..][..shape.groups * class.group_len];
-        for (group, out) in out.chunks_exact_mut(class.group_len).enumerate() {
-            out.par_chunks_mut(class.panels.step).enumerate().for_each(|(panel, out)| {
-                let first = panel * class.panels.width;
-                let at = |row: usize, column: usize| {
-                    let (tap, output) = (class.taps[row / outputs], row % outputs);
-                    (tap * inputs + first + column) * shape.out_channels + group * outputs + output
-                };
-                pack(weight, class.panels, class.patches.columns(), (inputs - first).min(class.panels.width), at, out);
-            });
-        }
+        out.par_chunks_mut(panels.step).enumerate().for_each(|(i, out)| {
+            let (group, first) = (i / panels.count(inputs), i % panels.count(inputs) * panels.width);
+            let columns = first..inputs.min(first + panels.width);
+            for (&tap, out) in class.taps.iter().zip(out.chunks_exact_mut(outputs * panels.stride)) {
+                let from = |input: usize| &weight[(tap * inputs + input) * shape.out_channels + group * outputs..];
+                transpose(columns.clone().map(from), outputs, panels.stride, out);
+            }
+        });
     }
     len
+}
+
+/// Writes rows of `len` elements as the columns of a matrix whose rows are `stride` apart.
+fn transpose<'a>(rows: impl Iterator<Item = &'a [f32]> + Clone, len: usize, stride: usize, out: &mut [f32]) {
+    // Some elements of all rows at a time: what they are written to stays in the first-level cache.
+    const BLOCK: usize = 16;
+    for start in (0..len).step_by(BLOCK) {
+        let end = len.min(start + BLOCK);
+        for (column, row) in rows.clone().enumerate() {
+            for (out, &value) in out[start * stride..].chunks_mut(stride).zip(&row[start..end]) {
+                out[column] = value;
+            }
+        }
+    }
 }
 
 /// The gradient of the input with a weight from [`pack_backward`].

@@ -49,15 +49,16 @@ impl Sum<'_> {
     fn run(self) {
         let (n, channels) = (self.shape.out_per_group(), self.shape.out_channels);
         let panels = Panels::new(self.level, PIXELS, n);
-        let (panel, grads) = self.scratch.split_at_mut(PIXELS * panel_stride(COLUMNS));
+        let (panel, packed) = self.scratch.split_at_mut(PIXELS * panel_stride(COLUMNS));
         for first in self.pixels.clone().step_by(PIXELS) {
             let count = PIXELS.min(self.pixels.end - first);
-            for pixel in 0..count {
-                let row = &self.grad_output[(first + pixel) * channels + self.group * n..][..n];
-                for (i, part) in row.chunks(panels.width).enumerate() {
-                    grads[i * panels.step + pixel * panels.stride..][..part.len()].copy_from_slice(part);
-                }
-            }
+            let rows = &self.grad_output[first * channels..(first + count) * channels];
+            let (b, panels) = if self.shape.groups == 1 {
+                panels.of_rows(self.level, rows, n, packed)
+            } else {
+                panels.pack(n, rows.chunks_exact(channels).map(|row| &row[self.group * n..]), packed);
+                (&*packed, panels)
+            };
             for start in self.columns.clone().step_by(COLUMNS) {
                 let columns = start..self.columns.end.min(start + COLUMNS);
                 let stride = panel_stride(columns.len());
@@ -71,7 +72,7 @@ impl Sum<'_> {
                     n,
                     k: count,
                     a: Rows::Strided { values: panel, strides: [1, stride] },
-                    b: grads,
+                    b,
                     panels,
                     places: Places::Strided(channels),
                     accumulate: true,

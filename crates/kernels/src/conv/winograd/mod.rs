@@ -31,6 +31,11 @@ pub(super) fn fits(shape: &Shape) -> bool {
         && shape.output.iter().all(|&size| size > 0)
 }
 
+/// Tiles of a batch.
+pub(super) fn tiles(shape: &Shape) -> usize {
+    tiling::Tiling::new(shape).tiles()
+}
+
 /// The forward convolution whose result is the gradient of the input, with the filter turned around.
 pub(super) fn gradient_shape(shape: &Shape) -> Shape {
     Shape {

@@ -1,0 +1,165 @@
+//! Convolution of a map with few channels: the first layer of a network, which reads red, green and blue.
+//!
+//! A patch of a 7x7 filter over 3 channels is seven runs of 21 elements, too short to multiply run by run and too many to
+//! copy pixel by pixel. So the lines that a line of the output reads are interleaved once: column by column, with the
+//! filter's height of pixels in each. A patch is then one run, and the next pixel's patch lies `stride` columns further.
+
+use rayon::prelude::*;
+
+use super::{Epilogue, Shape};
+use crate::Memory;
+use crate::rows::with_scratch;
+use crate::simd::Level;
+use crate::tile::{Finish, Panels, Places, Product, Rows};
+
+/// Most channels for which interleaving pays.
+const CHANNELS: usize = 8;
+
+/// Lines of the output that one partial sum of the weight's gradient covers, at least; and most partial sums.
+const LINES: usize = 32;
+const PARTS: usize = 16;
+
+/// Whether a convolution is of this kind.
+pub(super) fn fits(shape: &Shape) -> bool {
+    shape.in_channels <= CHANNELS && shape.groups == 1 && shape.dilation == [1, 1] && shape.kernel[1] > 1
+}
+
+/// Elements of a column of interleaved lines.
+fn column_len(shape: &Shape) -> usize {
+    shape.kernel[0] * shape.in_channels
+}
+
+/// Columns of interleaved lines, with those of the padding.
+fn columns(shape: &Shape) -> usize {
+    shape.input[1] + 2 * shape.padding[1]
+}
+
+/// Elements of a patch.
+fn patch_len(shape: &Shape) -> usize {
+    shape.taps() * shape.in_channels
+}
+
+/// The row of the weight, `[kh, kw, in]`, that belongs to element `k` of a patch, `[kw, kh, in]`.
+fn weight_row(shape: &Shape, k: usize) -> usize {
+    let [height, width] = shape.kernel;
+    let (channel, tap) = (k % shape.in_channels, k / shape.in_channels);
+    (tap % height * width + tap / height) * shape.in_channels + channel
+}
+
+/// Interleaves the lines that line `row` of the batch's output reads.
+fn interleave(shape: &Shape, input: &[f32], row: usize, out: &mut [f32]) {
+    let (image, y) = (row / shape.output[0], row % shape.output[0]);
+    let (channels, step) = (shape.in_channels, column_len(shape));
+    let line_len = shape.input[1] * channels;
+    let (left, middle) = out.split_at_mut(shape.padding[1] * step);
+    let (middle, right) = middle.split_at_mut(shape.input[1] * step);
+    left.fill(0.0);
+    right.fill(0.0);
+    for ky in 0..shape.kernel[0] {
+        let place = &mut middle[ky * channels..];
+        let pixels = place.chunks_mut(step);
+        let Some(line) = shape.source(0, y, ky) else {
+            pixels.for_each(|pixel| pixel[..channels].fill(0.0));
+            continue;
+        };
+        let line = &input[(image * shape.input[0] + line) * line_len..][..line_len];
+        if channels == 3 {
+            // As arrays: three moves instead of a call.
+            for (to, from) in pixels.zip(line.as_chunks::<3>().0) {
+                to[..3].copy_from_slice(from);
+            }
+        } else {
+            pixels.zip(line.chunks_exact(channels)).for_each(|(to, from)| to[..channels].copy_from_slice(from));
+        }
+    }
+}
+
+/// The weight, packed for [`forward`]; returns how many elements that is.
+pub(super) fn pack(level: Level, shape: &Shape, weight: &[f32], out: &mut Memory) -> usize {
+    let (k, n) = (patch_len(shape), shape.out_channels);
+    let panels = Panels::new(level, k, n);
+    let len = panels.count(n) * panels.step;
+    out.reserve(len);
+    panels.pack(n, (0..k).map(|row| &weight[weight_row(shape, row) * n..][..n]), &mut out[..len]);
+    len
+}
+
+/// Convolves with a weight from [`pack`].
+pub(super) fn forward(
+    level: Level,
+    shape: &Shape,
+    input: &[f32],
+    filter: &[f32],
+    epilogue: Epilogue,
+    output: &mut [f32],
+) {
+    let (k, n) = (patch_len(shape), shape.out_channels);
+    let line_len = shape.output[1] * n;
+    output.par_chunks_mut(line_len).enumerate().for_each(|(row, output)| {
+        with_scratch(columns(shape) * column_len(shape), |lines| {
+            interleave(shape, input, row, lines);
+            let product = Product {
+                m: shape.output[1],
+                n,
+                k,
+                a: Rows::Strided { values: lines, strides: [shape.stride[1] * column_len(shape), 1] },
+                b: filter,
+                panels: Panels::new(level, k, n),
+                places: Places::Strided(n),
+                accumulate: false,
+                finish: epilogue.finish(row * line_len, 0..n),
+            };
+            product.run(level, output);
+        });
+    });
+}
+
+/// The gradient of the weight, `[kh, kw, in, out]`.
+pub(super) fn backward_weight(
+    level: Level,
+    shape: &Shape,
+    input: &[f32],
+    grad_output: &[f32],
+    grad_weight: &mut [f32],
+) {
+    let (m, n) = (patch_len(shape), shape.out_channels);
+    let line_len = shape.output[1] * n;
+    let rows = shape.n * shape.output[0];
+    let part = rows.div_ceil(PARTS).max(LINES);
+    let parts: Vec<Vec<f32>> = grad_output
+        .par_chunks(part * line_len)
+        .enumerate()
+        .map(|(i, grads)| {
+            let mut sums = vec![0.0; m * n];
+            let panels = Panels::new(level, shape.output[1], n);
+            let lines_len = columns(shape) * column_len(shape);
+            with_scratch(lines_len + panels.count(n) * panels.step, |scratch| {
+                let (lines, packed) = scratch.split_at_mut(lines_len);
+                for (line, grads) in grads.chunks_exact(line_len).enumerate() {
+                    interleave(shape, input, i * part + line, lines);
+                    let (b, panels) = panels.of_rows(level, grads, n, packed);
+                    let product = Product {
+                        m,
+                        n,
+                        k: shape.output[1],
+                        a: Rows::Strided { values: lines, strides: [1, shape.stride[1] * column_len(shape)] },
+                        b,
+                        panels,
+                        places: Places::Strided(n),
+                        accumulate: line > 0,
+                        finish: Finish::NONE,
+                    };
+                    product.run(level, &mut sums);
+                }
+            });
+            sums
+        })
+        .collect();
+    grad_weight.fill(0.0);
+    for sums in &parts {
+        for (k, sums) in sums.chunks_exact(n).enumerate() {
+            let target = &mut grad_weight[weight_row(shape, k) * n..][..n];
+            target.iter_mut().zip(sums).for_each(|(t, &s)| *t += s);
+        }
+    }
+}

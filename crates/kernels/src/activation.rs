@@ -67,22 +67,25 @@ pub fn forward(activation: Activation, input: &[f32], output: &mut [f32]) {
 /// Multiplies `grad` by the derivative, told from the activation's `output` (0 at the kinks, as PyTorch has it).
 pub fn backward_in_place(activation: Activation, output: &[f32], grad: &mut [f32]) {
     assert_eq!(output.len(), grad.len());
+    let piece = rows_per_piece(1);
+    grad.par_chunks_mut(piece).zip(output.par_chunks(piece)).for_each(|(grad, y)| mask(activation, y, grad));
+}
+
+/// [`backward_in_place`] on the calling thread.
+pub(crate) fn mask(activation: Activation, output: &[f32], grad: &mut [f32]) {
     let top = match activation {
         Activation::Identity => return,
         Activation::ReLU => f32::INFINITY,
         Activation::ReLU6 => 6.0,
     };
-    let piece = rows_per_piece(1);
-    grad.par_chunks_mut(piece).zip(output.par_chunks(piece)).for_each(|(grad, y)| {
-        dispatch(
-            #[inline(always)]
-            || {
-                for (g, &y) in grad.iter_mut().zip(y) {
-                    *g = if y > 0.0 && y < top { *g } else { 0.0 };
-                }
-            },
-        );
-    });
+    dispatch(
+        #[inline(always)]
+        || {
+            for (g, &y) in grad.iter_mut().zip(output) {
+                *g = if y > 0.0 && y < top { *g } else { 0.0 };
+            }
+        },
+    );
 }
 
 #[cfg(test)]

@@ -4,10 +4,13 @@
 //! All functions see a map as `rows` of `channels`. Training uses the batch's own statistics; a frozen
 //! batch norm is the affine map that its running statistics define.
 
+use std::collections::BTreeMap;
+use std::sync::{Mutex, PoisonError};
+
 use rayon::prelude::*;
 
-use crate::activation::Activation;
-use crate::rows::{reduce_rows, rows_per_piece};
+use crate::activation::{self, Activation};
+use crate::rows::rows_per_piece;
 use crate::simd::dispatch;
 
 pub mod reference;
@@ -80,6 +83,55 @@ impl Statistics {
         for (r, &v) in running_var.iter_mut().zip(&self.var) {
             *r += momentum * (v * unbiased - *r);
         }
+    }
+}
+
+/// Gathers the statistics of a map while it is computed, piece by piece.
+///
+/// Each piece adds up its values' distances from a pivot of the channel, and their squares. Around a pivot near the mean,
+/// such as the running mean, nothing is lost by that; [`statistics`](Self::statistics) says where it was too far off.
+#[derive(Debug)]
+pub struct Gather<'a> {
+    pivots: &'a [f32],
+    /// By the place of the piece, so that they are added up in one order, whoever came first.
+    pieces: Mutex<BTreeMap<usize, Vec<f32>>>,
+}
+
+impl<'a> Gather<'a> {
+    /// Around these pivots, one a channel.
+    pub fn new(pivots: &'a [f32]) -> Self {
+        Self { pivots, pieces: Mutex::default() }
+    }
+
+    pub(crate) fn pivots(&self) -> &[f32] {
+        self.pivots
+    }
+
+    /// Adds the sums of a piece, `[2, channels]`: of the distances, and of their squares.
+    pub(crate) fn add(&self, place: usize, sums: Vec<f32>) {
+        self.pieces.lock().unwrap_or_else(PoisonError::into_inner).insert(place, sums);
+    }
+
+    /// The statistics of all pieces, `rows` values a channel; nothing if a pivot was so far from the mean, 30 times the
+    /// standard deviation, that digits were lost, or if the values are not finite.
+    pub fn statistics(self, rows: usize) -> Option<Statistics> {
+        let channels = self.pivots.len();
+        let mut sums = vec![0.0; 2 * channels];
+        for piece in self.pieces.into_inner().unwrap_or_else(PoisonError::into_inner).values() {
+            sums.iter_mut().zip(piece).for_each(|(s, &p)| *s += f64::from(p));
+        }
+        let mut statistics = Statistics { mean: vec![0.0; channels], var: vec![0.0; channels] };
+        for c in 0..channels {
+            let (distance, square) = (sums[c] / rows as f64, sums[channels + c] / rows as f64);
+            let var = square - distance * distance;
+            let near = distance * distance <= 1e3 * var || square == 0.0;
+            if !near {
+                return None;
+            }
+            statistics.mean[c] = (f64::from(self.pivots[c]) + distance) as f32;
+            statistics.var[c] = var as f32;
+        }
+        Some(statistics)
     }
 }
 
@@ -166,43 +218,92 @@ fn passed(activation: Activation) -> (f32, f32) {
     }
 }
 
+/// Where the input's gradient goes.
+pub enum Target<'a> {
+    /// To the place of the output's.
+    InPlace(&'a mut [f32]),
+    /// From the output's to a place of its own, where it is added with `accumulate`.
+    Elsewhere {
+        /// The output's gradient.
+        grad: &'a [f32],
+        /// The input's gradient.
+        out: &'a mut [f32],
+        /// Whether there is something to add to.
+        accumulate: bool,
+    },
+}
+
 impl Backward<'_> {
     /// The gradients of the parameters.
     pub fn parameters(&self, input: &[f32], grad_output: &[f32]) -> Gradients {
-        let (mean, var) = self.statistics;
+        let channels = self.weight.len();
+        let piece = rows_per_piece(channels) * channels;
+        let pieces = input.par_chunks(piece).zip(grad_output.par_chunks(piece));
+        self.total(pieces.map(|(x, g)| self.sum(x, g)).collect())
+    }
+
+    /// Multiplies the output's gradient by the derivative of `activation`, told from the `output` after something was
+    /// added, and gives the gradients of the parameters.
+    pub fn mask_and_parameters(
+        &self,
+        activation: Activation,
+        output: &[f32],
+        input: &[f32],
+        grad_output: &mut [f32],
+    ) -> Gradients {
+        let channels = self.weight.len();
+        let piece = rows_per_piece(channels) * channels;
+        let pieces = input.par_chunks(piece).zip(output.par_chunks(piece)).zip(grad_output.par_chunks_mut(piece));
+        let sum = |((x, y), g): ((&[f32], &[f32]), &mut [f32])| {
+            activation::mask(activation, y, g);
+            self.sum(x, g)
+        };
+        self.total(pieces.map(sum).collect())
+    }
+
+    /// Sums over some rows: of the gradient, and of the gradient times the distance from the mean.
+    fn sum(&self, input: &[f32], grad_output: &[f32]) -> [Vec<f32>; 2] {
+        let (mean, _) = self.statistics;
         let Affine { scale, shift } = self.affine;
         let channels = mean.len();
         let (low, high) = passed(self.activation);
         let all = self.activation == Activation::Identity;
-        let sums = reduce_rows(input.len() / channels, channels, 2 * channels, |first, count, sums| {
-            let (with_input, plain) = sums.split_at_mut(channels);
-            let rows = first * channels..(first + count) * channels;
-            dispatch(
-                #[inline(always)]
-                || {
-                    for (x, g) in
-                        input[rows.clone()].chunks_exact(channels).zip(grad_output[rows].chunks_exact(channels))
-                    {
-                        let (scale, shift, mean) = (&scale[..channels], &shift[..channels], &mean[..channels]);
-                        let (with_input, plain) = (&mut with_input[..channels], &mut plain[..channels]);
-                        for c in 0..channels {
-                            let y = x[c] * scale[c] + shift[c];
-                            let g = if all || (y > low && y < high) { g[c] } else { 0.0 };
-                            plain[c] += g;
-                            with_input[c] += g * (x[c] - mean[c]);
-                        }
+        let mut sums = [vec![0.0; channels], vec![0.0; channels]];
+        let [plain, with_input] = &mut sums;
+        dispatch(
+            #[inline(always)]
+            || {
+                for (x, g) in input.chunks_exact(channels).zip(grad_output.chunks_exact(channels)) {
+                    let (scale, shift, mean) = (&scale[..channels], &shift[..channels], &mean[..channels]);
+                    let (with_input, plain) = (&mut with_input[..channels], &mut plain[..channels]);
+                    for c in 0..channels {
+                        let y = x[c] * scale[c] + shift[c];
+                        let g = if all || (y > low && y < high) { g[c] } else { 0.0 };
+                        plain[c] += g;
+                        with_input[c] += g * (x[c] - mean[c]);
                     }
-                },
-            );
-        });
-        let (with_input, plain) = sums.split_at(channels);
-        let weight = with_input.iter().zip(var).map(|(&s, &v)| s / (f64::from(v) + f64::from(self.eps)).sqrt());
-        Gradients { weight: weight.collect(), bias: plain.to_vec() }
+                }
+            },
+        );
+        sums
     }
 
-    /// Turns the output's gradient into the input's, in place, where the statistics are the batch's own: they depend on
-    /// the input, too.
-    pub fn input_train(&self, gradients: &Gradients, input: &[f32], grad: &mut [f32]) {
+    /// Adds the pieces' sums up.
+    fn total(&self, pieces: Vec<[Vec<f32>; 2]>) -> Gradients {
+        let (_, var) = self.statistics;
+        let mut gradients = Gradients { weight: vec![0.0; var.len()], bias: vec![0.0; var.len()] };
+        for [plain, with_input] in &pieces {
+            gradients.bias.iter_mut().zip(plain).for_each(|(t, &s)| *t += f64::from(s));
+            gradients.weight.iter_mut().zip(with_input).for_each(|(t, &s)| *t += f64::from(s));
+        }
+        for (weight, &var) in gradients.weight.iter_mut().zip(var) {
+            *weight /= (f64::from(var) + f64::from(self.eps)).sqrt();
+        }
+        gradients
+    }
+
+    /// The input's gradient where the statistics are the batch's own: they depend on the input, too.
+    pub fn input_train(&self, gradients: &Gradients, input: &[f32], target: Target) {
         let channels = self.weight.len();
         let rows = (input.len() / channels) as f64;
         let (mean, var) = self.statistics;
@@ -215,46 +316,70 @@ impl Backward<'_> {
             coefficients[1][i] = b as f32;
             coefficients[2][i] = (-a * gradients.bias[i] / rows - b * f64::from(mean[i])) as f32;
         }
-        self.combine(coefficients.each_ref().map(Vec::as_slice), input, grad);
+        self.combine(coefficients.each_ref().map(Vec::as_slice), input, target);
     }
 
-    /// Turns the output's gradient into the input's, in place, where the statistics are fixed: `grad * scale`.
-    pub fn input_frozen(&self, input: &[f32], grad: &mut [f32]) {
+    /// The input's gradient where the statistics are fixed: `grad * scale`.
+    pub fn input_frozen(&self, input: &[f32], target: Target) {
         let zeros = vec![0.0; self.affine.scale.len()];
-        self.combine([&self.affine.scale, &zeros, &zeros], input, grad);
+        self.combine([&self.affine.scale, &zeros, &zeros], input, target);
     }
 
-    /// `grad = a * passed grad + b * input + c`, coefficients per channel.
-    fn combine(&self, [a, b, c]: [&[f32]; 3], input: &[f32], grad: &mut [f32]) {
-        assert_eq!(input.len(), grad.len());
+    /// `a * passed grad + b * input + c`, coefficients per channel.
+    fn combine(&self, [a, b, c]: [&[f32]; 3], input: &[f32], target: Target) {
         let Affine { scale, shift } = self.affine;
-        let channels = a.len();
+        let channels = self.weight.len();
         let (low, high) = passed(self.activation);
         let all = self.activation == Activation::Identity;
         let piece = rows_per_piece(channels) * channels;
-        grad.par_chunks_mut(piece).zip(input.par_chunks(piece)).for_each(|(grad, input)| {
-            dispatch(
-                #[inline(always)]
-                || {
-                    for (g, x) in grad.chunks_exact_mut(channels).zip(input.chunks_exact(channels)) {
-                        let (a, b, c) = (&a[..channels], &b[..channels], &c[..channels]);
-                        let (scale, shift) = (&scale[..channels], &shift[..channels]);
-                        for i in 0..channels {
-                            let y = x[i] * scale[i] + shift[i];
-                            let passed = if all || (y > low && y < high) { g[i] } else { 0.0 };
-                            g[i] = a[i] * passed + b[i] * x[i] + c[i];
-                        }
-                    }
-                },
-            );
-        });
+        // Slices of one length, so that the loops over channels become vectors.
+        let (a, b, c) = (&a[..channels], &b[..channels], &c[..channels]);
+        let (scale, shift) = (&scale[..channels], &shift[..channels]);
+        match target {
+            Target::InPlace(grad) => {
+                assert_eq!(input.len(), grad.len());
+                grad.par_chunks_mut(piece).zip(input.par_chunks(piece)).for_each(|(grad, input)| {
+                    dispatch(
+                        #[inline(always)]
+                        || {
+                            for (g, x) in grad.chunks_exact_mut(channels).zip(input.chunks_exact(channels)) {
+                                for i in 0..channels {
+                                    let y = x[i] * scale[i] + shift[i];
+                                    let passed = if all || (y > low && y < high) { g[i] } else { 0.0 };
+                                    g[i] = a[i] * passed + b[i] * x[i] + c[i];
+                                }
+                            }
+                        },
+                    );
+                });
+            }
+            Target::Elsewhere { grad, out, accumulate } => {
+                assert_eq!((input.len(), grad.len()), (out.len(), out.len()));
+                let sources = grad.par_chunks(piece).zip(input.par_chunks(piece));
+                out.par_chunks_mut(piece).zip(sources).for_each(|(out, (grad, input))| {
+                    dispatch(
+                        #[inline(always)]
+                        || {
+                            let rows = grad.chunks_exact(channels).zip(input.chunks_exact(channels));
+                            for (out, (g, x)) in out.chunks_exact_mut(channels).zip(rows) {
+                                for i in 0..channels {
+                                    let y = x[i] * scale[i] + shift[i];
+                                    let passed = if all || (y > low && y < high) { g[i] } else { 0.0 };
+                                    let value = a[i] * passed + b[i] * x[i] + c[i];
+                                    out[i] = if accumulate { out[i] + value } else { value };
+                                }
+                            }
+                        },
+                    );
+                });
+            }
+        }
     }
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::activation;
     use crate::testing::{assert_gradient, dot, values, values_f64};
     use regraft_testing::assert_close_to_scale;
 
@@ -309,7 +434,7 @@ mod tests {
             };
             let grads = bn.parameters(&x, &g);
             let mut dx = g.clone();
-            bn.input_train(&grads, &x, &mut dx);
+            bn.input_train(&grads, &x, Target::InPlace(&mut dx));
             let (dx_ref, dw_ref, db_ref) = reference::backward(&to_f64(&x), &to_f64(&w), f64::from(EPS), &to_f64(&g));
             assert_close_to_scale("dx", &dx, &f32s(&dx_ref), 1e-5);
             assert_close_to_scale("dw", &f32s(&grads.weight), &f32s(&dw_ref), 1e-4);
@@ -336,12 +461,12 @@ mod tests {
             assert_eq!(grads, plain.parameters(&x, &masked));
             let mut separate = masked.clone();
             let mut together = g.clone();
-            plain.input_train(&grads, &x, &mut separate);
-            fused.input_train(&grads, &x, &mut together);
+            plain.input_train(&grads, &x, Target::InPlace(&mut separate));
+            fused.input_train(&grads, &x, Target::InPlace(&mut together));
             assert_eq!(separate, together);
-            plain.input_frozen(&x, &mut masked);
+            plain.input_frozen(&x, Target::InPlace(&mut masked));
             let mut together = g.clone();
-            fused.input_frozen(&x, &mut together);
+            fused.input_frozen(&x, Target::InPlace(&mut together));
             assert_eq!(masked, together);
         }
     }
@@ -372,7 +497,7 @@ mod tests {
             affine: &affine,
             activation: Activation::Identity,
         };
-        bn.input_frozen(&x, &mut dx);
+        bn.input_frozen(&x, Target::InPlace(&mut dx));
         for i in 0..40 {
             assert!((dx[i] - x[i] * affine.scale[i % 2]).abs() < 1e-6);
         }

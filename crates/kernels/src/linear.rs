@@ -114,7 +114,7 @@ mod tests {
             let g = values_f64("g", n * out_features);
             let bias = f32s(&values_f64("b", out_features));
             let mut y = vec![0.0; n * out_features];
-            let epilogue = Epilogue { bias: Some(&bias), residual: None, activation: Activation::ReLU };
+            let epilogue = Epilogue { bias: Some(&bias), residual: None, activation: Activation::ReLU, gather: None };
             forward(n, &f32s(&x), &f32s(&w), epilogue, &mut y);
             let plain = reference(n, &x, &w);
             let expected: Vec<f32> =

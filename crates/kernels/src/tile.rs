@@ -115,10 +115,13 @@ pub(crate) struct Finish<'a> {
     /// Its rows lie as those of `c` do.
     pub residual: Option<&'a [f32]>,
     pub activation: Activation,
+    /// `n` elements: around what the results are summed, if they are.
+    pub pivots: Option<&'a [f32]>,
 }
 
 impl Finish<'_> {
-    pub const NONE: Finish<'static> = Finish { bias: None, residual: None, activation: Activation::Identity };
+    pub const NONE: Finish<'static> =
+        Finish { bias: None, residual: None, activation: Activation::Identity, pivots: None };
 }
 
 impl Product<'_> {
@@ -127,9 +130,14 @@ impl Product<'_> {
     /// # Panics
     /// If an element would lie outside its slice.
     pub fn run(&self, level: Level, c: &mut [f32]) {
+        self.run_and_sum(level, c, &mut []);
+    }
+
+    /// The same; if `finish` has pivots, adds to `sums`, `[2, n]`, the results' distances from them, and their squares.
+    pub fn run_and_sum(&self, level: Level, c: &mut [f32], sums: &mut [f32]) {
         if self.m > 0 && self.n > 0 {
             self.check(level, c.len());
-            level.run(Run { product: self, c });
+            level.run(Run { product: self, c, totals: sums });
         }
     }
 
@@ -162,6 +170,7 @@ impl Product<'_> {
         };
         assert!(last + n <= c_len, "c is short");
         assert!(self.finish.bias.is_none_or(|bias| bias.len() == n), "bias");
+        assert!(self.finish.pivots.is_none_or(|pivots| pivots.len() == n), "pivots");
         assert!(self.finish.residual.is_none_or(|residual| last + n <= residual.len()), "the residual is short");
     }
 }
@@ -170,6 +179,7 @@ struct Run<'a> {
     /// Checked.
     product: &'a Product<'a>,
     c: &'a mut [f32],
+    totals: &'a mut [f32],
 }
 
 impl WithSimd for Run<'_> {
@@ -266,6 +276,22 @@ impl Run<'_> {
         if finish.activation != Activation::Identity {
             for sum in sums.as_flattened_mut() {
                 *sum = finish.activation.of(simd, *sum);
+            }
+        }
+        if let Some(pivots) = finish.pivots {
+            let (distances, squares) = self.totals.split_at_mut(pivots.len());
+            let (distances, squares) = (&mut distances[first..][..columns], &mut squares[first..][..columns]);
+            for v in 0..V {
+                let (offset, lanes) = (v * S::F32_LANES, lanes(v));
+                let pivot = load(simd, &pivots[first..], offset, lanes);
+                let (mut sum, mut square) = (load(simd, distances, offset, lanes), load(simd, squares, offset, lanes));
+                for r in 0..R {
+                    let distance = simd.sub_f32s(sums[r][v], pivot);
+                    sum = simd.add_f32s(sum, distance);
+                    square = simd.mul_add_e_f32s(distance, distance, square);
+                }
+                store(simd, distances, offset, lanes, sum);
+                store(simd, squares, offset, lanes, square);
             }
         }
         for r in 0..R {

@@ -2,6 +2,7 @@
 
 use std::time::Instant;
 
+use regraft_kernels::batch_norm::Target;
 use regraft_kernels::conv::{self, Algorithm, Use};
 use regraft_kernels::{Activation, activation, batch_norm, elementwise, linear, pool};
 
@@ -17,12 +18,13 @@ pub(super) fn run(pass: &Pass, parameters: &mut Parameters, workspace: &mut Work
         let start = Instant::now();
         let mut buffer = workspace.take(pass, back.grad_output);
         let grad = &mut buffer[..pass.plan.values[back.grad_output].len * pass.n];
-        if step.activation != Activation::Identity && !masks_by_itself(step) {
-            activation::backward_in_place(step.activation, workspace.read(pass, step.output), grad);
+        // A batch norm does both on its way.
+        if !matches!(step.kind, Kind::BatchNorm { .. }) {
+            if step.activation != Activation::Identity {
+                activation::backward_in_place(step.activation, workspace.read(pass, step.output), grad);
+            }
+            write_residual(pass, back, grad, workspace);
         }
-        write(pass, workspace, back.grad_residual, |_, accumulate, target| {
-            elementwise::add_or_copy(grad, accumulate, target);
-        });
         // A convolution's two gradients are measured by themselves.
         let convolves = matches!(step.kind, Kind::Conv { .. });
         if convolves {
@@ -36,9 +38,10 @@ pub(super) fn run(pass: &Pass, parameters: &mut Parameters, workspace: &mut Work
     }
 }
 
-/// A batch norm's backward pass applies the activation's derivative on the way, unless something was added in between.
-fn masks_by_itself(step: &Step) -> bool {
-    matches!(step.kind, Kind::BatchNorm { .. }) && step.residual.is_none()
+/// Gives the gradient to what was added in this step. Often it is there already: the plan gives both the same place.
+fn write_residual(pass: &Pass, back: &BackwardStep, grad: &[f32], workspace: &mut Workspace) {
+    let elsewhere = back.grad_residual.filter(|&(value, _)| value != back.grad_output);
+    write(pass, workspace, elsewhere, |_, accumulate, out| elementwise::add_or_copy(grad, accumulate, out));
 }
 
 /// Lets `compute` write or add to the gradient of a value, if that is wanted.
@@ -152,8 +155,8 @@ fn batch_norm_step(
     workspace: &mut Workspace,
 ) {
     let node = step.node;
-    let x = workspace.read(pass, step.inputs[0]);
-    let saved = &workspace.saved[back.step];
+    // Taken out, because the workspace is written to meanwhile.
+    let saved = std::mem::take(&mut workspace.saved[back.step]);
     let frozen;
     let (mean, var, affine) = if batch_statistics {
         (&*saved.statistics.mean, &*saved.statistics.var, &saved.affine)
@@ -161,16 +164,37 @@ fn batch_norm_step(
         frozen = parameters.affine(node, eps);
         (parameters.expect(node, "running_mean"), parameters.expect(node, "running_var"), &frozen)
     };
-    let activation = if masks_by_itself(step) { step.activation } else { Activation::Identity };
+    // The activation's derivative is told from the input, or from the output if something was added in between.
+    let added = step.residual.is_some();
+    let activation = if added { Activation::Identity } else { step.activation };
     let weight = parameters.expect(node, "weight");
     let bn = batch_norm::Backward { weight, statistics: (mean, var), eps, affine, activation };
-    let gradients = back.trains.then(|| bn.parameters(x, grad));
-    if back.grad_inputs[0].is_some() {
-        match &gradients {
-            Some(gradients) if batch_statistics => bn.input_train(gradients, x, grad),
-            _ => bn.input_frozen(x, grad),
+    // What is not needed may be gone.
+    let (input, output) = (|| workspace.read(pass, step.inputs[0]), || workspace.read(pass, step.output));
+    let masks = added && step.activation != Activation::Identity;
+    let gradients = match (back.trains, masks) {
+        (true, true) => Some(bn.mask_and_parameters(step.activation, output(), input(), grad)),
+        (true, false) => Some(bn.parameters(input(), grad)),
+        (false, true) => {
+            activation::backward_in_place(step.activation, output(), grad);
+            None
         }
+        (false, false) => None,
+    };
+    write_residual(pass, back, grad, workspace);
+    let input_gradient = |x: &[f32], target: Target| match &gradients {
+        Some(gradients) if batch_statistics => bn.input_train(gradients, x, target),
+        _ => bn.input_frozen(x, target),
+    };
+    match back.grad_inputs[0] {
+        Some((value, _)) if value == back.grad_output => {
+            input_gradient(workspace.read(pass, step.inputs[0]), Target::InPlace(grad));
+        }
+        elsewhere => write(pass, workspace, elsewhere, |workspace, accumulate, out| {
+            input_gradient(workspace.read(pass, step.inputs[0]), Target::Elsewhere { grad, out, accumulate });
+        }),
     }
+    workspace.saved[back.step] = saved;
     if let Some(gradients) = gradients {
         for (suffix, sums) in [("weight", &gradients.weight), ("bias", &gradients.bias)] {
             if let Some(grad) = parameters.grad_mut(node, suffix) {
@@ -178,7 +202,4 @@ fn batch_norm_step(
             }
         }
     }
-    // Often the gradient stays where it is: the plan gives both the same place.
-    let elsewhere = back.grad_inputs[0].filter(|&(value, _)| value != back.grad_output);
-    write(pass, workspace, elsewhere, |_, accumulate, out| elementwise::add_or_copy(grad, accumulate, out));
 }

@@ -3,6 +3,7 @@
 use std::time::Instant;
 
 use regraft_graph::Conv2d;
+use regraft_kernels::batch_norm::Gather;
 use regraft_kernels::conv::{self, Algorithm, Epilogue, Filter, Use};
 use regraft_kernels::{Memory, activation, batch_norm, elementwise, linear, pool};
 use regraft_random::{Purpose, keyed, unit_f32};
@@ -16,6 +17,8 @@ use super::times::{Part, Times, kernel};
 pub(super) struct Saved {
     /// Places of the maxima.
     pub winners: Vec<u8>,
+    /// Statistics of a convolution's result, gathered on the way.
+    pub gathered: Option<batch_norm::Statistics>,
     /// Statistics of the batch.
     pub statistics: batch_norm::Statistics,
     /// The map that a batch norm was with these.
@@ -237,12 +240,14 @@ fn run_step(
     output: &mut [f32],
 ) -> &'static str {
     let n = pass.n;
-    if let Kind::Conv { conv, input, output: to, .. } = &step.kind {
+    if let Kind::Conv { conv, input, output: to, gathers, .. } = &step.kind {
         let shape = conv_shape(conv, n, *input, *to);
         return workspace.with_forward(parameters, index, step.node, &shape, |workspace, filter, bias| {
             let residual = step.residual.map(|value| workspace.read(pass, value));
-            let epilogue = Epilogue { bias, residual, activation: step.activation };
+            let gather = gathers.map(|bn| Gather::new(parameters.expect(bn, "running_mean")));
+            let epilogue = Epilogue { bias, residual, activation: step.activation, gather: gather.as_ref() };
             conv::forward(&shape, workspace.read(pass, step.inputs[0]), filter, epilogue, output);
+            saved.gathered = gather.and_then(|gather| gather.statistics(shape.output_pixels()));
             filter.algorithm().name()
         });
     }
@@ -251,8 +256,9 @@ fn run_step(
     let pool_shape = |input, output| pool::Shape { n, input, output, channels: step.channels };
     match &step.kind {
         Kind::Conv { .. } => unreachable!("handled above"),
-        Kind::BatchNorm { batch_statistics: true, eps, momentum } => {
-            saved.statistics = batch_norm::Statistics::of(input, step.channels);
+        Kind::BatchNorm { batch_statistics: true, eps, momentum, from } => {
+            let gathered = from.and_then(|conv| workspace.saved[conv].gathered.clone());
+            saved.statistics = gathered.unwrap_or_else(|| batch_norm::Statistics::of(input, step.channels));
             let [mean, var] = parameters.running_mut(step.node);
             saved.statistics.update_running(input.len() / step.channels, *momentum, mean, var);
             let (weight, bias) = (parameters.expect(step.node, "weight"), parameters.expect(step.node, "bias"));
@@ -264,7 +270,7 @@ fn run_step(
         }
         Kind::Linear => {
             let (weight, bias) = (parameters.expect(step.node, "weight"), parameters.get(step.node, "bias"));
-            let epilogue = Epilogue { bias, residual, activation: step.activation };
+            let epilogue = Epilogue { bias, residual, activation: step.activation, gather: None };
             linear::forward(n, input, weight, epilogue, output);
         }
         Kind::MaxPool { window, input: from, output: to } => {

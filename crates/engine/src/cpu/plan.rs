@@ -12,10 +12,11 @@ pub(super) type ValueId = usize;
 /// What one step computes; the epilogue (residual, activation) comes on top.
 #[derive(Clone, Debug, PartialEq)]
 pub(super) enum Kind {
-    /// A convolution, with the batch norm folded into it, if any.
-    Conv { conv: Conv2d, input: [usize; 2], output: [usize; 2], folded: Option<NodeId> },
-    /// A batch norm on its own.
-    BatchNorm { batch_statistics: bool, eps: f32, momentum: f32 },
+    /// A convolution, with the batch norm folded into it, if any, and the batch norm for which it gathers the statistics
+    /// of its result.
+    Conv { conv: Conv2d, input: [usize; 2], output: [usize; 2], folded: Option<NodeId>, gathers: Option<NodeId> },
+    /// A batch norm on its own, and the step that gathers the batch's statistics for it, if one does.
+    BatchNorm { batch_statistics: bool, eps: f32, momentum: f32, from: Option<usize> },
     /// A fully connected layer.
     Linear,
     /// Maximum pooling.
@@ -183,12 +184,14 @@ impl<'a> Lowering<'a> {
             Op::Conv2d(conv) => {
                 let folded = self.only_reader[node].filter(|&bn| self.folds(node, bn));
                 last = folded.unwrap_or(node);
-                Kind::Conv { conv: *conv, input, output, folded }
+                let gathers = self.only_reader[node].filter(|&reader| self.takes_batch_statistics(reader));
+                Kind::Conv { conv: *conv, input, output, folded, gathers }
             }
             Op::BatchNorm2d(bn) => {
-                let batch_statistics = matches!(self.mode,
-                    Mode::Training(trainable, BatchNormMode::Train) if trainable.contains(node));
-                Kind::BatchNorm { batch_statistics, eps: bn.eps, momentum: bn.momentum }
+                let gathers = |step: &Step| matches!(step.kind, Kind::Conv { gathers: Some(bn), .. } if bn == node);
+                let from = self.steps.iter().position(gathers);
+                let batch_statistics = self.takes_batch_statistics(node);
+                Kind::BatchNorm { batch_statistics, eps: bn.eps, momentum: bn.momentum, from }
             }
             Op::Linear(_) => Kind::Linear,
             Op::MaxPool2d(pool) => Kind::MaxPool { window: self.window(node, pool)?, input, output },
@@ -247,6 +250,13 @@ impl<'a> Lowering<'a> {
         let channels = self.shapes[last].channels();
         self.steps.push(Step { kind, node, inputs, residual, activation, output, channels });
         Ok(())
+    }
+
+    /// Whether a node is a batch norm that normalises with the batch's statistics.
+    fn takes_batch_statistics(&self, node: NodeId) -> bool {
+        let trains = matches!(self.mode,
+            Mode::Training(trainable, BatchNormMode::Train) if trainable.contains(node));
+        trains && matches!(self.op(node), Op::BatchNorm2d(_))
     }
 
     fn alias(&mut self, node: NodeId, value: ValueId) -> Result<(), Error> {
@@ -311,10 +321,14 @@ fn plan_backward(
     for (index, step) in steps.iter().enumerate().rev() {
         // A step that nothing reads on the way to the loss has no gradient.
         let Some(grad_output) = grad_of[step.output] else { continue };
-        let grad_residual = step.residual.and_then(|value| reach(value, None, &mut grad_of, lens));
-        // An elementwise step leaves its input's gradient in the place of its output's, if it is the first part of it.
+        // What was added has the output's gradient, and takes its place, if that is the first part of it; else an
+        // elementwise step leaves its input's gradient there.
+        let twice = step.residual == Some(step.inputs[0]);
+        let place = Some(grad_output).filter(|_| !twice);
+        let grad_residual = step.residual.and_then(|value| reach(value, place, &mut grad_of, lens));
         let elementwise = matches!(step.kind, Kind::BatchNorm { .. } | Kind::Identity);
-        let place = elementwise.then_some(grad_output);
+        let taken = grad_residual == Some((grad_output, false));
+        let place = Some(grad_output).filter(|_| elementwise && !taken);
         let grad_inputs = step.inputs.iter().map(|&input| reach(input, place, &mut grad_of, lens)).collect();
         let trains = trainable.contains(step.node);
         backward.push(BackwardStep { step: index, grad_output, grad_inputs, grad_residual, trains });

@@ -12,6 +12,7 @@ mod winograd;
 
 use rayon::prelude::*;
 
+use crate::batch_norm::Gather;
 use crate::rows::{reduce_rows, rows_per_piece};
 use crate::simd::{Level, dispatch};
 use crate::tile::Finish;
@@ -99,11 +100,14 @@ pub struct Epilogue<'a> {
     pub residual: Option<&'a [f32]>,
     /// Applied last.
     pub activation: Activation,
+    /// Takes the statistics of the result.
+    pub gather: Option<&'a Gather<'a>>,
 }
 
 impl Epilogue<'_> {
     /// Nothing more is done.
-    pub const NONE: Epilogue<'static> = Epilogue { bias: None, residual: None, activation: Activation::Identity };
+    pub const NONE: Epilogue<'static> =
+        Epilogue { bias: None, residual: None, activation: Activation::Identity, gather: None };
 
     /// The same for the tile: for some channels of the output from element `start` on.
     pub(crate) fn finish(&self, start: usize, channels: std::ops::Range<usize>) -> Finish<'_> {
@@ -111,6 +115,19 @@ impl Epilogue<'_> {
             bias: self.bias.map(|bias| &bias[channels.clone()]),
             residual: self.residual.map(|residual| &residual[start + channels.start..]),
             activation: self.activation,
+            pivots: self.gather.map(|gather| &gather.pivots()[channels]),
+        }
+    }
+
+    /// Room for the sums of a piece of the result.
+    fn sums(&self, channels: usize) -> Vec<f32> {
+        vec![0.0; if self.gather.is_some() { 2 * channels } else { 0 }]
+    }
+
+    /// Hands in the sums of a piece.
+    fn gathered(&self, place: usize, sums: Vec<f32>) {
+        if let Some(gather) = self.gather {
+            gather.add(place, sums);
         }
     }
 
@@ -130,6 +147,18 @@ impl Epilogue<'_> {
             }
         }
         self.activation.apply(output);
+        if let Some(gather) = self.gather {
+            let mut sums = self.sums(channels);
+            let (distances, squares) = sums.split_at_mut(channels);
+            for row in output.chunks_exact(channels) {
+                for c in 0..channels {
+                    let distance = row[c] - gather.pivots()[c];
+                    distances[c] += distance;
+                    squares[c] += distance * distance;
+                }
+            }
+            gather.add(start, sums);
+        }
     }
 }
 

@@ -109,7 +109,9 @@ pub(super) fn forward(
                 accumulate: false,
                 finish: epilogue.finish(row * line_len, 0..n),
             };
-            product.run(level, output);
+            let mut sums = epilogue.sums(n);
+            product.run_and_sum(level, output, &mut sums);
+            epilogue.gathered(row, sums);
         });
     });
 }

@@ -110,7 +110,8 @@ fn the_epilogue_adds_bias_and_residual_before_the_activation() {
         let (x, w) = (values("x", shape.input_len()), values("w", shape.weight_len()));
         let (bias, residual) = (values("b", shape.out_channels), values("r", shape.output_len()));
         let mut plain = vec![0.0; shape.output_len()];
-        let epilogue = Epilogue { bias: Some(&bias), residual: Some(&residual), activation: Activation::ReLU };
+        let epilogue =
+            Epilogue { bias: Some(&bias), residual: Some(&residual), activation: Activation::ReLU, gather: None };
         let mut filter = Filter::default();
         for algorithm in Algorithm::fitting(&shape) {
             filter.set_for(algorithm, &shape, &w, false);

@@ -26,6 +26,11 @@ const COLUMNS: usize = 1024;
 /// Runs that are shorter than this, on average, are gathered into whole rows: the tile takes a while to start a run.
 const SHORT: usize = 64;
 
+/// Elements of a weight from which on it is large, and pixels of a batch up to which there are few: then the weight's
+/// panels are dealt out to the threads instead of the pixels, so that the weight is read only once.
+const LARGE: usize = 1 << 19;
+const FEW: usize = 512;
+
 /// Pixels in a block, where there are many.
 const PIXELS: usize = 24 * ROWS;
 
@@ -51,12 +56,13 @@ struct Multiply<'a> {
 }
 
 impl Multiply<'_> {
-    fn run(self, out: &mut [f32]) {
+    /// Adds to `sums` if `finish` says so.
+    fn run(self, out: &mut [f32], sums: &mut [f32]) {
         let total = self.patches.columns();
         let step = total.div_ceil(total.div_ceil(COLUMNS));
         for start in (0..total).step_by(step) {
             let k = step.min(total - start);
-            let product = |a: Rows, out: &mut [f32]| {
+            let mut product = |a: Rows| {
                 let product = Product {
                     m: self.positions.len(),
                     n: self.n,
@@ -68,12 +74,12 @@ impl Multiply<'_> {
                     accumulate: self.accumulate || start > 0,
                     finish: if start + k == total { self.finish } else { Finish::NONE },
                 };
-                product.run(self.level, out);
+                product.run_and_sum(self.level, out, sums);
             };
             if self.patches.is_map() {
                 let stride = self.patches.map_channels;
                 let values = &self.map[self.positions.start * stride + self.first_channel + start..];
-                product(Rows::Strided { values, strides: [stride, 1] }, out);
+                product(Rows::Strided { values, strides: [stride, 1] });
                 continue;
             }
             let runs = self.patches.runs(start..start + k);
@@ -81,14 +87,14 @@ impl Multiply<'_> {
             if k < SHORT * runs.len() {
                 with_scratch(self.positions.len() * k, |panel| {
                     self.patches.gather(self.map, self.first_channel, self.positions.clone(), &runs, k, panel);
-                    product(Rows::Strided { values: panel, strides: [k, 1] }, out);
+                    product(Rows::Strided { values: panel, strides: [k, 1] });
                 });
                 continue;
             }
             with_scratch(self.positions.len() * k + k, |copies| {
                 let (map, positions) = (self.map, self.positions.clone());
                 let slices = self.patches.rows(map, self.first_channel, positions, &runs, copies);
-                product(Rows::Pieces { slices: &slices, lens: &lens }, out);
+                product(Rows::Pieces { slices: &slices, lens: &lens });
             });
         }
     }
@@ -96,6 +102,59 @@ impl Multiply<'_> {
 
 fn forward_panels(level: Level, shape: &Shape) -> Panels {
     Panels::new(level, shape.taps() * shape.in_per_group(), shape.out_per_group())
+}
+
+/// Whether the weight is dealt out instead of the pixels.
+fn is_weight_bound(patches: &Patches, n: usize, pixels: usize) -> bool {
+    patches.columns() * n >= LARGE && pixels <= FEW
+}
+
+/// Multiplies the patches of all pixels with a packed weight, panel by panel, and finishes them.
+#[allow(clippy::too_many_arguments)] // sizes and slices of one product
+fn multiply_by_panels(
+    level: Level,
+    patches: &Patches,
+    map: &[f32],
+    filter: &[f32],
+    panels: Panels,
+    n: usize,
+    accumulate: bool,
+    epilogue: Epilogue,
+    out: &mut [f32],
+) {
+    let pixels = out.len() / n;
+    let columns = |panel: usize| panels.width.min(n - panel * panels.width);
+    with_scratch(panels.count(n) * pixels * panels.width, |parts| {
+        parts.par_chunks_mut(pixels * panels.width).enumerate().for_each(|(panel, part)| {
+            let multiply = Multiply {
+                level,
+                patches,
+                map,
+                first_channel: 0,
+                positions: 0..pixels,
+                filter: &filter[panel * panels.step..],
+                panels,
+                n: columns(panel),
+                places: Places::Strided(panels.width),
+                accumulate: false,
+                finish: Finish::NONE,
+            };
+            multiply.run(part, &mut []);
+        });
+        out.par_chunks_mut(ROWS * n).enumerate().for_each(|(i, out)| {
+            for (row, out) in out.chunks_exact_mut(n).enumerate() {
+                for (panel, out) in out.chunks_mut(panels.width).enumerate() {
+                    let part = &parts[(panel * pixels + i * ROWS + row) * panels.width..][..out.len()];
+                    if accumulate {
+                        out.iter_mut().zip(part).for_each(|(o, &p)| *o += p);
+                    } else {
+                        out.copy_from_slice(part);
+                    }
+                }
+            }
+            epilogue.apply(i * ROWS * n, n, out);
+        });
+    });
 }
 
 /// The weight, packed for [`forward`]: a group's panels after the other's.
@@ -129,10 +188,14 @@ pub(super) fn forward(
     let n = shape.out_per_group();
     let group_len = panels.count(n) * panels.step;
     let channels = shape.out_channels;
+    if shape.groups == 1 && is_weight_bound(&patches, n, shape.output_pixels()) {
+        return multiply_by_panels(level, &patches, input, filter, panels, n, false, epilogue, output);
+    }
     let block = pixels_per_block(shape.output_pixels());
     output.par_chunks_mut(block * channels).enumerate().for_each(|(i, output)| {
         let pixels = output.len() / channels;
         let first = i * block;
+        let mut sums = epilogue.sums(channels);
         for (group, filter) in filter.chunks_exact(group_len).enumerate().take(shape.groups) {
             let multiply = Multiply {
                 level,
@@ -147,8 +210,13 @@ pub(super) fn forward(
                 accumulate: false,
                 finish: epilogue.finish(first * channels, group * n..(group + 1) * n),
             };
-            multiply.run(&mut output[group * n..]);
+            let mut part = epilogue.sums(n);
+            multiply.run(&mut output[group * n..], &mut part);
+            for (sums, part) in sums.chunks_mut(channels).zip(part.chunks(n)) {
+                sums[group * n..][..n].copy_from_slice(part);
+            }
         }
+        epilogue.gathered(first, sums);
     });
 }
 
@@ -249,6 +317,22 @@ pub(super) fn backward_input(
     let [height, width] = shape.input;
     let channels = shape.in_channels;
     let n = shape.in_per_group();
+    if let ([class], 1) = (classes.as_slice(), shape.groups)
+        && is_weight_bound(&class.patches, n, shape.n * height * width)
+    {
+        let Class { patches, panels, .. } = class;
+        return multiply_by_panels(
+            level,
+            patches,
+            grad_output,
+            filter,
+            *panels,
+            n,
+            accumulate,
+            Epilogue::NONE,
+            grad_input,
+        );
+    }
     // Strips of whole lines of each class, so that a piece of the gradient is contiguous.
     let lines = height.div_ceil(shape.stride[0]);
     let line_len = width.div_ceil(shape.stride[1]);
@@ -294,7 +378,7 @@ pub(super) fn backward_input(
                     accumulate,
                     finish: Finish::NONE,
                 };
-                multiply.run(&mut out[group * n..]);
+                multiply.run(&mut out[group * n..], &mut []);
             }
         }
     });

@@ -88,19 +88,42 @@ fn multiply(
     product.run(level, &mut out[point * plane(count, stride)..]);
 }
 
-/// Transforms the products of some tiles and one panel back, finishes and writes them.
-struct TransformOutput<'a> {
+/// A convolution under way.
+#[derive(Clone, Copy)]
+struct Job<'a> {
+    level: Level,
     tiling: &'a Tiling,
     panels: Panels,
+    epilogue: Epilogue<'a>,
+    accumulate: bool,
+}
+
+impl Job<'_> {
+    /// Transforms the products of `count` tiles with one panel back, finishes and writes them to `out`, the lines of
+    /// these tiles; adds to `sums`, if the epilogue gathers.
+    fn transform_back(
+        &self,
+        panel: usize,
+        first_tile: usize,
+        count: usize,
+        products: &[f32],
+        sums: &mut [f32],
+        out: &mut [f32],
+    ) {
+        self.level.run(TransformOutput { job: self, panel, first_tile, count, products, sums, out });
+    }
+}
+
+struct TransformOutput<'a> {
+    job: &'a Job<'a>,
     panel: usize,
     first_tile: usize,
     count: usize,
     products: &'a [f32],
-    epilogue: Epilogue<'a>,
-    accumulate: bool,
-    /// The output from `first_pixel` on.
+    /// Of the values around the pivots, and of their squares; empty if nobody gathers.
+    sums: &'a mut [f32],
+    /// The output from the first tile's line on.
     out: &'a mut [f32],
-    first_pixel: usize,
 }
 
 impl WithSimd for TransformOutput<'_> {
@@ -108,33 +131,49 @@ impl WithSimd for TransformOutput<'_> {
 
     #[inline(always)]
     fn with_simd<S: Simd>(self, simd: S) {
-        let Shape { output: [height, width], out_channels: channels, .. } = self.tiling.shape;
-        let first_channel = self.panel * self.panels.width;
-        let stride = self.panels.stride;
+        let Job { tiling, panels, epilogue, accumulate, .. } = *self.job;
+        let Shape { output: [height, width], out_channels: channels, .. } = tiling.shape;
+        let first_channel = self.panel * panels.width;
+        let first_pixel = tiling.first_pixel(self.first_tile / tiling.tiles_per_strip);
+        let stride = panels.stride;
         let plane = plane(self.count, stride);
-        let Epilogue { bias, residual, activation } = self.epilogue;
+        let Epilogue { bias, residual, activation, gather } = epilogue;
         for tile in 0..self.count {
-            let (image, [y, x]) = self.tiling.position(self.first_tile + tile);
-            for (column, lanes) in vectors::<S>(self.panels.width.min(channels - first_channel)) {
+            let (image, [y, x]) = tiling.position(self.first_tile + tile);
+            for (column, lanes) in vectors::<S>(panels.width.min(channels - first_channel)) {
                 let products = Points { data: self.products, plane, at: tile * stride + column };
                 let channel = first_channel + column;
-                let mut shift = simd.splat_f32s(0.0);
+                let zero = simd.splat_f32s(0.0);
+                let (mut shift, mut pivot) = (zero, zero);
                 if let Some(bias) = bias {
                     shift = load(simd, bias, channel, lanes);
+                }
+                if let Some(gather) = gather {
+                    pivot = load(simd, gather.pivots(), channel, lanes);
                 }
                 let mut pixels = Pixels::<S> {
                     size: [OUT.min(height - y), OUT.min(width - x)],
                     at: ((image * height + y) * width + x) * channels + channel,
-                    first: self.first_pixel * channels,
+                    first: first_pixel * channels,
                     step: [width * channels, channels],
                     lanes,
                     shift,
                     residual,
                     activation,
-                    accumulate: self.accumulate,
+                    accumulate,
+                    pivot: gather.map(|_| pivot),
+                    sums: [zero; 2],
                     out: &mut *self.out,
                 };
                 in_both::<S, Output, SIDE, OUT>(simd, &products, &mut pixels);
+                if gather.is_some() {
+                    let sums = pixels.sums;
+                    for (i, sum) in sums.into_iter().enumerate() {
+                        let at = i * channels + channel;
+                        let sum = simd.add_f32s(load(simd, self.sums, at, lanes), sum);
+                        store(simd, self.sums, at, lanes, sum);
+                    }
+                }
             }
         }
     }
@@ -153,6 +192,9 @@ struct Pixels<'a, S: Simd> {
     residual: Option<&'a [f32]>,
     activation: Activation,
     accumulate: bool,
+    /// Around what the sums are, if they are wanted.
+    pivot: Option<S::f32s>,
+    sums: [S::f32s; 2],
     out: &'a mut [f32],
 }
 
@@ -175,7 +217,13 @@ impl<S: Simd> Sink<S, OUT> for Pixels<'_, S> {
             if self.accumulate {
                 value = simd.add_f32s(value, load(simd, self.out, at, self.lanes));
             }
-            store(simd, self.out, at, self.lanes, self.activation.of(simd, value));
+            let value = self.activation.of(simd, value);
+            if let Some(pivot) = self.pivot {
+                let around = simd.sub_f32s(value, pivot);
+                self.sums[0] = simd.add_f32s(self.sums[0], around);
+                self.sums[1] = simd.mul_add_e_f32s(around, around, self.sums[1]);
+            }
+            store(simd, self.out, at, self.lanes, value);
         }
     }
 }
@@ -205,8 +253,9 @@ pub(in crate::conv) fn forward(
 ) {
     let tiling = Tiling::new(shape);
     let panels = Panels::new(level, POINTS * shape.in_channels, shape.out_channels);
+    let job = Job { level, tiling: &tiling, panels, epilogue, accumulate };
     if is_weight_bound(&tiling) {
-        return forward_by_panels(level, &tiling, panels, input, filter, epilogue, accumulate, output);
+        return forward_by_panels(job, input, filter, output);
     }
     let blocks = tiling.blocks(strips_per_block(&tiling), output);
     blocks.into_par_iter().for_each(|(first_tile, out)| {
@@ -220,6 +269,7 @@ pub(in crate::conv) fn forward(
             let next = Ahead::read(tiling.input_lines(strip..strip + strips, input));
             let residual = epilogue.residual.map_or(&[][..], |r| &r[first_pixel * shape.out_channels..][..out.len()]);
             let count_panels = panels.count(shape.out_channels);
+            let mut sums = job.epilogue.sums(shape.out_channels);
             level.run(TransformInput { tiling: &tiling, input, first_tile, count, out: transformed });
             for (panel, filter) in filter.chunks_exact(panels.step).enumerate() {
                 let columns = panel * panels.width..shape.out_channels.min((panel + 1) * panels.width);
@@ -231,35 +281,16 @@ pub(in crate::conv) fn forward(
                     target.step(point, POINTS);
                     multiply(level, shape.in_channels, panels, count, point, transformed, filter, products);
                 }
-                level.run(TransformOutput {
-                    tiling: &tiling,
-                    panels,
-                    panel,
-                    first_tile,
-                    count,
-                    products,
-                    epilogue,
-                    accumulate,
-                    out,
-                    first_pixel,
-                });
+                job.transform_back(panel, first_tile, count, products, &mut sums, out);
             }
+            job.epilogue.gathered(first_tile, sums);
         });
     });
 }
 
 /// [`forward`] in three phases, each parallel by itself: all tiles, all panels of the weight, all tiles.
-#[allow(clippy::too_many_arguments)] // a second body of one function
-fn forward_by_panels(
-    level: Level,
-    tiling: &Tiling,
-    panels: Panels,
-    input: &[f32],
-    filter: &[f32],
-    epilogue: Epilogue,
-    accumulate: bool,
-    output: &mut [f32],
-) {
+fn forward_by_panels(job: Job, input: &[f32], filter: &[f32], output: &mut [f32]) {
+    let Job { level, tiling, panels, .. } = job;
     let shape = &tiling.shape;
     let group = strips_per_block(tiling) * tiling.tiles_per_strip;
     let groups: Vec<(usize, usize)> =
@@ -277,7 +308,10 @@ fn forward_by_panels(
         products.par_chunks_mut(groups.len() * products_len).zip(filter.par_chunks(panels.step)).for_each(
             |(products, filter)| {
                 // Point by point, so that a point's part of the weight stays in cache for all groups.
+                let ahead = Ahead::read(filter);
                 for point in 0..POINTS {
+                    // The weight comes from main memory: the next point's while this one's is multiplied.
+                    ahead.step(point + 1, POINTS);
                     let groups = transformed.chunks(transformed_len).zip(&groups);
                     for (out, (tiles, &(_, count))) in products.chunks_mut(products_len).zip(groups) {
                         multiply(level, shape.in_channels, panels, count, point, tiles, filter, out);
@@ -288,22 +322,12 @@ fn forward_by_panels(
         let products = &*products;
         let blocks = tiling.blocks(strips_per_block(tiling), output);
         blocks.into_par_iter().zip(&groups).enumerate().for_each(|(index, ((first_tile, out), &(_, count)))| {
-            let first_pixel = tiling.first_pixel(first_tile / tiling.tiles_per_strip);
+            let mut sums = job.epilogue.sums(shape.out_channels);
             for panel in 0..count_panels {
                 let products = &products[(panel * groups.len() + index) * products_len..][..products_len];
-                level.run(TransformOutput {
-                    tiling,
-                    panels,
-                    panel,
-                    first_tile,
-                    count,
-                    products,
-                    epilogue,
-                    accumulate,
-                    out,
-                    first_pixel,
-                });
+                job.transform_back(panel, first_tile, count, products, &mut sums, out);
             }
+            job.epilogue.gathered(first_tile, sums);
         });
     });
 }

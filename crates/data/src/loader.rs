@@ -12,7 +12,7 @@ use crate::decode::panic_message;
 use crate::{Augmentation, Error, ImageStore, Preprocessing, Result, Sample, Scratch};
 
 /// The network's input for some samples.
-#[derive(Clone, Debug, PartialEq)]
+#[derive(Clone, Debug, Default, PartialEq)]
 pub struct Batch {
     /// `[n, crop, crop, 3]`, normalised.
     pub images: Vec<f32>,
@@ -104,6 +104,11 @@ impl Loader {
         self.recipe.samples.len()
     }
 
+    /// The indices of the samples in the order of an epoch.
+    pub fn order(&self, epoch: u64) -> Vec<usize> {
+        self.recipe.order(epoch)
+    }
+
     /// The batches of an epoch in order, from `first_batch` on.
     ///
     /// Work starts at once and runs at most two batches a worker ahead. An error ends the epoch: a photo that
@@ -171,7 +176,6 @@ impl Drop for Batches {
 }
 
 impl Recipe {
-    /// The samples' indices in the order of this epoch.
     fn order(&self, epoch: u64) -> Vec<usize> {
         let mut order: Vec<usize> = (0..self.samples.len()).collect();
         if self.options.shuffle {

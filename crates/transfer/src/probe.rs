@@ -103,10 +103,10 @@ fn extract(
 ) -> Result<Features> {
     let loader = loader(samples, &photos.store, &config.preprocessing, context)?;
     let mut features = Features { values: Vec::new(), dim: 0, labels: Vec::new() };
-    for_each_batch(what, &loader, session, context, |values, labels| {
-        features.dim = values.len() / labels.len();
+    for_each_batch(what, &loader, session, context, |values, batch| {
+        features.dim = values.len() / batch.n;
         features.values.extend_from_slice(values);
-        features.labels.extend(labels_u32(labels));
+        features.labels.extend(labels_u32(&batch.labels));
         Ok(())
     })?;
     Ok(features)

@@ -20,11 +20,7 @@ pub(crate) fn loader(
     preprocessing: &Preprocessing,
     context: &Context,
 ) -> Result<Loader> {
-    let options = LoaderOptions {
-        batch_size: BATCH,
-        workers: LoaderOptions::workers_for(context.threads),
-        ..LoaderOptions::default()
-    };
+    let options = LoaderOptions { batch_size: BATCH, workers: context.threads, ..LoaderOptions::default() };
     Ok(Loader::new(samples.to_vec(), store.clone(), preprocessing.clone(), options)?)
 }
 

@@ -84,8 +84,7 @@ impl Inputs {
                 ));
             }
         }
-        let workers = LoaderOptions::workers_for(context.threads);
-        let options = LoaderOptions { batch_size: step_size * steps_together, workers, ..options };
+        let options = LoaderOptions { batch_size: step_size * steps_together, workers: context.threads, ..options };
         let loader = Loader::new(samples.to_vec(), photos.store.clone(), config.preprocessing.clone(), options)?;
         Ok(Self { part, loader, step_size, steps_together, keeps, kept: None })
     }

@@ -224,7 +224,6 @@ impl Recipe {
                 });
             }
         });
-        drop(pictures);
         let failure = failure.into_inner().unwrap_or_else(PoisonError::into_inner);
         let error = failure.map(|(place, error)| {
             prepared.truncate(place / self.options.batch_size);

@@ -93,12 +93,7 @@ mod tests {
     #[test]
     fn the_frozen_layers_make_the_same_bits_of_a_photo_whatever_is_beside_it() {
         let engine = CpuEngine::new(2).unwrap();
-        for (name, layer) in [
-            ("resnet18", "fc"),
-            ("resnet50", "layer4"),
-            ("mobilenet_v2", "classifier.1"),
-            ("squeezenet1_1", "classifier.1"),
-        ] {
+        for (name, layer) in [("resnet18", "fc"), ("mobilenet_v2", "classifier.1"), ("squeezenet1_1", "classifier.1")] {
             let graph = graph(name);
             let trainable = Trainable::from_layer(&graph, layer).unwrap();
             let mut network = Network::new(&engine, &graph, &init::random(&graph, 0), options(trainable)).unwrap();

@@ -209,6 +209,10 @@ pub struct Train {
     #[arg(long, default_value = "uniform", value_parser = class_weights, value_name = "WEIGHTS", help_heading = "Training")]
     pub class_weights: ClassWeights,
 
+    /// Prepare training photos as for validation, without random crops and flips: the layers below --freeze-until, or
+    /// below the head with --mode frozen, then see each photo once
+    #[arg(long, conflicts_with_all = ["hflip_prob", "color_jitter", "rotation"], help_heading = "Augmentation")]
+    pub no_augment: bool,
     /// Probability of mirroring a training photo
     #[arg(long, default_value_t = 0.5, value_parser = number(|x| (0.0..=1.0).contains(&x), "from 0 to 1"), help_heading = "Augmentation")]
     pub hflip_prob: f64,
@@ -229,8 +233,8 @@ impl Train {
     fn idle(&self, given: impl Fn(&str) -> bool) -> Vec<String> {
         let (mode, scheduler) = (self.mode, self.lr_scheduler);
         let by_steps = "--epochs --batch-size --optimizer --lr --momentum --nesterov --weight-decay --lr-scheduler \
-            --lr-step-size --lr-gamma --lr-min --lr-warmup-epochs --lr-warmup-decay --label-smoothing --hflip-prob \
-            --color-jitter --rotation";
+            --lr-step-size --lr-gamma --lr-min --lr-warmup-epochs --lr-warmup-decay --label-smoothing --no-augment \
+            --hflip-prob --color-jitter --rotation";
         let rules = [
             (mode == ModeArg::Probe, "--mode probe", "--head -C"),
             (mode != ModeArg::Probe, "--mode frozen or --mode finetune", by_steps),

@@ -1,9 +1,9 @@
 //! Batches, prepared ahead on other threads.
 
 use std::panic::{AssertUnwindSafe, catch_unwind};
-use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::mpsc::{Receiver, SyncSender, sync_channel};
+use std::sync::{Arc, Mutex, PoisonError};
 use std::thread::{self, JoinHandle};
 
 use regraft_random::{Purpose, keyed, shuffle};
@@ -12,7 +12,7 @@ use crate::decode::panic_message;
 use crate::{Augmentation, Error, ImageStore, Preprocessing, Result, Sample, Scratch};
 
 /// The network's input for some samples.
-#[derive(Clone, Debug, PartialEq)]
+#[derive(Clone, Debug, Default, PartialEq)]
 pub struct Batch {
     /// `[n, crop, crop, 3]`, normalised.
     pub images: Vec<f32>,
@@ -35,22 +35,14 @@ pub struct LoaderOptions {
     pub augmentation: Option<Augmentation>,
     /// The run's seed. Default: 0.
     pub seed: u64,
-    /// How many threads prepare batches, at least 1. Default: 1. See [`LoaderOptions::workers_for`].
+    /// How many threads prepare pictures, at least 1. Default: 1. As many as compute are right: while computing is
+    /// what takes the time, they mostly wait; where decoding is, it gets every core.
     pub workers: usize,
 }
 
 impl Default for LoaderOptions {
     fn default() -> Self {
         Self { batch_size: 4, shuffle: false, augmentation: None, seed: 0, workers: 1 }
-    }
-}
-
-impl LoaderOptions {
-    /// Workers for a run that computes on `threads` threads: half as many, at least 1 and at most 8. One
-    /// worker prepares several hundred pictures a second from the cache, more than as many threads train on;
-    /// more of them only hurry the first epoch.
-    pub fn workers_for(threads: usize) -> usize {
-        (threads / 2).clamp(1, 8)
     }
 }
 
@@ -104,35 +96,32 @@ impl Loader {
         self.recipe.samples.len()
     }
 
+    /// The indices of the samples in the order of an epoch.
+    pub fn order(&self, epoch: u64) -> Vec<usize> {
+        self.recipe.order(epoch)
+    }
+
     /// The batches of an epoch in order, from `first_batch` on.
     ///
-    /// Work starts at once and runs at most two batches a worker ahead. An error ends the epoch: a photo that
-    /// cannot be read now was readable when the folder was verified, so the data changed under the run, and
-    /// going on without it would silently make the run irreproducible.
+    /// Work starts at once and runs a few batches ahead: one waits to be taken, and those are prepared next that
+    /// give every worker two pictures, or one batch. An error ends the epoch: a photo that cannot be read now was
+    /// readable when the folder was verified, so the data changed under the run, and going on without it would
+    /// silently make the run irreproducible.
     pub fn epoch(&self, epoch: u64, first_batch: usize) -> Batches {
-        let order = Arc::new(self.recipe.order(epoch));
-        let last = self.num_batches();
         let stop = Arc::new(AtomicBool::new(false));
-        let n_workers = self.workers.min(last.saturating_sub(first_batch));
-        let mut workers = Vec::with_capacity(n_workers);
-        for worker in 0..n_workers {
-            // Each worker takes every n-th batch and has a channel of its own, which the receiver visits in
-            // turn: that keeps the order without any sorting.
-            let (sender, receiver) = sync_channel(1);
-            let (recipe, order, stop) = (self.recipe.clone(), order.clone(), stop.clone());
-            let batches = (first_batch + worker..last).step_by(n_workers);
-            let handle = thread::spawn(move || recipe.work(epoch, &order, batches, &stop, &sender));
-            workers.push((receiver, handle));
-        }
-        Batches { workers, stop, turn: 0, left: last.saturating_sub(first_batch) }
+        let (sender, receiver) = sync_channel(1);
+        let (recipe, workers, stopped) = (self.recipe.clone(), self.workers, stop.clone());
+        let thread = thread::spawn(move || recipe.work(epoch, first_batch, workers, &stopped, &sender));
+        let left = self.num_batches().saturating_sub(first_batch);
+        Batches { receiver: Some(receiver), thread: Some(thread), stop, left }
     }
 }
 
 /// An epoch's batches, in order. Dropping it stops the workers and waits for the pictures they are at.
 pub struct Batches {
-    workers: Vec<(Receiver<Result<Batch>>, JoinHandle<()>)>,
+    receiver: Option<Receiver<Result<Batch>>>,
+    thread: Option<JoinHandle<()>>,
     stop: Arc<AtomicBool>,
-    turn: usize,
     left: usize,
 }
 
@@ -143,12 +132,10 @@ impl Iterator for Batches {
         if self.left == 0 {
             return None;
         }
-        let (receiver, _) = &self.workers[self.turn];
         // A worker catches panics and sends what it has to say; a closed channel cannot happen before the end.
-        let batch = receiver.recv().unwrap_or_else(|_| {
+        let batch = self.receiver.as_ref().and_then(|receiver| receiver.recv().ok()).unwrap_or_else(|| {
             Err(Error::Worker { path: Default::default(), reason: "a worker thread vanished".into() })
         });
-        self.turn = (self.turn + 1) % self.workers.len();
         self.left = if batch.is_ok() { self.left - 1 } else { 0 };
         Some(batch)
     }
@@ -161,17 +148,14 @@ impl Iterator for Batches {
 impl Drop for Batches {
     fn drop(&mut self) {
         self.stop.store(true, Ordering::Relaxed);
-        for (receiver, handle) in self.workers.drain(..) {
-            // Without its receiver a worker that waits to send a batch gives up.
-            drop(receiver);
-            // A worker's panic has been reported through its channel.
-            let _ = handle.join();
-        }
+        // Without a receiver, sending a batch fails instead of waiting.
+        self.receiver = None;
+        // A worker's panic has been reported through the channel.
+        let _ = self.thread.take().map(JoinHandle::join);
     }
 }
 
 impl Recipe {
-    /// The samples' indices in the order of this epoch.
     fn order(&self, epoch: u64) -> Vec<usize> {
         let mut order: Vec<usize> = (0..self.samples.len()).collect();
         if self.options.shuffle {
@@ -180,49 +164,85 @@ impl Recipe {
         order
     }
 
-    /// A worker's life: makes its batches one after the other until they end, one fails or nobody wants them.
+    /// Sends the batches of an epoch one after the other, until they end, one fails or nobody wants them.
     fn work(
         &self,
         epoch: u64,
-        order: &[usize],
-        batches: impl Iterator<Item = usize>,
+        first_batch: usize,
+        workers: usize,
         stop: &AtomicBool,
         sender: &SyncSender<Result<Batch>>,
     ) {
-        let mut scratch = Scratch::default();
-        for index in batches {
-            let start = index * self.options.batch_size;
-            let end = (start + self.options.batch_size).min(order.len());
-            let Some(batch) = self.batch(epoch, &order[start..end], stop, &mut scratch).transpose() else { return };
-            let failed = batch.is_err();
-            if sender.send(batch).is_err() || failed {
-                return;
+        let order = self.order(epoch);
+        let batches: Vec<&[usize]> = order.chunks(self.options.batch_size).skip(first_batch).collect();
+        let mut scratches: Vec<Scratch> = (0..workers).map(|_| Scratch::default()).collect();
+        for some in batches.chunks((2 * workers).div_ceil(self.options.batch_size)) {
+            let (batches, failure) = self.batches(epoch, some, stop, &mut scratches);
+            for batch in batches.into_iter().map(Ok).chain(failure.map(Err)) {
+                let failed = batch.is_err();
+                if stop.load(Ordering::Relaxed) || sender.send(batch).is_err() || failed {
+                    return;
+                }
             }
         }
     }
 
-    /// The batch of these samples; `None` if it is no longer wanted.
-    fn batch(&self, epoch: u64, indices: &[usize], stop: &AtomicBool, scratch: &mut Scratch) -> Result<Option<Batch>> {
+    /// The batches of these samples, prepared by a worker for each scratch: whoever is free takes the next picture.
+    /// If one fails, the batches before it and its error. They are not complete if `stop` is set on the way.
+    fn batches(
+        &self,
+        epoch: u64,
+        batches: &[&[usize]],
+        stop: &AtomicBool,
+        scratches: &mut [Scratch],
+    ) -> (Vec<Batch>, Option<Error>) {
         let values = self.preprocessing.values();
-        let mut images = vec![0.0; indices.len() * values];
-        for (&index, target) in indices.iter().zip(images.chunks_exact_mut(values)) {
-            if stop.load(Ordering::Relaxed) {
-                return Ok(None);
-            }
-            let path = &self.samples[index].path;
-            catch_unwind(AssertUnwindSafe(|| self.prepare(epoch, index, scratch, target)))
-                .unwrap_or_else(|panic| Err(Error::Worker { path: path.clone(), reason: panic_message(&*panic) }))?;
-        }
-        Ok(Some(Batch {
-            images,
+        let empty = |indices: &&[usize]| Batch {
+            images: vec![0.0; indices.len() * values],
             labels: indices.iter().map(|&index| self.samples[index].class).collect(),
             sample_keys: indices.iter().map(|&index| index as u64).collect(),
             n: indices.len(),
-        }))
+        };
+        let mut prepared: Vec<Batch> = batches.iter().map(empty).collect();
+        let targets = prepared.iter_mut().flat_map(|batch| batch.images.chunks_exact_mut(values));
+        let pictures = Mutex::new(batches.iter().copied().flatten().zip(targets).enumerate());
+        let failure: Mutex<Option<(usize, Error)>> = Mutex::new(None);
+        thread::scope(|scope| {
+            for scratch in scratches {
+                let (pictures, failure) = (&pictures, &failure);
+                scope.spawn(move || {
+                    while !stop.load(Ordering::Relaxed) {
+                        let next = pictures.lock().unwrap_or_else(PoisonError::into_inner).next();
+                        let Some((place, (&index, target))) = next else { return };
+                        if let Err(error) = self.prepare(epoch, index, scratch, target) {
+                            let mut failure = failure.lock().unwrap_or_else(PoisonError::into_inner);
+                            if failure.as_ref().is_none_or(|(first, _)| place < *first) {
+                                *failure = Some((place, error));
+                            }
+                        }
+                    }
+                });
+            }
+        });
+        let failure = failure.into_inner().unwrap_or_else(PoisonError::into_inner);
+        let error = failure.map(|(place, error)| {
+            prepared.truncate(place / self.options.batch_size);
+            error
+        });
+        (prepared, error)
+    }
+
+    /// One sample's values; a panic on the way is an error that names the file.
+    fn prepare(&self, epoch: u64, index: usize, scratch: &mut Scratch, target: &mut [f32]) -> Result<()> {
+        let prepared = catch_unwind(AssertUnwindSafe(|| self.values(epoch, index, scratch, target)));
+        prepared.unwrap_or_else(|panic| {
+            let path = self.samples[index].path.clone();
+            Err(Error::Worker { path, reason: panic_message(&*panic) })
+        })
     }
 
     /// One sample's values, from file or cache.
-    fn prepare(&self, epoch: u64, index: usize, scratch: &mut Scratch, target: &mut [f32]) -> Result<()> {
+    fn values(&self, epoch: u64, index: usize, scratch: &mut Scratch, target: &mut [f32]) -> Result<()> {
         let image = self.store.get(&self.samples[index].path)?;
         let square = match &self.options.augmentation {
             Some(augmentation) => {
@@ -360,12 +380,12 @@ mod tests {
     fn workers_run_a_bounded_number_of_batches_ahead() {
         let (dir, samples) = photos(40);
         let store = store(usize::MAX);
-        let options = LoaderOptions { batch_size: 1, workers: 2, ..Default::default() };
+        let options = LoaderOptions { batch_size: 3, workers: 2, ..Default::default() };
         let loader = Loader::new(samples, store.clone(), small(), options).unwrap();
         let mut epoch = loader.epoch(0, 0);
         epoch.next().unwrap().unwrap();
-        // One taken; for each worker one in its channel and one waiting to be sent.
-        let bound = (1 + 2 * 2) * 12 * 10 * 3;
+        // One taken, the other one that was prepared with it in the channel, and the next two.
+        let bound = (2 + 2) * 3 * 12 * 10 * 3;
         let deadline = std::time::Instant::now() + std::time::Duration::from_secs(20);
         while store.kept_bytes() < bound && std::time::Instant::now() < deadline {
             thread::yield_now();

@@ -8,13 +8,15 @@
 
 use std::ops::Range;
 
+use regraft_kernels::simd::dispatch;
+
 use crate::{CropBox, Image};
 
 /// Working memory of the transforms, to be reused from one picture to the next on the same thread.
 #[derive(Default)]
 pub struct Scratch {
-    /// Some rows of the input, their pixels side by side.
-    interleaved: Vec<[u8; LANES]>,
+    /// Some rows of the input, their pixels side by side, each in four bytes: that is one store.
+    interleaved: Vec<[[u8; 4]; LANES]>,
     /// The picture after the first axis.
     between: Vec<u8>,
     /// Sums of one output row.
@@ -64,7 +66,16 @@ impl Scratch {
         self.resize(image, crop, &Window { full: (size, size), corner: (0, 0), size: (size, size) })
     }
 
+    /// [`Self::resize_plain`], compiled for the vector instructions of this CPU. Integers: the result is the same.
     fn resize(&mut self, image: &Image, crop: &CropBox, window: &Window) -> Image {
+        dispatch(
+            #[inline(always)]
+            || self.resize_plain(image, crop, window),
+        )
+    }
+
+    #[inline(always)]
+    fn resize_plain(&mut self, image: &Image, crop: &CropBox, window: &Window) -> Image {
         let columns = Axis::new(crop.width, window.full.0, window.corner.0, window.size.0);
         let lines = Axis::new(crop.height, window.full.1, window.corner.1, window.size.1);
         // Only these rows and columns of the crop take part.
@@ -80,9 +91,10 @@ impl Scratch {
         for (block, target) in self.between.chunks_mut(LANES * width_bytes).enumerate() {
             let first = used_y.start + block * LANES;
             let rows = target.chunks_exact_mut(width_bytes);
-            self.interleaved.resize(used_x.len() * 3, [0; LANES]);
+            self.interleaved.resize(used_x.len(), [[0; 4]; LANES]);
             for lane in 0..rows.len() {
-                self.interleaved.iter_mut().zip(row(first + lane)).for_each(|(lanes, &level)| lanes[lane] = level);
+                let (pixels, _) = row(first + lane).as_chunks::<3>();
+                self.interleaved.iter_mut().zip(pixels).for_each(|(lanes, &[r, g, b])| lanes[lane] = [r, g, b, 0]);
             }
             columns.resample_lanes(&self.interleaved, used_x.start, rows);
         }
@@ -150,22 +162,22 @@ impl Axis {
         })
     }
 
-    /// Resamples rows along this axis: `input` holds their levels side by side, from pixel `first` on, and
+    /// Resamples rows along this axis: `input` holds their pixels side by side, from pixel `first` on, and
     /// `rows` receives them.
-    fn resample_lanes<'a>(&self, input: &[[u8; LANES]], first: usize, rows: impl Iterator<Item = &'a mut [u8]>) {
+    #[inline(always)]
+    fn resample_lanes<'a>(&self, input: &[[[u8; 4]; LANES]], first: usize, rows: impl Iterator<Item = &'a mut [u8]>) {
         let mut rows: Vec<&mut [u8]> = rows.collect();
         for (x, (start, weights)) in self.taps().enumerate() {
-            let mut sums = [[HALF; LANES]; 3];
-            let (pixels, _) = input[(start - first) * 3..].as_chunks::<3>();
-            for (pixel, &weight) in pixels.iter().zip(weights) {
-                for (sums, levels) in sums.iter_mut().zip(pixel) {
-                    for (sum, &level) in sums.iter_mut().zip(levels) {
-                        *sum += i32::from(level) * weight;
-                    }
+            let mut sums = [HALF; 4 * LANES];
+            for (lanes, &weight) in input[start - first..].iter().zip(weights) {
+                for (sum, &level) in sums.iter_mut().zip(lanes.as_flattened()) {
+                    *sum += i32::from(level) * weight;
                 }
             }
-            for (lane, row) in rows.iter_mut().enumerate() {
-                row[x * 3..x * 3 + 3].copy_from_slice(&sums.map(|sums| round(sums[lane])));
+            let levels = sums.map(round);
+            let (pixels, _) = levels.as_chunks::<4>();
+            for (row, pixel) in rows.iter_mut().zip(pixels) {
+                row[x * 3..x * 3 + 3].copy_from_slice(&pixel[..3]);
             }
         }
     }

@@ -151,11 +151,26 @@ impl Trainable {
         self.nodes[node]
     }
 
-    /// The last value that training cannot change: the input of the first layer that learns, or the network's
-    /// output if nothing learns.
-    pub fn boundary(&self, graph: &Graph) -> NodeId {
-        let first = self.nodes.iter().position(|&learns| learns);
-        first.map_or(graph.output(), |node| graph.nodes()[node].inputs[0])
+    /// The network in two: the part whose values are the same in every step of training, and the rest with those of
+    /// its layers that learn. The cut lies as late as one value can carry everything over: below the first layer that
+    /// learns, and below the first dropout, which draws anew in every step.
+    ///
+    /// `None` if the first part would have no layer.
+    ///
+    /// # Errors
+    /// [`Error::Shape`] if the layers don't fit together.
+    pub fn divide(&self, graph: &Graph) -> Result<Option<(Graph, Graph, Trainable)>, Error> {
+        let varies = |node: NodeId| self.nodes[node] || matches!(graph.nodes()[node].op, Op::Dropout { .. });
+        let first = (0..graph.nodes().len()).find(|&node| varies(node));
+        let boundary = first.map_or(graph.output(), |node| graph.nodes()[node].inputs[0]);
+        for node in (1..=boundary).rev() {
+            if let Some((body, rest)) = graph.split(node)? {
+                let mut nodes = self.nodes[node..].to_vec();
+                nodes[0] = false;
+                return Ok(Some((body, rest, Self { nodes })));
+            }
+        }
+        Ok(None)
     }
 
     /// Whether nothing learns.
@@ -227,5 +242,36 @@ mod tests {
         }
         let error = Trainable::from_layer(&graph, "layer9").unwrap_err().to_string();
         assert!(error.contains("layer9") && error.contains("layer4") && error.contains("fc"), "{error}");
+    }
+
+    #[test]
+    fn the_part_that_training_leaves_alone_ends_below_what_learns_and_what_draws() {
+        let ends = |name: &str, layer: Option<&str>| {
+            let graph = zoo::build(name, 10).unwrap();
+            let trainable = match layer {
+                Some(layer) => Trainable::from_layer(&graph, layer).unwrap(),
+                None => Trainable::only(&graph, graph.head().unwrap()),
+            };
+            let (body, rest, above) = trainable.divide(&graph).unwrap()?;
+            let learn = |graph: &Graph, set: &Trainable| {
+                let names = graph.nodes().iter().enumerate().filter(|&(id, _)| set.contains(id));
+                names.map(|(_, node)| node.name.clone()).collect::<Vec<_>>()
+            };
+            assert_eq!(learn(&rest, &above), learn(&graph, &trainable), "{name}");
+            Some(body.nodes()[body.output()].name.clone())
+        };
+        for (name, layer, end) in [
+            ("resnet18", None, "flatten"),
+            ("resnet18", Some("layer4"), "layer3.1.relu"),
+            // Within a block the shortcut goes past: the block's input is the last value that is enough.
+            ("resnet18", Some("layer4.1.conv2"), "layer4.0.relu"),
+            // Dropout comes before the heads of these.
+            ("mobilenet_v2", None, "flatten"),
+            ("vgg16", None, "classifier.1"),
+        ] {
+            assert_eq!(ends(name, layer).as_deref(), Some(end), "{name} {layer:?}");
+        }
+        assert_eq!(ends("resnet18", Some("conv1")), None);
+        assert_eq!(ends("resnet18", Some("bn1")).as_deref(), Some("conv1"));
     }
 }

@@ -104,8 +104,9 @@ pub struct Config {
     pub schedule: Schedule,
     /// What is done to every photo.
     pub preprocessing: Preprocessing,
-    /// How training photos are varied.
-    pub augmentation: Augmentation,
+    /// How training photos are varied; if absent, they are prepared as for validation.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub augmentation: Option<Augmentation>,
 }
 
 impl Config {
@@ -131,7 +132,7 @@ impl Config {
             label_smoothing: 0.0,
             class_weights: ClassWeights::Uniform,
             preprocessing: Preprocessing::default(),
-            augmentation: Augmentation::default(),
+            augmentation: Some(Augmentation::default()),
             seed: 0,
             cache_bytes: None,
         }
@@ -180,8 +181,7 @@ impl Config {
         }
         self.schedule.validate()?;
         self.preprocessing.validate()?;
-        self.augmentation.validate()?;
-        Ok(())
+        Ok(self.augmentation.as_ref().map_or(Ok(()), Augmentation::validate)?)
     }
 
     /// Checks what depends on the classes: that there is a weight for each, where weights were given.

@@ -1,10 +1,10 @@
 //! What a run is given, and what it gives back.
 
-use std::sync::atomic::AtomicBool;
+use std::sync::atomic::{AtomicBool, Ordering};
 
 use regraft_engine::Engine;
 
-use crate::{Reporter, RunFolder};
+use crate::{Error, Reporter, Result, RunFolder};
 
 /// What a run works with.
 #[derive(Clone, Copy)]
@@ -17,6 +17,20 @@ pub struct Context<'a> {
     pub interrupt: &'a AtomicBool,
     /// Threads for reading and preparing photos.
     pub threads: usize,
+}
+
+impl Context<'_> {
+    /// Ends the piece of work at hand if the caller has asked to stop.
+    ///
+    /// # Errors
+    /// [`Error::Interrupted`].
+    pub(crate) fn go_on(&self) -> Result<()> {
+        if self.interrupt.load(Ordering::Relaxed) {
+            self.reporter.end();
+            return Err(Error::Interrupted);
+        }
+        Ok(())
+    }
 }
 
 /// A run that came to its end.

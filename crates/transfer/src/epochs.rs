@@ -1,23 +1,23 @@
 //! Training by gradient descent: all layers, those from a layer up, or the new head alone.
 
 use std::path::PathBuf;
-use std::sync::atomic::Ordering;
 use std::time::Instant;
 
-use regraft_data::{Batch, Loader, LoaderOptions};
-use regraft_engine::{BatchNormMode, Losses, Session, SessionOptions, Targets};
+use regraft_engine::{Batch, BatchNormMode, Losses, SessionOptions, Targets};
 use regraft_graph::{Graph, StateDict, Trainable};
 use regraft_learn::history::Row;
 use regraft_learn::linear::HeadKind;
 use regraft_learn::metrics::argmax;
 
 use crate::checkpoint::{self, Best, Loaded, Progress, Sums};
+use crate::inputs::{Inputs, Step};
 use crate::model::Golden;
+use crate::network::Network;
 use crate::prepare::Photos;
-use crate::validation::Validation;
+use crate::validation::validate;
 use crate::{
     Backbone, BatchNorm, Config, Context, EpochEnd, Error, Finished, Mode, Model, Outcome, Provenance, Result,
-    RunFolder, features,
+    RunFolder,
 };
 
 /// A run by gradient descent: its network, its photos and where it is.
@@ -27,12 +27,13 @@ struct Run<'a> {
     folder: &'a RunFolder,
     photos: &'a Photos,
     graph: Graph,
-    trainable: Trainable,
+    network: Network,
     /// The tensors that training does not change.
     frozen: StateDict,
     provenance: Provenance,
-    session: Box<dyn Session>,
     progress: Progress,
+    /// Since when this sitting works on the epoch at hand.
+    epoch_began: Instant,
     /// The best model, while it could not be written to the run's folder.
     unsaved_best: Option<Model>,
 }
@@ -52,7 +53,7 @@ pub(crate) fn run(
     let mut run = Run::new(config, backbone, photos, folder, context)?;
     match checkpoint {
         Some(loaded) => {
-            loaded.restore(run.session.as_mut())?;
+            loaded.restore(run.network.top.as_mut())?;
             run.progress = loaded.progress;
         }
         None => run.save_checkpoint()?,
@@ -78,7 +79,7 @@ impl<'a> Run<'a> {
             graph.parameters().iter().filter(|spec| trainable.contains(spec.node)).map(|spec| spec.len()).sum();
         folder.require_room(4 * 2 * (parameters + slots * learning as u64) + (1 << 20))?;
         let options = SessionOptions {
-            trainable: trainable.clone(),
+            trainable,
             batch_norm: match batch_norm(config, &backbone, context) {
                 BatchNorm::Train => BatchNormMode::Train,
                 BatchNorm::Frozen => BatchNormMode::Frozen,
@@ -86,9 +87,9 @@ impl<'a> Run<'a> {
             update: config.optimizer,
             seed: config.seed,
         };
-        let session = context.engine.compile(&graph, &state, options)?;
+        let network = Network::new(context.engine, &graph, &state, options)?;
         let provenance = Provenance::of(config, &backbone, photos);
-        for name in session.trained_state().keys() {
+        for name in network.top.trained_state().keys() {
             state.remove(name);
         }
         let progress = Progress::start(photos.sha256.clone(), backbone.weights_sha256.clone());
@@ -99,18 +100,21 @@ impl<'a> Run<'a> {
             folder,
             photos,
             graph,
-            trainable,
+            network,
             frozen,
             provenance,
-            session,
             progress,
+            epoch_began: Instant::now(),
             unsaved_best,
         })
     }
 
-    /// Trains; an error on the way does not cost the steps before it.
+    /// Trains; neither an interruption nor an error on the way costs the steps before it.
     fn train(mut self) -> Result<Outcome> {
-        let result = self.epochs();
+        let result = match self.epochs() {
+            Err(Error::Interrupted) => return self.interrupt(),
+            result => result,
+        };
         if let Err(error) = &result
             && !matches!(error, Error::Rescued { .. } | Error::Weights(_))
         {
@@ -130,41 +134,38 @@ impl<'a> Run<'a> {
         let dataset = &photos.dataset;
         let labels: Vec<usize> = dataset.train.iter().map(|sample| sample.class).collect();
         let class_weights = self.config.loss_weights(dataset.classes.len(), &labels);
-        let (train, mut validation) = self.loaders()?;
+        let mut train = Inputs::training(self.config, photos, &mut self.network, self.context)?;
+        let mut val = Inputs::validation(self.config, photos, &mut self.network, self.context)?;
         while self.progress.epoch < epochs {
+            self.epoch_began = Instant::now();
+            self.context.go_on()?;
             let epoch = self.progress.epoch;
-            let started = Instant::now();
-            let already = self.progress.epoch_seconds;
-            let title = format!("epoch {}/{epochs}", epoch + 1);
-            self.context.reporter.begin(&title, "img", train.num_samples() as u64);
-            let mut lr = self.rate(self.progress.step.saturating_sub(1), train.num_batches());
-            for batch in train.epoch(epoch as u64, self.progress.step) {
-                let batch = batch?;
-                lr = self.rate(self.progress.step, train.num_batches());
-                let targets =
-                    Targets { labels: &batch.labels, label_smoothing, class_weights: class_weights.as_deref() };
-                let losses = self.step(&batch, targets, lr)?;
-                self.progress.sums.add(&losses, &batch.labels);
+            let (num_steps, num_photos) = (train.num_steps(), train.num_photos());
+            let mut lr = self.rate(self.progress.step.saturating_sub(1), num_steps);
+            let mut steps = train.epoch(epoch as u64, self.progress.step, &mut self.network, self.context)?;
+            self.context.reporter.begin(&format!("epoch {}/{epochs}", epoch + 1), "img", num_photos as u64);
+            while let Some(step) = steps.next(&mut self.network)? {
+                lr = self.rate(self.progress.step, num_steps);
+                let targets = Targets { labels: step.labels, label_smoothing, class_weights: class_weights.as_deref() };
+                let losses = self.step(&step, targets, lr)?;
+                self.progress.sums.add(&losses, step.labels);
                 self.progress.step += 1;
                 let sums = self.progress.sums;
                 if !sums.loss.is_finite() {
                     return Err(self.diverged("the loss", sums.loss, lr));
                 }
                 self.context.reporter.advance(sums.seen, &format!("loss {:.4}", sums.mean_loss()));
-                if self.interrupted() {
-                    return self.interrupt(already + started.elapsed().as_secs_f64());
-                }
+                self.context.go_on()?;
             }
             self.context.reporter.end();
-            let tally = match validation.run(self.session.as_mut(), &self.frozen, self.context) {
-                Err(Error::Interrupted) => return self.interrupt(already + started.elapsed().as_secs_f64()),
+            let tally = match validate(&mut val, &mut self.network, dataset.classes.len(), self.context) {
                 Err(Error::Learn(regraft_learn::Error::Diverged { value, .. })) => {
                     return Err(self.diverged("the network's answer to a validation photo", value.into(), lr));
                 }
                 result => result?,
             };
             let sums = std::mem::take(&mut self.progress.sums);
-            let seconds = already + started.elapsed().as_secs_f64();
+            let seconds = self.progress.epoch_seconds + self.epoch_began.elapsed().as_secs_f64();
             let row = Row {
                 epoch: epoch + 1,
                 train_loss: sums.mean_loss(),
@@ -192,44 +193,22 @@ impl<'a> Run<'a> {
             self.progress.seconds += seconds;
             self.save_epoch();
             self.context.reporter.epoch(EpochEnd { row: &row, epochs, best });
-            if self.interrupted() && self.progress.epoch < epochs {
-                return self.interrupt(0.0);
-            }
         }
         self.finish()
     }
 
-    fn loaders(&self) -> Result<(Loader, Validation)> {
-        let (config, dataset) = (self.config, &self.photos.dataset);
-        let options = LoaderOptions {
-            batch_size: config.batch_size,
-            shuffle: true,
-            augmentation: Some(config.augmentation.clone()),
-            seed: config.seed,
-            workers: LoaderOptions::workers_for(self.context.threads),
-        };
-        let store = &self.photos.store;
-        let train = Loader::new(dataset.train.clone(), store.clone(), config.preprocessing.clone(), options)?;
-        let val = features::loader(&dataset.val, store, &config.preprocessing, self.context)?;
-        Ok((train, Validation::new(&self.graph, &self.trainable, val, dataset.classes.len())?))
-    }
-
     /// One step of the optimiser.
-    fn step(&mut self, batch: &Batch, targets: Targets, lr: f64) -> Result<Losses> {
+    fn step(&mut self, step: &Step, targets: Targets, lr: f64) -> Result<Losses> {
         let epoch = (self.progress.epoch as u64) << 32;
-        let keys: Vec<u64> = batch.sample_keys.iter().map(|&sample| epoch | sample).collect();
-        let losses = self.session.gradients(regraft_engine::Batch { inputs: &batch.images, keys: &keys }, targets)?;
-        self.session.update(lr);
+        let keys: Vec<u64> = step.samples.iter().map(|&sample| epoch | sample).collect();
+        let losses = self.network.top.gradients(Batch { inputs: step.values, keys: &keys }, targets)?;
+        self.network.top.update(lr);
         Ok(losses)
     }
 
     fn rate(&self, step: usize, steps: usize) -> f64 {
         let Config { lr, epochs, schedule, .. } = self.config;
         schedule.rate(*lr, self.progress.epoch, step, steps, *epochs)
-    }
-
-    fn interrupted(&self) -> bool {
-        self.context.interrupt.load(Ordering::Relaxed)
     }
 
     /// The error that `what` has become `value` in the epoch at hand.
@@ -240,10 +219,9 @@ impl<'a> Run<'a> {
 
     /// The network as it is now, which is the best so far, sealed.
     fn model(&mut self, best: Best) -> Result<Model> {
-        let session = self.session.as_mut();
-        let golden = Golden::record(self.graph.input_shape(), |input| Ok(session.infer(input)?))?;
+        let golden = Golden::record(self.graph.input_shape(), |input| self.network.infer(input))?;
         let mut state = self.frozen.clone();
-        state.extend(session.trained_state());
+        state.extend(self.network.top.trained_state());
         Ok(Model {
             graph: self.graph.clone(),
             state,
@@ -275,13 +253,12 @@ impl<'a> Run<'a> {
     }
 
     fn save_checkpoint(&self) -> Result<()> {
-        checkpoint::save(&self.folder.checkpoint_path(), self.session.as_ref(), &self.progress)
+        checkpoint::save(&self.folder.checkpoint_path(), self.network.top.as_ref(), &self.progress)
     }
 
     /// Saves the state between two steps.
-    fn interrupt(&mut self, epoch_seconds: f64) -> Result<Outcome> {
-        self.context.reporter.end();
-        self.progress.epoch_seconds = epoch_seconds;
+    fn interrupt(&mut self) -> Result<Outcome> {
+        self.progress.epoch_seconds += self.epoch_began.elapsed().as_secs_f64();
         let saved = self.save_best().and_then(|()| self.save_checkpoint());
         self.or_rescue(saved)?;
         Ok(Outcome::Interrupted { folder: self.folder.clone(), epoch: self.progress.epoch, step: self.progress.step })

@@ -30,8 +30,8 @@ pub fn evaluate(model_path: &Path, data: &Path, strict: bool, context: &Context)
     report(&findings, reporter);
     let loader = loader(&samples, &store, &model.preprocessing, context)?;
     let mut tally = Tally::new(model.head, model.classes.len());
-    for_each_batch("evaluating", &loader, session.as_mut(), context, |logits, labels| {
-        Ok(tally.add(logits, &labels_u32(labels))?)
+    for_each_batch("evaluating", &loader, session.as_mut(), context, |logits, batch| {
+        Ok(tally.add(logits, &labels_u32(&batch.labels))?)
     })?;
     Ok(tally.finish(&model.classes)?)
 }

@@ -1,12 +1,11 @@
 //! What a frozen network makes of photos, computed once.
 
 use std::sync::Arc;
-use std::sync::atomic::Ordering;
 
-use regraft_data::{ImageStore, Loader, LoaderOptions, Preprocessing, Sample};
+use regraft_data::{Batch, ImageStore, Loader, LoaderOptions, Preprocessing, Sample};
 use regraft_engine::Session;
 
-use crate::{Context, Error, Result};
+use crate::{Context, Result};
 
 /// Photos that pass through the network together: enough for full speed, little enough for memory.
 pub(crate) const BATCH: usize = 32;
@@ -21,36 +20,29 @@ pub(crate) fn loader(
     preprocessing: &Preprocessing,
     context: &Context,
 ) -> Result<Loader> {
-    let options = LoaderOptions {
-        batch_size: BATCH,
-        workers: LoaderOptions::workers_for(context.threads),
-        ..LoaderOptions::default()
-    };
+    let options = LoaderOptions { batch_size: BATCH, workers: context.threads, ..LoaderOptions::default() };
     Ok(Loader::new(samples.to_vec(), store.clone(), preprocessing.clone(), options)?)
 }
 
-/// Runs every photo through `session` and hands each batch's outputs and labels to `take`.
+/// Runs every photo through `session` and hands each batch and its outputs to `take`.
 ///
 /// # Errors
-/// Those of loading and inferring, [`Error::Interrupted`] between batches, and those of `take`.
+/// Those of loading and inferring, [`crate::Error::Interrupted`] between batches, and those of `take`.
 pub(crate) fn for_each_batch(
     what: &str,
     loader: &Loader,
     session: &mut dyn Session,
     context: &Context,
-    mut take: impl FnMut(&[f32], &[usize]) -> Result<()>,
+    mut take: impl FnMut(&[f32], &Batch) -> Result<()>,
 ) -> Result<()> {
     context.reporter.begin(what, "img", loader.num_samples() as u64);
     let mut done = 0;
     for batch in loader.epoch(0, 0) {
         let batch = batch?;
-        take(&session.infer(&batch.images)?, &batch.labels)?;
+        take(&session.infer(&batch.images)?, &batch)?;
         done += batch.n;
         context.reporter.advance(done as u64, "");
-        if context.interrupt.load(Ordering::Relaxed) {
-            context.reporter.end();
-            return Err(Error::Interrupted);
-        }
+        context.go_on()?;
     }
     context.reporter.end();
     Ok(())

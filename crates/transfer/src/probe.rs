@@ -39,11 +39,11 @@ pub(crate) fn run(
     let (graph, mut state, head) = backbone.graft(dataset.classes.len(), true, config.seed)?;
     let parameters: u64 = graph.parameters().iter().map(|spec| spec.len() as u64).sum();
     folder.require_room(4 * parameters + (1 << 20))?;
-    let extractor = backbone.graph.feature_extractor()?;
-    let mut session = context.engine.compile(&extractor, &state, inference(&extractor))?;
-    let train = extract("training features", &dataset.train, session.as_mut(), config, photos, context)?;
-    let val = extract("validation features", &dataset.val, session.as_mut(), config, photos, context)?;
-    drop(session);
+    let divided = graph.split(graph.nodes()[head].inputs[0])?;
+    let (extractor, top) = divided.expect("nothing goes past a head");
+    let mut below = context.engine.compile(&extractor, &state, inference(&extractor))?;
+    let train = extract("training features", &dataset.train, below.as_mut(), config, photos, context)?;
+    let val = extract("validation features", &dataset.val, below.as_mut(), config, photos, context)?;
 
     let linear = fit_head(config, &train, dataset.classes.len(), context)?;
     let measure = |features: &Features| -> Result<Tally> {
@@ -59,8 +59,8 @@ pub(crate) fn run(
     state.insert(format!("{name}.weight"), Tensor::new([dataset.classes.len(), train.dim], linear.weight));
     state.insert(format!("{name}.bias"), Tensor::new([dataset.classes.len()], linear.bias));
 
-    let mut session = context.engine.compile(&graph, &state, inference(&graph))?;
-    let golden = Golden::record(graph.input_shape(), |input| Ok(session.infer(input)?))?;
+    let mut top = context.engine.compile(&top, &state, inference(&top))?;
+    let golden = Golden::record(graph.input_shape(), |input| Ok(top.infer(&below.infer(input)?)?))?;
     let model = Model {
         graph,
         state,
@@ -103,10 +103,10 @@ fn extract(
 ) -> Result<Features> {
     let loader = loader(samples, &photos.store, &config.preprocessing, context)?;
     let mut features = Features { values: Vec::new(), dim: 0, labels: Vec::new() };
-    for_each_batch(what, &loader, session, context, |values, labels| {
-        features.dim = values.len() / labels.len();
+    for_each_batch(what, &loader, session, context, |values, batch| {
+        features.dim = values.len() / batch.n;
         features.values.extend_from_slice(values);
-        features.labels.extend(labels_u32(labels));
+        features.labels.extend(labels_u32(&batch.labels));
         Ok(())
     })?;
     Ok(features)

@@ -145,12 +145,12 @@ fn config(args: &Train) -> Config {
         label_smoothing: args.label_smoothing,
         class_weights: args.class_weights.clone(),
         preprocessing: Preprocessing { resize, crop: args.imgsz, ..Preprocessing::default() },
-        augmentation: Augmentation {
+        augmentation: (!args.no_augment).then(|| Augmentation {
             hflip: args.hflip_prob,
             degrees: args.rotation,
             color_jitter: args.color_jitter,
             ..Augmentation::default()
-        },
+        }),
         seed: args.seed,
         cache_bytes: args.cache_mib.map(|mib| mib.saturating_mul(1 << 20)),
         ..Config::tutorial(args.data.clone(), args.backbone.clone())

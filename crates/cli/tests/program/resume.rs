@@ -82,18 +82,22 @@ fn ctrl_c_while_photos_are_read_ends_the_reading() {
 
 #[test]
 fn a_frozen_run_with_dropout_and_adamw_goes_on_with_the_same_bits() {
-    let place = Place::with_photos();
-    let train = "train photos --backbone mobilenet_v2 --mode finetune --freeze-until features.16 --imgsz 64 \
-        --optimizer adamw --epochs 8 --threads 1";
-    place.run(&format!("{train} --output-dir whole")).done();
-    let mut running = place.start(&format!("{train} --output-dir parts"));
-    wait_for_epochs(&mut running, &place.path("parts"), 1);
-    running.signal("INT");
-    running.end().exits(130);
-    // From another folder: the run knows where its photos are.
-    let ended = place.command("resume .").current_dir(place.path("parts")).output().unwrap();
-    assert!(ended.status.success(), "{}", String::from_utf8_lossy(&ended.stderr));
-    assert_same_run(&place, "parts", "whole");
+    for flags in ["--epochs 8", "--epochs 16 --no-augment"] {
+        let place = Place::with_photos();
+        let train = format!(
+            "train photos --backbone mobilenet_v2 --mode finetune --freeze-until features.16 --imgsz 64 \
+             --optimizer adamw --threads 1 {flags}"
+        );
+        place.run(&format!("{train} --output-dir whole")).done();
+        let mut running = place.start(&format!("{train} --output-dir parts"));
+        wait_for_epochs(&mut running, &place.path("parts"), 1);
+        running.signal("INT");
+        running.end().exits(130);
+        // From another folder: the run knows where its photos are.
+        let ended = place.command("resume .").current_dir(place.path("parts")).output().unwrap();
+        assert!(ended.status.success(), "{}", String::from_utf8_lossy(&ended.stderr));
+        assert_same_run(&place, "parts", "whole");
+    }
 }
 
 #[test]

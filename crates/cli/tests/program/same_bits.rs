@@ -8,6 +8,7 @@ fn threads_do_not_change_a_bit_and_the_seed_does() {
     for road in [
         "--backbone squeezenet1_1 --mode probe",
         "--backbone resnet18 --mode finetune --epochs 2 --color-jitter 0.4,0.4,0.4,0.1 --rotation 20",
+        "--backbone resnet18 --mode finetune --freeze-until layer4 --epochs 2 --no-augment",
         // MobileNetV2 has dropout.
         "--backbone mobilenet_v2 --mode finetune --freeze-until features.17 --epochs 2 --optimizer adamw",
     ] {

@@ -144,6 +144,7 @@ fn every_other_training_flag_has_an_effect_of_its_own() {
         "--color-jitter 0.4,0.4,0.4,0.1",
         "--rotation 30",
         "--hflip-prob 0",
+        "--no-augment",
         "--batch-size 3",
         "--lr 0.002",
         "--seed 1",
@@ -168,6 +169,8 @@ fn flags_without_effect_are_named() {
         place.run(&format!("{probe} --mode frozen --epochs 1 --lr-min 0.1 --optimizer adamw --momentum 0")).done();
     let ended = ended.says(&["--lr-min has no effect", "--momentum has no effect here: it goes with --optimizer sgd"]);
     assert_eq!(ended.stderr.matches("no effect").count(), 2, "{}", ended.stderr);
+    let contradiction = format!("{probe} --mode frozen --no-augment --rotation 5");
+    place.run(&contradiction).refuses(&["--no-augment", "--rotation"]);
 }
 
 #[test]

@@ -1,13 +1,13 @@
 //! A network that diverges where the loss does not show it: what is said, and what is left of the run.
 
 use std::fs;
-use std::path::Path;
 use std::sync::atomic::AtomicBool;
 
-use regraft_data::Preprocessing;
 use regraft_engine::{Batch, CpuEngine, Engine, Losses, Session, SessionOptions, Targets};
 use regraft_graph::{Graph, StateDict};
-use regraft_transfer::{Config, Context, EpochEnd, Error, Model, Outcome, Reporter, resume, train};
+use regraft_transfer::{Context, Error, Model, Outcome, resume, train};
+
+use crate::common::{Listener, VAL, settings};
 
 /// The input to which the answer is not a number.
 #[derive(Clone, Copy, PartialEq)]
@@ -97,40 +97,6 @@ impl Session for DivergingSession {
     }
 }
 
-struct Silent;
-
-impl Reporter for Silent {
-    fn note(&self, _: &str) {}
-    fn warn(&self, _: &str) {}
-    fn begin(&self, _: &str, _: &str, _: u64) {}
-    fn advance(&self, _: u64, _: &str) {}
-    fn end(&self) {}
-    fn epoch(&self, _: EpochEnd) {}
-    fn run_folder(&self, _: &Path) {}
-}
-
-/// Validation photos of both classes together.
-const VAL: usize = 4;
-
-/// A folder of photos and the settings of a run on them, one step an epoch.
-fn photos(dir: &Path) -> Config {
-    for (part, count) in [("train", 2), ("val", VAL / 2)] {
-        for (class, grey) in [("dark", 40u8), ("light", 200)] {
-            let folder = dir.join("photos").join(part).join(class);
-            fs::create_dir_all(&folder).unwrap();
-            for i in 0..count as u8 {
-                let pixels = vec![grey + 9 * i + if part == "val" { 4 } else { 0 }; 40 * 40];
-                fs::write(folder.join(format!("{i}.pgm")), [&b"P5 40 40 255\n"[..], &pixels].concat()).unwrap();
-            }
-        }
-    }
-    Config {
-        preprocessing: Preprocessing { resize: 36, crop: 32, ..Preprocessing::default() },
-        epochs: 3,
-        ..Config::tutorial(dir.join("photos"), "squeezenet1_1".into())
-    }
-}
-
 #[test]
 fn the_message_says_what_to_do_and_the_best_model_before_it_is_kept() {
     let interrupt = AtomicBool::new(false);
@@ -138,9 +104,10 @@ fn the_message_says_what_to_do_and_the_best_model_before_it_is_kept() {
     for fails in [Fails::Validation, Fails::Golden] {
         for epoch in [1, 2] {
             let dir = tempfile::tempdir().unwrap();
-            let (config, run) = (photos(dir.path()), dir.path().join("run"));
+            let (config, run) = (settings(dir.path(), 2), dir.path().join("run"));
             let engine = Diverging { engine: CpuEngine::new(1).unwrap(), fails, epoch };
-            let context = Context { engine: &engine, reporter: &Silent, interrupt: &interrupt, threads: 1 };
+            let context =
+                Context { engine: &engine, reporter: &Listener::default(), interrupt: &interrupt, threads: 1 };
             let error = train(&config, Some(&run), false, &context).unwrap_err();
             assert!(matches!(error, Error::Diverged { .. }), "{error:?}");
             let message = error.to_string();

@@ -1,0 +1,368 @@
+//! What the layers that learn see of a run's photos, step by step.
+
+use std::vec::IntoIter;
+
+use regraft_data::{Batch, Batches, Loader, LoaderOptions, Sample};
+
+use crate::features::{BATCH, for_each_batch};
+use crate::network::{Body, Network};
+use crate::prepare::Photos;
+use crate::{Config, Context, Result};
+
+/// Most bytes of values kept for the photos of one part.
+const MAX_KEPT_BYTES: usize = 512 << 20;
+
+/// The training or the validation photos as the layers that learn see them: the network's values at the boundary
+/// below them or, where all of it learns, the photos themselves. Values of photos that are the same in every epoch
+/// are computed once, if there is room to keep them.
+///
+/// An epoch's steps are the same bits for any number of threads and wherever it is entered: which photos pass
+/// through the frozen layers together depends on neither. Whether values are kept makes no difference either, as far
+/// as the engine computes a sample in the same way whatever is beside it: the CPU engine's convolutions and poolings
+/// do, its fully connected layers (of VGG's classifier) round otherwise.
+pub(crate) struct Inputs {
+    /// Which part of the photos it is.
+    part: &'static str,
+    /// Photos of a few steps at a time.
+    loader: Loader,
+    /// Photos a step.
+    step_size: usize,
+    /// Steps that a batch of the loader holds.
+    steps_together: usize,
+    keeps: bool,
+    kept: Option<Kept>,
+}
+
+impl Inputs {
+    /// The training photos: in another order every epoch and, with augmentation, varied.
+    ///
+    /// # Errors
+    /// Those of [`Loader::new`].
+    pub fn training(config: &Config, photos: &Photos, network: &mut Network, context: &Context) -> Result<Self> {
+        let options = LoaderOptions {
+            batch_size: config.batch_size,
+            shuffle: true,
+            augmentation: config.augmentation.clone(),
+            seed: config.seed,
+            ..LoaderOptions::default()
+        };
+        Self::new("training", &photos.dataset.train, options, config, photos, network.body(), context)
+    }
+
+    /// The validation photos, as they are and in their order.
+    ///
+    /// # Errors
+    /// Those of [`Loader::new`].
+    pub fn validation(config: &Config, photos: &Photos, network: &mut Network, context: &Context) -> Result<Self> {
+        let options = LoaderOptions { batch_size: BATCH, ..LoaderOptions::default() };
+        Self::new("validation", &photos.dataset.val, options, config, photos, network.body(), context)
+    }
+
+    fn new(
+        part: &'static str,
+        samples: &[Sample],
+        options: LoaderOptions,
+        config: &Config,
+        photos: &Photos,
+        body: Option<&mut Body>,
+        context: &Context,
+    ) -> Result<Self> {
+        let step_size = options.batch_size;
+        let (mut steps_together, mut keeps) = (1, false);
+        if let Some(body) = body {
+            // Many photos at once are faster, and what the steps change does not reach down here.
+            steps_together = (BATCH / step_size).max(1);
+            let (fixed, bytes) = (options.augmentation.is_none(), body.values * samples.len() * size_of::<f32>());
+            keeps = fixed && bytes <= MAX_KEPT_BYTES;
+            if fixed && !keeps {
+                context.reporter.note(&format!(
+                    "the {part} photos' values at {} take {} MiB, more than the {} that are kept: every epoch computes \
+                     them anew",
+                    body.layer,
+                    bytes >> 20,
+                    MAX_KEPT_BYTES >> 20
+                ));
+            }
+        }
+        let options = LoaderOptions { batch_size: step_size * steps_together, workers: context.threads, ..options };
+        let loader = Loader::new(samples.to_vec(), photos.store.clone(), config.preprocessing.clone(), options)?;
+        Ok(Self { part, loader, step_size, steps_together, keeps, kept: None })
+    }
+
+    /// How many steps an epoch has; the last one may be smaller than the others.
+    pub fn num_steps(&self) -> usize {
+        self.num_photos().div_ceil(self.step_size)
+    }
+
+    /// How many photos an epoch has.
+    pub fn num_photos(&self) -> usize {
+        self.loader.num_samples()
+    }
+
+    /// The steps of an epoch in order, from `first` on. What is kept is computed before the first of them.
+    ///
+    /// # Errors
+    /// Those of loading and inferring, [`crate::Error::Interrupted`].
+    pub fn epoch(&mut self, epoch: u64, first: usize, network: &mut Network, context: &Context) -> Result<Steps<'_>> {
+        if let (true, None, Some(body)) = (self.keeps, &self.kept, network.body()) {
+            self.kept = Some(Kept::compute(self.part, &self.loader, body, context)?);
+        }
+        let (source, skipped) = match &self.kept {
+            Some(kept) => {
+                let mut order = self.loader.order(epoch);
+                order.drain(..order.len().min(first * self.step_size));
+                (Source::Kept(kept, order.into_iter()), 0)
+            }
+            None => {
+                let batches = self.loader.epoch(epoch, first / self.steps_together);
+                (Source::Photos(batches), first % self.steps_together)
+            }
+        };
+        Ok(Steps {
+            source,
+            step_size: self.step_size,
+            batch: Batch::default(),
+            at: 0,
+            skipped: skipped * self.step_size,
+        })
+    }
+}
+
+/// Values at the boundary, and classes, in the order of the samples.
+struct Kept {
+    values: Vec<f32>,
+    labels: Vec<usize>,
+}
+
+impl Kept {
+    fn compute(part: &str, loader: &Loader, body: &mut Body, context: &Context) -> Result<Self> {
+        let (n, len) = (loader.num_samples(), body.values);
+        let mut kept = Self { values: vec![0.0; n * len], labels: vec![0; n] };
+        for_each_batch(&format!("{part} features"), loader, body.session.as_mut(), context, |values, batch| {
+            let samples = batch.sample_keys.iter().map(|&sample| sample as usize);
+            for ((sample, values), &label) in samples.zip(values.chunks_exact(len)).zip(&batch.labels) {
+                kept.values[sample * len..][..len].copy_from_slice(values);
+                kept.labels[sample] = label;
+            }
+            Ok(())
+        })?;
+        Ok(kept)
+    }
+
+    fn batch(&self, samples: impl Iterator<Item = usize>) -> Batch {
+        let len = self.values.len() / self.labels.len();
+        let mut batch = Batch::default();
+        for sample in samples {
+            batch.images.extend_from_slice(&self.values[sample * len..][..len]);
+            batch.labels.push(self.labels[sample]);
+            batch.sample_keys.push(sample as u64);
+            batch.n += 1;
+        }
+        batch
+    }
+}
+
+/// An epoch's steps.
+pub(crate) struct Steps<'a> {
+    source: Source<'a>,
+    step_size: usize,
+    /// The steps at hand; its images are what the layers that learn see.
+    batch: Batch,
+    /// Where the next step begins in it.
+    at: usize,
+    /// Where the next step begins in the first batch.
+    skipped: usize,
+}
+
+/// Where steps come from.
+enum Source<'a> {
+    /// Photos, and the frozen layers.
+    Photos(Batches),
+    /// What is kept, and the samples that are still to come.
+    Kept(&'a Kept, IntoIter<usize>),
+}
+
+/// What one step sees.
+pub(crate) struct Step<'a> {
+    /// `[n, ...]`, row-major: the input of the layers that learn.
+    pub values: &'a [f32],
+    /// The class of each photo.
+    pub labels: &'a [usize],
+    /// The index of each photo among the samples.
+    pub samples: &'a [u64],
+}
+
+impl Steps<'_> {
+    /// The next step; `None` at the end.
+    ///
+    /// # Errors
+    /// Those of loading and inferring.
+    pub fn next(&mut self, network: &mut Network) -> Result<Option<Step<'_>>> {
+        while self.at >= self.batch.n {
+            self.batch = match &mut self.source {
+                Source::Photos(batches) => match batches.next() {
+                    None => return Ok(None),
+                    Some(batch) => network.below(batch?)?,
+                },
+                Source::Kept(_, order) if order.len() == 0 => return Ok(None),
+                Source::Kept(kept, order) => kept.batch(order.by_ref().take(self.step_size)),
+            };
+            self.at = std::mem::take(&mut self.skipped);
+        }
+        let (start, end) = (self.at, self.batch.n.min(self.at + self.step_size));
+        self.at = end;
+        let len = self.batch.images.len() / self.batch.n;
+        Ok(Some(Step {
+            values: &self.batch.images[start * len..end * len],
+            labels: &self.batch.labels[start..end],
+            samples: &self.batch.sample_keys[start..end],
+        }))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::fs;
+    use std::path::Path;
+    use std::sync::Mutex;
+    use std::sync::atomic::AtomicBool;
+
+    use crate::{Backbone, EpochEnd, Error, Mode, Reporter, prepare};
+    use regraft_data::Preprocessing;
+    use regraft_engine::{BatchNormMode, CpuEngine, SessionOptions};
+    use regraft_graph::Trainable;
+
+    /// Keeps what it is told, and asks to stop at a piece of work.
+    #[derive(Default)]
+    struct Listener {
+        told: Mutex<Vec<String>>,
+        stop_at: &'static str,
+        stop: AtomicBool,
+    }
+
+    impl Reporter for Listener {
+        fn note(&self, text: &str) {
+            self.told.lock().unwrap().push(text.into());
+        }
+        fn warn(&self, _: &str) {}
+        fn begin(&self, what: &str, _: &str, _: u64) {
+            self.note(what);
+            self.stop.store(what == self.stop_at, std::sync::atomic::Ordering::Relaxed);
+        }
+        fn advance(&self, _: u64, _: &str) {}
+        fn end(&self) {}
+        fn epoch(&self, _: EpochEnd) {}
+        fn run_folder(&self, _: &Path) {}
+    }
+
+    /// Settings for a folder of 11 photos to train on, in steps of 3.
+    fn config(dir: &Path, side: u32) -> Config {
+        for (part, class, photos) in [("train", "a", 6), ("train", "b", 5), ("val", "a", 1), ("val", "b", 1)] {
+            let folder = dir.join(part).join(class);
+            fs::create_dir_all(&folder).unwrap();
+            for i in 0..photos {
+                let pixels: Vec<u8> = (0..40 * 40).map(|p| (p * (i + 3) % 251) as u8).collect();
+                fs::write(folder.join(format!("{i}.pgm")), [&b"P5 40 40 255\n"[..], &pixels].concat()).unwrap();
+            }
+        }
+        Config {
+            mode: Mode::Frozen,
+            batch_size: 3,
+            preprocessing: Preprocessing { resize: side, crop: side, ..Preprocessing::default() },
+            ..Config::tutorial(dir.to_owned(), "resnet18".into())
+        }
+    }
+
+    /// A network whose layers from `layer` on learn, its photos, and what it takes to use them.
+    struct Setup {
+        _dir: tempfile::TempDir,
+        config: Config,
+        engine: CpuEngine,
+        network: Network,
+    }
+
+    impl Setup {
+        fn new(layer: &str, side: u32) -> Self {
+            let (dir, engine) = (tempfile::tempdir().unwrap(), CpuEngine::new(1).unwrap());
+            let config = config(dir.path(), side);
+            let backbone = Backbone::load("resnet18", None, side, 0).unwrap();
+            let (graph, state, _) = backbone.graft(2, false, 0).unwrap();
+            let trainable = Trainable::from_layer(&graph, layer).unwrap();
+            let (batch_norm, update) = (BatchNormMode::Train, config.optimizer);
+            let options = SessionOptions { trainable, batch_norm, update, seed: 0 };
+            let network = Network::new(&engine, &graph, &state, options).unwrap();
+            Self { _dir: dir, config, engine, network }
+        }
+    }
+
+    /// Everything that the steps of an epoch hold, one entry a step.
+    fn steps(inputs: &mut Inputs, epoch: u64, first: usize, network: &mut Network, context: &Context) -> Vec<String> {
+        let mut steps = inputs.epoch(epoch, first, network, context).unwrap();
+        let mut all = Vec::new();
+        while let Some(step) = steps.next(network).unwrap() {
+            let bits: Vec<u32> = step.values.iter().map(|value| value.to_bits()).collect();
+            all.push(format!("{:?} {:?} {bits:?}", step.samples, step.labels));
+        }
+        all
+    }
+
+    #[test]
+    fn an_epoch_is_the_same_kept_or_computed_anew_and_may_be_entered_at_any_step() {
+        for (layer, augmented) in [("fc", true), ("fc", false), ("layer4", false), ("conv1", true)] {
+            let mut setup = Setup::new(layer, 32);
+            if !augmented {
+                setup.config.augmentation = None;
+            }
+            let (config, network) = (&setup.config, &mut setup.network);
+            let listener = Listener::default();
+            let context = Context { engine: &setup.engine, reporter: &listener, interrupt: &listener.stop, threads: 2 };
+            let photos = prepare::photos(config, &context).unwrap();
+            let mut inputs = Inputs::training(config, &photos, network, &context).unwrap();
+            assert_eq!((inputs.num_steps(), inputs.num_photos()), (4, 11));
+            assert_eq!(inputs.keeps, !augmented, "{layer}");
+            for epoch in [0, 2] {
+                let expected = steps(&mut inputs, epoch, 0, network, &context);
+                assert_eq!(expected.len(), 4);
+                let mut anew = Inputs::training(config, &photos, network, &context).unwrap();
+                anew.keeps = false;
+                for first in 0..=4 {
+                    for inputs in [&mut inputs, &mut anew] {
+                        let found = steps(inputs, epoch, first, network, &context);
+                        assert!(found == expected[first..], "{layer}, epoch {epoch} from step {first}");
+                    }
+                }
+            }
+            let computed = listener.told.lock().unwrap().iter().filter(|told| *told == "training features").count();
+            assert_eq!(computed, usize::from(!augmented), "{layer}: values that are kept are computed once");
+        }
+    }
+
+    #[test]
+    fn stopping_while_values_are_computed_keeps_none_of_them() {
+        let mut setup = Setup::new("fc", 32);
+        setup.config.augmentation = None;
+        let listener = Listener { stop_at: "training features", ..Listener::default() };
+        let context = Context { engine: &setup.engine, reporter: &listener, interrupt: &listener.stop, threads: 1 };
+        let photos = prepare::photos(&setup.config, &context).unwrap();
+        let mut inputs = Inputs::training(&setup.config, &photos, &mut setup.network, &context).unwrap();
+        let error = inputs.epoch(0, 0, &mut setup.network, &context).err().unwrap();
+        assert!(matches!(error, Error::Interrupted), "{error:?}");
+        assert!(inputs.kept.is_none());
+    }
+
+    #[test]
+    fn values_that_take_too_much_memory_are_not_kept() {
+        // 64 channels of 512x512 pixels for each of 11 photos.
+        let mut setup = Setup::new("bn1", 1024);
+        setup.config.augmentation = None;
+        let listener = Listener::default();
+        let context = Context { engine: &setup.engine, reporter: &listener, interrupt: &listener.stop, threads: 1 };
+        let photos = prepare::photos(&setup.config, &context).unwrap();
+        let inputs = Inputs::training(&setup.config, &photos, &mut setup.network, &context).unwrap();
+        assert!(!inputs.keeps);
+        let told = listener.told.lock().unwrap();
+        let note = "the training photos' values at conv1 take 704 MiB, more than the 512 that are kept";
+        assert!(told.last().unwrap().contains(note), "{told:?}");
+    }
+}

@@ -1,0 +1,71 @@
+//! Runs that are stopped at a chosen instant and go on, where the network is frozen up to some layer.
+
+use std::fs;
+use std::path::Path;
+
+use regraft_engine::CpuEngine;
+use regraft_transfer::{Config, Context, Mode, Outcome, resume, train};
+
+use crate::common::{Listener, settings};
+
+/// The best model of a run, and its results without the seconds, which no two runs share.
+fn results(run: &Path) -> (Vec<u8>, Vec<String>) {
+    let rows = fs::read_to_string(run.join("results.csv")).unwrap();
+    let rows = rows.lines().map(|row| row.rsplit_once(',').unwrap().0.to_owned());
+    (fs::read(run.join("best.safetensors")).unwrap(), rows.collect())
+}
+
+/// Runs with each of the listeners in turn, every one after the first going on where the last one stopped.
+/// Returns where each was stopped: epochs and steps.
+fn sittings(config: &Config, run: &Path, listeners: &[Listener]) -> Vec<(usize, usize)> {
+    let mut stopped = Vec::new();
+    for (i, listener) in listeners.iter().enumerate() {
+        let engine = CpuEngine::new(1 + i % 2).unwrap();
+        let context = Context { engine: &engine, reporter: listener, interrupt: &listener.stop, threads: 1 + i % 2 };
+        let outcome = if i == 0 { train(config, Some(run), false, &context) } else { resume(run, &context) };
+        match outcome.unwrap() {
+            Outcome::Interrupted { epoch, step, .. } => stopped.push((epoch, step)),
+            Outcome::Finished(_) => assert_eq!(i + 1, listeners.len(), "finished too early"),
+        }
+    }
+    stopped
+}
+
+#[test]
+fn a_run_stopped_at_any_instant_ends_with_the_same_bits() {
+    let dir = tempfile::tempdir().unwrap();
+    let config = |augmented: bool| {
+        let mut config = settings(dir.path(), 5);
+        config.mode = Mode::Finetune;
+        // With dropout, whose masks must be the same too. 10 photos are 3 steps.
+        config.backbone = "mobilenet_v2".into();
+        config.freeze_until = Some("features.16".into());
+        if !augmented {
+            config.augmentation = None;
+        }
+        config
+    };
+    let stop = Listener::stopping;
+    for augmented in [false, true] {
+        let config = config(augmented);
+        let path = |name: &str| dir.path().join(format!("{name} {augmented}"));
+        assert_eq!(sittings(&config, &path("whole"), &[Listener::default()]), []);
+
+        // What is kept is computed again in every sitting, and a sitting may end while it is.
+        let features = if augmented { "epoch 1/3" } else { "training features" };
+        let listeners = [
+            stop(features, 0),
+            stop("epoch 1/3", 4),
+            stop("epoch 1/3", 10),
+            stop("validation features", 0),
+            stop("validating", 0),
+            stop("epoch 2/3", 4),
+            stop("epoch 2/3", 8),
+            Listener::default(),
+        ];
+        let first = if augmented { (0, 1) } else { (0, 0) };
+        let expected = [first, (0, if augmented { 2 } else { 1 }), (0, 3), (0, 3), (0, 3), (1, 1), (1, 2)];
+        assert_eq!(sittings(&config, &path("parts"), &listeners), expected);
+        assert!(results(&path("parts")) == results(&path("whole")), "augmented: {augmented}");
+    }
+}

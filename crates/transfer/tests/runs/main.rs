@@ -1,0 +1,5 @@
+//! Whole runs, with an engine or a listener that does what the program cannot be made to do.
+
+mod common;
+mod diverged;
+mod interrupted;

@@ -2,9 +2,21 @@
 
 use pulp::Simd;
 
+/// The most `f32` values that a vector holds.
+const MAX_LANES: usize = 16;
+
 /// The vectors of `channels` channels: the first channel of each, and how many it has.
 pub(crate) fn vectors<S: Simd>(channels: usize) -> impl Iterator<Item = (usize, usize)> {
     (0..channels).step_by(S::F32_LANES).map(move |first| (first, S::F32_LANES.min(channels - first)))
+}
+
+/// The vectors of `channels` channels in blocks of `V` whole ones, and single ones for the rest: the first channel of
+/// each block, how many vectors it has, and how many values the last of them.
+pub(crate) fn blocks<S: Simd, const V: usize>(channels: usize) -> impl Iterator<Item = (usize, usize, usize)> {
+    let whole = channels / (V * S::F32_LANES);
+    let blocks = (0..whole).map(|block| (block * V * S::F32_LANES, V, S::F32_LANES));
+    let rest = whole * V * S::F32_LANES;
+    blocks.chain(vectors::<S>(channels - rest).map(move |(first, lanes)| (rest + first, 1, lanes)))
 }
 
 /// Loads a vector at `at`, of which `lanes` values exist.
@@ -19,4 +31,31 @@ pub(crate) fn load<S: Simd>(simd: S, from: &[f32], at: usize, lanes: usize) -> S
 pub(crate) fn store<S: Simd>(simd: S, to: &mut [f32], at: usize, lanes: usize, value: S::f32s) {
     let to = &mut to[at..at + lanes];
     if lanes == S::F32_LANES { S::as_mut_simd_f32s(to).0[0] = value } else { simd.partial_store_f32s(to, value) }
+}
+
+/// Loads bytes as numbers at `at`, of which `lanes` exist.
+#[inline(always)]
+pub(crate) fn load_bytes<S: Simd>(_: S, from: &[u8], at: usize, lanes: usize) -> S::u32s {
+    let mut wide = [0; MAX_LANES];
+    let from = &from[at..at + lanes];
+    if lanes == S::F32_LANES {
+        for lane in 0..S::F32_LANES {
+            wide[lane] = u32::from(from[lane]);
+        }
+    } else {
+        for lane in 0..lanes {
+            wide[lane] = u32::from(from[lane]);
+        }
+    }
+    S::as_simd_u32s(&wide).0[0]
+}
+
+/// Stores the first `lanes` numbers of a vector as bytes.
+#[inline(always)]
+pub(crate) fn store_bytes<S: Simd>(_: S, to: &mut [u8], at: usize, lanes: usize, value: S::u32s) {
+    let mut wide = [0; MAX_LANES];
+    S::as_mut_simd_u32s(&mut wide).0[0] = value;
+    for (to, wide) in to[at..at + lanes].iter_mut().zip(wide) {
+        *to = wide as u8;
+    }
 }

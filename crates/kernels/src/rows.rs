@@ -4,6 +4,9 @@ use std::cell::RefCell;
 
 use rayon::prelude::*;
 
+/// Bytes that the CPU fetches at once, on all but a few.
+const CACHE_LINE: usize = 64;
+
 /// Rows that one piece of an elementwise pass holds: about 64 KiB of `f32`, at home in the first cache levels.
 pub(crate) fn rows_per_piece(cols: usize) -> usize {
     (16 * 1024 / cols.max(1)).max(1)
@@ -17,7 +20,16 @@ pub(crate) fn reduce_rows(
     len: usize,
     piece: impl Fn(usize, usize, &mut [f32]) + Sync,
 ) -> Vec<f64> {
-    let step = rows_per_piece(cols);
+    reduce_pieces(rows, rows_per_piece(cols), len, piece)
+}
+
+/// [`reduce_rows`] with pieces of `step` rows.
+pub(crate) fn reduce_pieces(
+    rows: usize,
+    step: usize,
+    len: usize,
+    piece: impl Fn(usize, usize, &mut [f32]) + Sync,
+) -> Vec<f64> {
     let partial: Vec<Vec<f32>> = (0..rows.div_ceil(step))
         .into_par_iter()
         .map(|i| {
@@ -39,10 +51,9 @@ pub(crate) fn reduce_rows(
 ///
 /// The CPU fetches ahead of one sequence, but hardly of many short ones: maps that come from memory are worked on up to
 /// twice as fast.
-pub(crate) fn bring_near<T: Copy>(values: &[T]) {
-    for &value in values.iter().step_by(64 / size_of::<T>()) {
-        std::hint::black_box(value);
-    }
+pub(crate) fn bring_near<T: pulp::bytemuck::Pod>(values: &[T]) {
+    let bytes: &[u8] = pulp::bytemuck::cast_slice(values);
+    std::hint::black_box(bytes.iter().step_by(CACHE_LINE).fold(0, |all, byte| all | byte));
 }
 
 /// Calls `work` with a scratch buffer of `len` elements of unspecified content, kept by the thread.

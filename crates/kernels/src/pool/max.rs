@@ -11,7 +11,7 @@ use rayon::prelude::*;
 use super::Shape;
 use crate::rows::bring_near;
 use crate::simd::Level;
-use crate::vector::{blocks, load, load_bytes, store, store_bytes};
+use crate::vector::{blocks, load_block, load_bytes, store_block, store_bytes};
 
 /// A square window of a maximum pooling.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -23,9 +23,6 @@ pub struct Window {
     /// Border, which never wins.
     pub padding: usize,
 }
-
-/// Vectors of channels worked on together: memory is then read in longer stretches.
-const TOGETHER: usize = 4;
 
 /// The largest window side: places in a window are stored as bytes.
 pub const MAX_WINDOW: usize = 16;
@@ -96,12 +93,12 @@ impl WithSimd for MaxLine<'_> {
         for ox in 0..out_w {
             let columns = window.taps(ox, in_w);
             let first = top * in_w + ox * window.stride + columns.start - window.padding;
-            for (channel, vectors, lanes) in blocks::<S, TOGETHER>(channels) {
-                let at = first * channels + channel;
-                if vectors == TOGETHER {
-                    self.block::<S, TOGETHER>(simd, at, [&rows, &columns], ox * channels + channel, lanes);
-                } else {
-                    self.block::<S, 1>(simd, at, [&rows, &columns], ox * channels + channel, lanes);
+            for (channel, vectors, lanes) in blocks::<S>(channels) {
+                let (at, to) = (first * channels + channel, ox * channels + channel);
+                match vectors {
+                    4 => self.block::<S, 4>(simd, at, [&rows, &columns], to, S::F32_LANES),
+                    2 => self.block::<S, 2>(simd, at, [&rows, &columns], to, S::F32_LANES),
+                    _ => self.block::<S, 1>(simd, at, [&rows, &columns], to, lanes),
                 }
             }
         }
@@ -125,19 +122,18 @@ impl MaxLine<'_> {
         for ky in rows.clone() {
             let line = first + (ky - rows.start) * in_w * channels;
             for kx in columns.clone() {
-                let pixel = &self.input[line + (kx - columns.start) * channels..][..(V - 1) * S::F32_LANES + lanes];
+                let x: [_; V] = load_block(simd, self.input, line + (kx - columns.start) * channels, lanes);
                 let tap = simd.splat_u32s((ky * window.kernel_size + kx) as u32);
                 for v in 0..V {
-                    let x = load(simd, pixel, v * S::F32_LANES, lanes);
-                    let larger = simd.greater_than_f32s(x, best[v]);
-                    let wins = simd.or_m32s(larger, simd.not_m32s(simd.equal_f32s(x, x)));
-                    best[v] = simd.select_f32s(wins, x, best[v]);
+                    let larger = simd.greater_than_f32s(x[v], best[v]);
+                    let wins = simd.or_m32s(larger, simd.not_m32s(simd.equal_f32s(x[v], x[v])));
+                    best[v] = simd.select_f32s(wins, x[v], best[v]);
                     place[v] = simd.select_u32s(wins, tap, place[v]);
                 }
             }
         }
+        store_block(simd, self.output, to, lanes, best);
         for v in 0..V {
-            store(simd, self.output, to + v * S::F32_LANES, lanes, best[v]);
             store_bytes(simd, self.winners, to + v * S::F32_LANES, lanes, place[v]);
         }
     }
@@ -198,13 +194,13 @@ impl WithSimd for GradLine<'_> {
         bring_near(&self.grad_output[from..][..len]);
         for ix in 0..in_w {
             let columns = window.around(ix, out_w);
-            for (channel, vectors, lanes) in blocks::<S, TOGETHER>(channels) {
+            for (channel, vectors, lanes) in blocks::<S>(channels) {
                 let from = image * out_h * out_w * channels + channel;
                 let to = ix * channels + channel;
-                if vectors == TOGETHER {
-                    self.block::<S, TOGETHER>(simd, from, [iy, ix], [&rows, &columns], to, lanes);
-                } else {
-                    self.block::<S, 1>(simd, from, [iy, ix], [&rows, &columns], to, lanes);
+                match vectors {
+                    4 => self.block::<S, 4>(simd, from, [iy, ix], [&rows, &columns], to, S::F32_LANES),
+                    2 => self.block::<S, 2>(simd, from, [iy, ix], [&rows, &columns], to, S::F32_LANES),
+                    _ => self.block::<S, 1>(simd, from, [iy, ix], [&rows, &columns], to, lanes),
                 }
             }
         }
@@ -228,25 +224,21 @@ impl GradLine<'_> {
         let zero = simd.splat_f32s(0.0);
         let mut sums = [zero; V];
         if self.accumulate {
-            for v in 0..V {
-                sums[v] = load(simd, self.grad_input, to + v * S::F32_LANES, lanes);
-            }
+            sums = load_block(simd, self.grad_input, to, lanes);
         }
         for oy in rows.clone() {
             for ox in columns.clone() {
                 let at = from + (oy * out_w + ox) * channels;
                 let tap = simd.splat_u32s((window.tap(iy, oy) * window.kernel_size + window.tap(ix, ox)) as u32);
+                let grad: [_; V] = load_block(simd, self.grad_output, at, lanes);
                 for v in 0..V {
                     let winner = load_bytes(simd, self.winners, at + v * S::F32_LANES, lanes);
                     let won = simd.equal_u32s(winner, tap);
-                    let grad = load(simd, self.grad_output, at + v * S::F32_LANES, lanes);
-                    sums[v] = simd.add_f32s(sums[v], simd.select_f32s(won, grad, zero));
+                    sums[v] = simd.add_f32s(sums[v], simd.select_f32s(won, grad[v], zero));
                 }
             }
         }
-        for v in 0..V {
-            store(simd, self.grad_input, to + v * S::F32_LANES, lanes, sums[v]);
-        }
+        store_block(simd, self.grad_input, to, lanes, sums);
     }
 }
 

@@ -6,6 +6,9 @@ use rayon::prelude::*;
 
 use crate::Memory;
 
+/// Bytes that the CPU fetches at once, on all but a few.
+const CACHE_LINE: usize = 64;
+
 /// Rows that one piece of an elementwise pass holds: about 64 KiB of `f32`, at home in the first cache levels.
 pub(crate) fn rows_per_piece(cols: usize) -> usize {
     (16 * 1024 / cols.max(1)).max(1)
@@ -19,7 +22,16 @@ pub(crate) fn reduce_rows(
     len: usize,
     piece: impl Fn(usize, usize, &mut [f32]) + Sync,
 ) -> Vec<f64> {
-    let step = rows_per_piece(cols);
+    reduce_pieces(rows, rows_per_piece(cols), len, piece)
+}
+
+/// [`reduce_rows`] with pieces of `step` rows.
+pub(crate) fn reduce_pieces(
+    rows: usize,
+    step: usize,
+    len: usize,
+    piece: impl Fn(usize, usize, &mut [f32]) + Sync,
+) -> Vec<f64> {
     let partial: Vec<Vec<f32>> = (0..rows.div_ceil(step))
         .into_par_iter()
         .map(|i| {
@@ -35,6 +47,15 @@ pub(crate) fn reduce_rows(
         }
     }
     total
+}
+
+/// Reads `values` from the first to the last, so that they lie in cache for work that jumps between lines of a map.
+///
+/// The CPU fetches ahead of one sequence, but hardly of many short ones: maps that come from memory are worked on up to
+/// twice as fast. (Prefetch instructions in the place of the reads were slower: the work that follows waits all the same.)
+pub(crate) fn bring_near<T: bytemuck::Pod>(values: &[T]) {
+    let bytes: &[u8] = bytemuck::cast_slice(values);
+    std::hint::black_box(bytes.iter().step_by(CACHE_LINE).fold(0, |all, byte| all | byte));
 }
 
 /// Calls `work` with a scratch buffer of `len` elements of unspecified content, kept by the thread.

@@ -147,18 +147,24 @@ impl Epilogue<'_> {
             }
         }
         self.activation.apply(output);
-        if let Some(gather) = self.gather {
-            let mut sums = self.sums(channels);
-            let (distances, squares) = sums.split_at_mut(channels);
-            for row in output.chunks_exact(channels) {
-                for c in 0..channels {
-                    let distance = row[c] - gather.pivots()[c];
-                    distances[c] += distance;
-                    squares[c] += distance * distance;
-                }
+        self.gather_rows(start, channels, output);
+    }
+
+    /// Sums up rows of the finished output that start at element `start`, if the statistics are wanted.
+    #[inline(always)]
+    fn gather_rows(&self, start: usize, channels: usize, output: &[f32]) {
+        let Some(gather) = self.gather else { return };
+        let mut sums = self.sums(channels);
+        let (distances, squares) = sums.split_at_mut(channels);
+        let pivots = &gather.pivots()[..channels];
+        for row in output.chunks_exact(channels) {
+            for c in 0..channels {
+                let distance = row[c] - pivots[c];
+                distances[c] += distance;
+                squares[c] += distance * distance;
             }
-            gather.add(start, sums);
         }
+        gather.add(start, sums);
     }
 }
 

@@ -14,6 +14,7 @@ fn grid() -> Vec<(&'static str, Shape)> {
     let mut dilated = shape([9, 8], [3, 4], [3, 3], 1, [2, 2]);
     dilated.dilation = [2, 2];
     dilated.output = [9, 8];
+    let depthwise_dilated = Shape { in_channels: 19, out_channels: 19, groups: 19, ..dilated };
     vec![
         ("3x3", shape([7, 9], [5, 7], [3, 3], 1, [1, 1])),
         ("3x3 wide", shape([14, 14], [64, 48], [3, 3], 1, [1, 1])),
@@ -34,6 +35,16 @@ fn grid() -> Vec<(&'static str, Shape)> {
         ("depthwise", Shape { groups: 19, ..shape([8, 7], [19, 19], [3, 3], 1, [1, 1]) }),
         ("depthwise stride 2", Shape { groups: 32, ..shape([9, 8], [32, 32], [3, 3], 2, [1, 1]) }),
         ("depthwise 5x5", Shape { groups: 16, ..shape([10, 9], [16, 16], [5, 5], 2, [2, 2]) }),
+        ("depthwise 5x5, stride 1", Shape { groups: 33, ..shape([7, 11], [33, 33], [5, 5], 1, [2, 2]) }),
+        ("depthwise, one image", Shape { n: 1, groups: 50, ..shape([7, 7], [50, 50], [3, 3], 1, [1, 1]) }),
+        ("depthwise, even and odd", Shape { groups: 24, ..shape([8, 13], [24, 24], [3, 3], 2, [1, 1]) }),
+        ("depthwise unpadded", Shape { groups: 16, ..shape([6, 5], [16, 16], [5, 5], 1, [0, 0]) }),
+        ("depthwise padded wide", Shape { groups: 17, ..shape([5, 4], [17, 17], [3, 3], 2, [2, 2]) }),
+        ("depthwise, one pixel", Shape { groups: 20, ..shape([1, 1], [20, 20], [5, 5], 2, [2, 2]) }),
+        ("depthwise 7x7", Shape { groups: 18, ..shape([9, 8], [18, 18], [7, 7], 1, [3, 3]) }),
+        ("depthwise 1x5", Shape { groups: 18, ..shape([4, 8], [18, 18], [1, 5], 1, [0, 2]) }),
+        ("depthwise 1x1 stride 3", Shape { groups: 9, ..shape([8, 7], [9, 9], [1, 1], 3, [0, 0]) }),
+        ("depthwise dilated", depthwise_dilated),
         ("depth multiplier", Shape { groups: 4, ..shape([6, 7], [4, 8], [3, 3], 1, [1, 1]) }),
     ]
 }

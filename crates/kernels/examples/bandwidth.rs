@@ -1,0 +1,148 @@
+//! Times the kernels that memory bounds, pools and depthwise convolutions, beside a plain copy.
+//!
+//! `cargo run --release -p regraft-kernels --example bandwidth [batch] [threads] [name]`
+//!
+//! A kernel's bytes are those of its maps, each counted once: what it would move if it read every input once and
+//! wrote every output once.
+
+use std::time::Instant;
+
+use rayon::prelude::*;
+use regraft_kernels::conv::{self, Epilogue, Filter};
+use regraft_kernels::{peak, pool, simd::Level};
+
+/// Name, size of the input, channels, window, stride.
+type Case = (&'static str, usize, usize, usize, usize);
+
+const POOLS: &[Case] = &[
+    ("max resnet", 112, 64, 3, 2),
+    ("max vgg 1", 224, 64, 2, 2),
+    ("max vgg 3", 56, 256, 2, 2),
+    ("max vgg 5", 14, 512, 2, 2),
+    ("max squeezenet", 111, 96, 3, 2),
+    ("avg resnet", 7, 512, 7, 1),
+    ("avg mobilenet", 7, 1280, 7, 1),
+    ("avg squeezenet", 13, 1000, 13, 1),
+];
+
+const DEPTHWISE: &[Case] = &[
+    ("3x3 32 at 112", 112, 32, 3, 1),
+    ("3x3/2 96 at 112", 112, 96, 3, 2),
+    ("3x3 144 at 56", 56, 144, 3, 1),
+    ("3x3/2 144 at 56", 56, 144, 3, 2),
+    ("3x3 192 at 28", 28, 192, 3, 1),
+    ("3x3/2 192 at 28", 28, 192, 3, 2),
+    ("3x3 384 at 14", 14, 384, 3, 1),
+    ("3x3 576 at 14", 14, 576, 3, 1),
+    ("3x3/2 576 at 14", 14, 576, 3, 2),
+    ("3x3 960 at 7", 7, 960, 3, 1),
+    ("3x3 16 at 112", 112, 16, 3, 1),
+    ("5x5/2 72 at 56", 56, 72, 5, 2),
+    ("5x5 120 at 28", 28, 120, 5, 1),
+    ("5x5 480 at 14", 14, 480, 5, 1),
+    ("5x5/2 672 at 14", 14, 672, 5, 2),
+    ("5x5 1152 at 7", 7, 1152, 5, 1),
+];
+
+/// The best of the runs in a tenth of a second, and of five at least, in seconds.
+fn time(mut run: impl FnMut()) -> f64 {
+    let (mut best, mut runs) = (f64::INFINITY, 0);
+    let begin = Instant::now();
+    while runs < 5 || begin.elapsed().as_secs_f64() < 0.1 {
+        let start = Instant::now();
+        run();
+        best = best.min(start.elapsed().as_secs_f64());
+        runs += 1;
+    }
+    best
+}
+
+/// Bytes a second that a copy of `floats` values reads and writes.
+fn copy_rate(floats: usize) -> f64 {
+    let (from, mut to) = (vec![1.0f32; floats], vec![0.0f32; floats]);
+    let piece = 16 * 1024;
+    let seconds = time(|| to.par_chunks_mut(piece).zip(from.par_chunks(piece)).for_each(|(t, f)| t.copy_from_slice(f)));
+    8.0 * floats as f64 / seconds
+}
+
+fn ramp(len: usize) -> Vec<f32> {
+    (0..len).map(|i| (i * 37 % 101) as f32 - 50.0).collect()
+}
+
+fn main() {
+    let mut args = std::env::args().skip(1);
+    let n: usize = args.next().and_then(|a| a.parse().ok()).unwrap_or(32);
+    let threads: usize = args.next().and_then(|a| a.parse().ok()).unwrap_or(2);
+    let wanted = args.next().unwrap_or_default();
+    let threads = rayon::ThreadPoolBuilder::new().num_threads(threads).build().expect("a pool of threads");
+    threads.install(|| {
+        let rates: Vec<_> = [1 << 12, 1 << 17, 1 << 20, 1 << 25].map(|len| (len, copy_rate(len))).into();
+        for (len, rate) in rates {
+            println!("copying {:7} KiB: {:5.1} GB/s", len * 8 / 1024, rate / 1e9);
+        }
+        let peak = peak::multiply_add_rate(Level::current()) / 1e9;
+        println!("{}, batch {n}, {} threads, {peak:.0} GFLOP/s", Level::current().name(), rayon::current_num_threads());
+        for &case in POOLS.iter().filter(|case| case.0.contains(&wanted)) {
+            pool(n, case);
+        }
+        for &case in DEPTHWISE.iter().filter(|case| case.0.contains(&wanted)) {
+            depthwise(n, case);
+        }
+    });
+}
+
+fn pool(n: usize, (name, size, channels, kernel_size, stride): Case) {
+    let padding = if name == "max resnet" { 1 } else { 0 };
+    let out = (size + 2 * padding - kernel_size) / stride + 1;
+    let shape = pool::Shape { n, input: [size; 2], output: [out; 2], channels };
+    let (x, g) = (ramp(n * size * size * channels), ramp(n * out * out * channels));
+    let (mut dx, mut y, mut winners) = (x.clone(), g.clone(), vec![0; g.len()]);
+    let maps = 4 * (x.len() + g.len());
+    print!("{name:20}");
+    if name.starts_with("max") {
+        let window = pool::Window { kernel_size, stride, padding };
+        say(maps + g.len(), time(|| pool::max_forward(&shape, window, &x, &mut y, &mut winners)));
+        say(maps + g.len(), time(|| pool::max_backward(&shape, window, &winners, &g, false, &mut dx)));
+    } else {
+        say(maps, time(|| pool::avg_forward(&shape, &x, &mut y)));
+        say(maps, time(|| pool::avg_backward(&shape, &g, false, &mut dx)));
+    }
+    println!();
+}
+
+fn depthwise(n: usize, (name, size, channels, kernel, stride): Case) {
+    let padding = kernel / 2;
+    let out = (size + 2 * padding - kernel) / stride + 1;
+    let shape = conv::Shape {
+        n,
+        input: [size; 2],
+        output: [out; 2],
+        in_channels: channels,
+        out_channels: channels,
+        kernel: [kernel; 2],
+        stride: [stride; 2],
+        padding: [padding; 2],
+        dilation: [1; 2],
+        groups: channels,
+    };
+    let (x, g, w) = (ramp(shape.input_len()), ramp(shape.output_len()), ramp(shape.weight_len()));
+    let (mut dx, mut y, mut dw) = (x.clone(), g.clone(), w.clone());
+    let maps = 4 * (x.len() + g.len());
+    let filter = Filter::for_forward(&shape, &w);
+    let back = Filter::for_backward(&shape, &w);
+    let seconds = [
+        time(|| conv::forward(&shape, &x, &filter, Epilogue::NONE, &mut y)),
+        time(|| conv::backward_input(&shape, &g, &back, false, &mut dx)),
+        time(|| conv::backward_weight(&shape, &x, &g, &mut dw)),
+    ];
+    print!("{name:20}");
+    for seconds in seconds {
+        say(maps, seconds);
+        print!("{:6.1} GF/s", 2e-9 * (shape.output_len() * shape.taps()) as f64 / seconds);
+    }
+    println!();
+}
+
+fn say(bytes: usize, seconds: f64) {
+    print!(" |{:8.3} ms{:7.1} GB/s", 1e3 * seconds, 1e-9 * bytes as f64 / seconds);
+}

@@ -1,0 +1,251 @@
+//! The forward pass and the gradient of the input: lines as sums of taps times lines.
+
+use pulp::{Simd, WithSimd};
+use rayon::prelude::*;
+
+use super::{Line, Window, backward_line, forward_line};
+use crate::conv::{Epilogue, Shape};
+use crate::rows::with_scratch;
+use crate::simd::{Level, dispatch};
+use crate::vector::{load, store, vectors};
+
+/// Lines of the result that one piece of work holds: few enough that one image keeps several threads busy.
+fn lines_per_piece(height: usize) -> usize {
+    (height / 4).clamp(1, 8)
+}
+
+/// Values from which on a result does not stay in cache.
+const LARGE: usize = 4 << 20;
+
+/// Channels from which on a line is written in too many short pieces.
+const MANY: usize = 64;
+
+/// Lets `work` write a line of a result. Vectors of channels one after the other are no order to write to memory in: if it
+/// goes there, the line is written in cache and copied.
+fn write_line(result_len: usize, channels: usize, accumulate: bool, out: &mut [f32], work: impl FnOnce(&mut [f32])) {
+    if result_len < LARGE || channels < MANY {
+        return work(out);
+    }
+    with_scratch(out.len(), |line| {
+        if accumulate {
+            line.copy_from_slice(out);
+        }
+        work(line);
+        out.copy_from_slice(line);
+    });
+}
+
+pub(in crate::conv) fn forward(
+    level: Level,
+    shape: &Shape,
+    input: &[f32],
+    weight: &[f32],
+    epilogue: Epilogue,
+    output: &mut [f32],
+) {
+    let (channels, [height, width]) = (shape.in_channels, shape.output);
+    let (lines, line_len) = (lines_per_piece(height), width * channels);
+    let zeros = &vec![0.0; shape.input[1] * channels];
+    output.par_chunks_mut(lines * line_len).enumerate().for_each(|(piece, out)| {
+        let mut near = 0;
+        for (row, out) in (piece * lines..).zip(out.chunks_exact_mut(line_len)) {
+            let line = forward_line(shape, row / height, row % height);
+            near = line.fetch(input, channels, near);
+            let (phases, start) = (&[line], row * line_len);
+            let (source, accumulate) = (input, false);
+            write_line(shape.output_len(), channels, accumulate, out, |out| {
+                level.run(SumLine { phases, channels, source, zeros, weight, accumulate, epilogue, start, out });
+            });
+        }
+        dispatch(
+            #[inline(always)]
+            || epilogue.gather_rows(piece * lines * line_len, channels, out),
+        );
+    });
+}
+
+pub(in crate::conv) fn backward_input(
+    level: Level,
+    shape: &Shape,
+    grad_output: &[f32],
+    weight: &[f32],
+    accumulate: bool,
+    grad_input: &mut [f32],
+) {
+    let (channels, [height, width]) = (shape.in_channels, shape.input);
+    let (lines, line_len) = (lines_per_piece(height), width * channels);
+    let zeros = &vec![0.0; shape.output[1] * channels];
+    grad_input.par_chunks_mut(lines * line_len).enumerate().for_each(|(piece, out)| {
+        let mut near = 0;
+        for (row, out) in (piece * lines..).zip(out.chunks_exact_mut(line_len)) {
+            let columns = 0..shape.stride[1].min(width);
+            let phases: Vec<_> = columns.map(|first| backward_line(shape, row / height, row % height, first)).collect();
+            near = phases.iter().fold(near, |near, line| line.fetch(grad_output, channels, near));
+            let (phases, start) = (phases.as_slice(), row * line_len);
+            let (source, epilogue) = (grad_output, Epilogue::NONE);
+            write_line(shape.input_len(), channels, accumulate, out, |out| {
+                level.run(SumLine { phases, channels, source, zeros, weight, accumulate, epilogue, start, out });
+            });
+        }
+    });
+}
+
+/// Sums the taps of a line into the result. With `n` phases, position `p` of phase `i` is pixel `i + p * n`.
+struct SumLine<'a> {
+    phases: &'a [Line],
+    channels: usize,
+    source: &'a [f32],
+    /// A line of the source in the padding.
+    zeros: &'a [f32],
+    weight: &'a [f32],
+    accumulate: bool,
+    epilogue: Epilogue<'a>,
+    /// Where `out` lies in the whole result.
+    start: usize,
+    out: &'a mut [f32],
+}
+
+impl WithSimd for SumLine<'_> {
+    type Output = ();
+
+    #[inline(always)]
+    fn with_simd<S: Simd>(mut self, simd: S) {
+        for (channel, lanes) in vectors::<S>(self.channels) {
+            // Twice, so that the number of lanes of all but the last vector is known where it is compiled.
+            if lanes == S::F32_LANES {
+                self.channels(simd, channel, S::F32_LANES);
+            } else {
+                self.channels(simd, channel, lanes);
+            }
+        }
+    }
+}
+
+impl SumLine<'_> {
+    /// The sums of one vector of channels.
+    #[inline(always)]
+    fn channels<S: Simd>(&mut self, simd: S, channel: usize, lanes: usize) {
+        for (phase, line) in self.phases.iter().enumerate() {
+            match (line.window(), line.step) {
+                (Some(2), 1) => self.slide::<S, 2, 2, 1>(simd, phase, channel, lanes),
+                (Some(3), 1) => self.slide::<S, 3, 3, 1>(simd, phase, channel, lanes),
+                (Some(3), 2) => self.slide::<S, 3, 3, 2>(simd, phase, channel, lanes),
+                // Taps and pixels of more than two rows would not fit into registers.
+                (Some(5), 1) => self.slide::<S, 2, 5, 1>(simd, phase, channel, lanes),
+                (Some(5), 2) => self.slide::<S, 2, 5, 2>(simd, phase, channel, lanes),
+                _ => self.tap_by_tap(simd, phase, channel, lanes),
+            }
+        }
+    }
+
+    /// Sums with a [`Window`], `R` rows of the source at a time.
+    #[inline(always)]
+    fn slide<S: Simd, const R: usize, const K: usize, const STEP: usize>(
+        &mut self,
+        simd: S,
+        phase: usize,
+        channel: usize,
+        lanes: usize,
+    ) {
+        let line = &self.phases[phase];
+        let last = line.rows.len().div_ceil(R) - 1;
+        for (pass, rows) in line.rows.chunks(R).enumerate() {
+            let mut weights = [[simd.splat_f32s(0.0); R]; K];
+            for j in 0..K.min(line.columns.len()) {
+                for i in 0..R.min(rows.len()) {
+                    let tap = rows[i].1 + line.columns[j].1;
+                    weights[j][i] = load(simd, self.weight, tap * self.channels + channel, lanes);
+                }
+            }
+            let at = [self.channels, channel, lanes];
+            let mut window = Window::<S, R, K, STEP>::new(simd, line, rows, self.source, self.zeros, at);
+            for position in 0..line.count {
+                window.slide(simd);
+                let target = self.target(phase, position, channel);
+                let mut sum = self.start(simd, pass > 0 || self.accumulate, target, lanes);
+                for j in 0..K {
+                    for i in 0..R {
+                        sum = simd.mul_add_e_f32s(window.pixels[j][i], weights[j][i], sum);
+                    }
+                }
+                self.finish(simd, pass == last, target, channel, lanes, sum);
+            }
+        }
+    }
+
+    /// Sums with any filter.
+    #[inline(always)]
+    fn tap_by_tap<S: Simd>(&mut self, simd: S, phase: usize, channel: usize, lanes: usize) {
+        let line = &self.phases[phase];
+        for position in 0..line.count {
+            let target = self.target(phase, position, channel);
+            let mut sum = self.start(simd, self.accumulate, target, lanes);
+            for &(offset, kx) in &line.columns {
+                let Some(pixel) = line.reads(offset, position) else { continue };
+                for &(row, tap) in &line.rows {
+                    let x = load(simd, self.source, (row + pixel) * self.channels + channel, lanes);
+                    let w = load(simd, self.weight, (tap + kx) * self.channels + channel, lanes);
+                    sum = simd.mul_add_e_f32s(x, w, sum);
+                }
+            }
+            self.finish(simd, true, target, channel, lanes, sum);
+        }
+    }
+
+    /// Where a position lies in the result.
+    #[inline(always)]
+    fn target(&self, phase: usize, position: usize, channel: usize) -> usize {
+        (phase + position * self.phases.len()) * self.channels + channel
+    }
+
+    /// What taps are added to: what is there already, or nothing.
+    #[inline(always)]
+    fn start<S: Simd>(&self, simd: S, accumulate: bool, target: usize, lanes: usize) -> S::f32s {
+        if accumulate { load(simd, self.out, target, lanes) } else { simd.splat_f32s(0.0) }
+    }
+
+    /// Writes a sum: with the epilogue, if it is `complete`.
+    #[inline(always)]
+    fn finish<S: Simd>(
+        &mut self,
+        simd: S,
+        complete: bool,
+        target: usize,
+        channel: usize,
+        lanes: usize,
+        mut sum: S::f32s,
+    ) {
+        if complete {
+            let Epilogue { bias, residual, activation, .. } = self.epilogue;
+            if let Some(bias) = bias {
+                sum = simd.add_f32s(sum, load(simd, bias, channel, lanes));
+            }
+            if let Some(residual) = residual {
+                sum = simd.add_f32s(sum, load(simd, residual, self.start + target, lanes));
+            }
+            sum = activation.of(simd, sum);
+        }
+        store(simd, self.out, target, lanes, sum);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_line_is_the_same_by_way_of_the_buffer() {
+        let mut expected = vec![2.0; 70];
+        expected[3] = 9.0;
+        for result_len in [70, LARGE] {
+            let mut out = vec![1.0; 70];
+            write_line(result_len, MANY, true, &mut out, |line| {
+                line.iter_mut().for_each(|y| *y += 1.0);
+                line[3] = 9.0;
+            });
+            assert_eq!(out, expected);
+            write_line(result_len, MANY, false, &mut out, |line| line.fill(5.0));
+            assert_eq!(out, [5.0; 70]);
+        }
+    }
+}

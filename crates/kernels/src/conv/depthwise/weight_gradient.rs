@@ -1,0 +1,140 @@
+//! The gradient of the weight: for each tap, the products of input and output gradient over all positions.
+
+use pulp::{Simd, WithSimd};
+
+use super::{Line, Window, forward_line};
+use crate::conv::Shape;
+use crate::rows::{bring_near, reduce_pieces};
+use crate::simd::Level;
+use crate::vector::{load, store, vectors};
+
+/// Positions that one partial sum covers, about: many times the taps, so that adding up the pieces costs little.
+const POSITIONS: usize = 256;
+
+/// Pieces that even one image is cut into, if it has as many rows.
+const PIECES: usize = 8;
+
+pub(in crate::conv) fn backward_weight(
+    level: Level,
+    shape: &Shape,
+    input: &[f32],
+    grad_output: &[f32],
+    grad_weight: &mut [f32],
+) {
+    let (channels, [height, width]) = (shape.in_channels, shape.output);
+    let rows = shape.n * height;
+    let step = POSITIONS.div_ceil(width).min(rows.div_ceil(PIECES));
+    let zeros = &vec![0.0; shape.input[1] * channels];
+    let total = reduce_pieces(rows, step, grad_weight.len(), |first, count, sums| {
+        let mut near = 0;
+        for row in first..first + count {
+            let line = &forward_line(shape, row / height, row % height);
+            let grad = &grad_output[row * width * channels..][..width * channels];
+            near = line.fetch(input, channels, near);
+            bring_near(grad);
+            level.run(SumTaps { line, channels, input, zeros, grad, sums });
+        }
+    });
+    for (g, s) in grad_weight.iter_mut().zip(total) {
+        *g = s as f32;
+    }
+}
+
+/// Adds one line's products of input and output gradient to the sums of each tap.
+struct SumTaps<'a> {
+    line: &'a Line,
+    channels: usize,
+    input: &'a [f32],
+    /// A line of the input in the padding.
+    zeros: &'a [f32],
+    /// The line of the output's gradient.
+    grad: &'a [f32],
+    sums: &'a mut [f32],
+}
+
+impl WithSimd for SumTaps<'_> {
+    type Output = ();
+
+    #[inline(always)]
+    fn with_simd<S: Simd>(mut self, simd: S) {
+        for (channel, lanes) in vectors::<S>(self.channels) {
+            // Twice, so that the number of lanes of all but the last vector is known where it is compiled.
+            if lanes == S::F32_LANES {
+                self.channels(simd, channel, S::F32_LANES);
+            } else {
+                self.channels(simd, channel, lanes);
+            }
+        }
+    }
+}
+
+impl SumTaps<'_> {
+    /// The sums of one vector of channels.
+    #[inline(always)]
+    fn channels<S: Simd>(&mut self, simd: S, channel: usize, lanes: usize) {
+        match (self.line.window(), self.line.step) {
+            (Some(3), 1) => self.slide::<S, 3, 3, 1>(simd, channel, lanes),
+            (Some(3), 2) => self.slide::<S, 3, 3, 2>(simd, channel, lanes),
+            // Sums and pixels of more than two rows would not fit into registers.
+            (Some(5), 1) => self.slide::<S, 2, 5, 1>(simd, channel, lanes),
+            (Some(5), 2) => self.slide::<S, 2, 5, 2>(simd, channel, lanes),
+            _ => self.tap_by_tap(simd, channel, lanes),
+        }
+    }
+
+    /// Sums with a [`Window`], `R` rows of the input at a time.
+    #[inline(always)]
+    fn slide<S: Simd, const R: usize, const K: usize, const STEP: usize>(
+        &mut self,
+        simd: S,
+        channel: usize,
+        lanes: usize,
+    ) {
+        let line = self.line;
+        let at = [self.channels, channel, lanes];
+        for rows in line.rows.chunks(R) {
+            let mut sums = [[simd.splat_f32s(0.0); R]; K];
+            let mut window = Window::<S, R, K, STEP>::new(simd, line, rows, self.input, self.zeros, at);
+            for position in 0..line.count {
+                window.slide(simd);
+                let g = load(simd, self.grad, position * self.channels + channel, lanes);
+                for j in 0..K {
+                    for i in 0..R {
+                        sums[j][i] = simd.mul_add_e_f32s(window.pixels[j][i], g, sums[j][i]);
+                    }
+                }
+            }
+            for j in 0..K.min(line.columns.len()) {
+                for i in 0..R.min(rows.len()) {
+                    self.add(simd, rows[i].1 + line.columns[j].1, channel, lanes, sums[j][i]);
+                }
+            }
+        }
+    }
+
+    /// Sums with any filter.
+    #[inline(always)]
+    fn tap_by_tap<S: Simd>(&mut self, simd: S, channel: usize, lanes: usize) {
+        let line = self.line;
+        for &(row, tap) in &line.rows {
+            for &(offset, kx) in &line.columns {
+                let mut sum = simd.splat_f32s(0.0);
+                for position in 0..line.count {
+                    let Some(pixel) = line.reads(offset, position) else { continue };
+                    let x = load(simd, self.input, (row + pixel) * self.channels + channel, lanes);
+                    let g = load(simd, self.grad, position * self.channels + channel, lanes);
+                    sum = simd.mul_add_e_f32s(x, g, sum);
+                }
+                self.add(simd, tap + kx, channel, lanes, sum);
+            }
+        }
+    }
+
+    /// Adds to the sum of a tap.
+    #[inline(always)]
+    fn add<S: Simd>(&mut self, simd: S, tap: usize, channel: usize, lanes: usize, value: S::f32s) {
+        let at = tap * self.channels + channel;
+        let sum = load(simd, self.sums, at, lanes);
+        store(simd, self.sums, at, lanes, simd.add_f32s(sum, value));
+    }
+}

@@ -5,7 +5,7 @@
 use std::time::Instant;
 
 use regraft_kernels::conv::{self, Epilogue, Filter, Shape};
-use regraft_kernels::{peak, simd::Level};
+use regraft_kernels::{Activation, peak, simd::Level};
 
 type Case = (&'static str, usize, [usize; 2], usize, usize, usize);
 
@@ -87,7 +87,9 @@ fn main() {
             let (mut y, mut dx, mut dw) = (g.clone(), x.clone(), w.clone());
             let mut filter = Filter::default();
             let prepare = [time(|| filter.set_forward(&shape, &w)), 0.0];
-            let forward = time(|| conv::forward(&shape, &x, &filter, Epilogue::NONE, &mut y));
+            let bias = vec![1.0; o];
+            let epilogue = Epilogue { bias: Some(&bias), activation: Activation::ReLU6, ..Epilogue::NONE };
+            let forward = time(|| conv::forward(&shape, &x, &filter, epilogue, &mut y));
             let prepare = [prepare[0], time(|| filter.set_backward(&shape, &w))];
             let input = time(|| conv::backward_input(&shape, &g, &filter, false, &mut dx));
             let weight = time(|| conv::backward_weight(&shape, &x, &g, &mut dw));

@@ -37,14 +37,18 @@ impl Activation {
     #[inline(always)]
     pub(crate) fn of<S: pulp::Simd>(self, simd: S, x: S::f32s) -> S::f32s {
         let (zero, six) = (simd.splat_f32s(0.0), simd.splat_f32s(6.0));
-        // As in `apply`, NaN stays NaN.
-        match self {
-            Activation::Identity => x,
-            Activation::ReLU => simd.select_f32s(simd.less_than_f32s(x, zero), zero, x),
-            Activation::ReLU6 => {
-                let y = simd.select_f32s(simd.less_than_f32s(x, zero), zero, x);
-                simd.select_f32s(simd.greater_than_f32s(y, six), six, y)
-            }
+        // As in `apply`, NaN stays NaN: x86's maximum and minimum give the second of two values if one is NaN, ARM's give
+        // NaN. Without vectors they are `f32::max`, which hides it.
+        let (above, below) = if S::F32_LANES == 1 {
+            (simd.select_f32s(simd.less_than_f32s(x, zero), zero, x), None)
+        } else {
+            (simd.max_f32s(zero, x), Some(()))
+        };
+        match (self, below) {
+            (Activation::Identity, _) => x,
+            (Activation::ReLU, _) => above,
+            (Activation::ReLU6, Some(())) => simd.min_f32s(six, above),
+            (Activation::ReLU6, None) => simd.select_f32s(simd.greater_than_f32s(above, six), six, above),
         }
     }
 }
@@ -106,6 +110,36 @@ mod tests {
         let mut grad = [1.0; 6];
         backward_in_place(Activation::ReLU6, &y, &mut grad);
         assert_eq!(grad, [0.0, 0.0, 0.0, 1.0, 0.0, 0.0]);
+    }
+
+    /// A value of each kind, by way of vectors of a level.
+    struct OfVector {
+        activation: Activation,
+        x: f32,
+    }
+
+    impl pulp::WithSimd for OfVector {
+        type Output = f32;
+
+        fn with_simd<S: pulp::Simd>(self, simd: S) -> f32 {
+            let y = self.activation.of(simd, simd.splat_f32s(self.x));
+            bytemuck::cast_slice(std::slice::from_ref(&y))[0]
+        }
+    }
+
+    #[test]
+    fn vectors_of_every_level_equal_the_plain_function() {
+        for level in crate::simd::Level::available() {
+            for activation in [Activation::Identity, Activation::ReLU, Activation::ReLU6] {
+                for x in [-1.0, 0.5, 7.0, f32::INFINITY, f32::NEG_INFINITY, f32::NAN] {
+                    let mut expected = [x];
+                    activation.apply(&mut expected);
+                    let found = level.run(OfVector { activation, x });
+                    let same = found == expected[0] || found.is_nan() && expected[0].is_nan();
+                    assert!(same, "{level:?}, {activation:?} of {x}: {found}");
+                }
+            }
+        }
     }
 
     #[test]

@@ -12,6 +12,9 @@ use crate::prefetch;
 use crate::simd::Level;
 use crate::vector::{load, store};
 
+/// Elements of `b` up to which it is small: it then stays in the second-level cache whatever else goes on.
+const SMALL: usize = 32 * 1024;
+
 /// Rows of a full tile.
 pub(crate) const ROWS: usize = 6;
 
@@ -187,17 +190,30 @@ impl WithSimd for Run<'_> {
 
     #[inline(always)]
     fn with_simd<S: Simd>(mut self, simd: S) {
-        let Product { m, n, panels, .. } = *self.product;
-        for panel in 0..panels.count(n) {
-            let columns = panels.width.min(n - panel * panels.width);
+        let Product { m, n, k, panels, .. } = *self.product;
+        let count = panels.count(n);
+        // With a small `b` all panels of some rows, so that `c` is written from the first element to the last; else all
+        // rows of a panel, so that `b` is read once.
+        let all = if k * n <= SMALL { count } else { 1 };
+        for first in (0..count).step_by(all) {
             let mut row = 0;
             while row < m {
-                match m - row {
-                    ROWS.. => self.rows::<S, ROWS>(simd, panel, columns, &mut row),
-                    4..ROWS => self.rows::<S, 4>(simd, panel, columns, &mut row),
-                    2..4 => self.rows::<S, 2>(simd, panel, columns, &mut row),
-                    _ => self.rows::<S, 1>(simd, panel, columns, &mut row),
+                let rows = match m - row {
+                    ROWS.. => ROWS,
+                    4..ROWS => 4,
+                    2..4 => 2,
+                    _ => 1,
+                };
+                for panel in first..first + all {
+                    let columns = panels.width.min(n - panel * panels.width);
+                    match rows {
+                        ROWS => self.rows::<S, ROWS>(simd, panel, columns, row),
+                        4 => self.rows::<S, 4>(simd, panel, columns, row),
+                        2 => self.rows::<S, 2>(simd, panel, columns, row),
+                        _ => self.rows::<S, 1>(simd, panel, columns, row),
+                    }
                 }
+                row += rows;
             }
         }
     }
@@ -206,14 +222,13 @@ impl WithSimd for Run<'_> {
 impl Run<'_> {
     /// A tile of `R` rows from `row` on.
     #[inline(always)]
-    fn rows<S: Simd, const R: usize>(&mut self, simd: S, panel: usize, columns: usize, row: &mut usize) {
+    fn rows<S: Simd, const R: usize>(&mut self, simd: S, panel: usize, columns: usize, row: usize) {
         match columns.div_ceil(S::F32_LANES) {
-            1 => self.tile::<S, R, 1>(simd, panel, columns, *row),
-            2 => self.tile::<S, R, 2>(simd, panel, columns, *row),
-            3 => self.tile::<S, R, 3>(simd, panel, columns, *row),
-            _ => self.tile::<S, R, 4>(simd, panel, columns, *row),
+            1 => self.tile::<S, R, 1>(simd, panel, columns, row),
+            2 => self.tile::<S, R, 2>(simd, panel, columns, row),
+            3 => self.tile::<S, R, 3>(simd, panel, columns, row),
+            _ => self.tile::<S, R, 4>(simd, panel, columns, row),
         }
-        *row += R;
     }
 
     #[inline(always)]
@@ -225,7 +240,21 @@ impl Run<'_> {
             // The results' memory comes while the products run.
             prefetch::to_write(&self.c[places.of(row + r) + first..][..columns]);
         }
+        // Each wish is asked for once, for the whole tile. The number of vectors is known here, and mostly that they are
+        // whole: no checks are left in the loops.
+        let whole = columns == V * S::F32_LANES;
+        let lanes = |v: usize| if v + 1 < V || whole { S::F32_LANES } else { columns - v * S::F32_LANES };
+        // The sums begin with the bias.
         let mut sums = [[simd.splat_f32s(0.0); V]; R];
+        if let Some(bias) = finish.bias {
+            let bias = &bias[first..][..columns];
+            for v in 0..V {
+                let bias = load(simd, bias, v * S::F32_LANES, lanes(v));
+                for r in 0..R {
+                    sums[r][v] = bias;
+                }
+            }
+        }
         // SAFETY: `check` has made sure that rows `row..row + R` of `a` have all their `k` elements, and that this panel
         // of `b` has `k` rows of `V` whole vectors.
         #[allow(unsafe_code)]
@@ -251,19 +280,6 @@ impl Run<'_> {
                 }
             }
         }
-        // Each wish is asked for once, for the whole tile. The number of vectors is known here, and mostly that they are
-        // whole: no checks are left in the loops.
-        let whole = columns == V * S::F32_LANES;
-        let lanes = |v: usize| if v + 1 < V || whole { S::F32_LANES } else { columns - v * S::F32_LANES };
-        if let Some(bias) = finish.bias {
-            let bias = &bias[first..][..columns];
-            for v in 0..V {
-                let bias = load(simd, bias, v * S::F32_LANES, lanes(v));
-                for r in 0..R {
-                    sums[r][v] = simd.add_f32s(sums[r][v], bias);
-                }
-            }
-        }
         let added = [accumulate.then_some(&*self.c), finish.residual];
         for added in added.into_iter().flatten() {
             for r in 0..R {
@@ -274,8 +290,10 @@ impl Run<'_> {
             }
         }
         if finish.activation != Activation::Identity {
-            for sum in sums.as_flattened_mut() {
-                *sum = finish.activation.of(simd, *sum);
+            for r in 0..R {
+                for v in 0..V {
+                    sums[r][v] = finish.activation.of(simd, sums[r][v]);
+                }
             }
         }
         if let Some(pivots) = finish.pivots {

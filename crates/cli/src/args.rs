@@ -6,6 +6,7 @@ use std::sync::LazyLock;
 use clap::parser::ValueSource;
 use clap::{Args, CommandFactory, FromArgMatches, Parser, Subcommand, ValueEnum};
 use regraft_data::ColorJitter;
+use regraft_engine::Precision;
 use regraft_transfer::ClassWeights;
 
 use crate::values::{
@@ -133,6 +134,9 @@ pub struct Train {
     /// Seed of every random decision
     #[arg(long, default_value_t = 0, value_parser = clap::value_parser!(u64).range(..=MAX_SEED))]
     pub seed: u64,
+    /// Arithmetic of the convolutions in training; what is measured and saved is f32
+    #[arg(long, value_enum, default_value = "f32")]
+    pub precision: PrecisionArg,
 
     /// Fraction of each class to validate on, where there is no val/ folder
     #[arg(long, default_value_t = 0.2, value_parser = number(|x| x > 0.0 && x < 1.0, "between 0 and 1"), help_heading = "Data")]
@@ -238,7 +242,7 @@ impl Train {
         let rules = [
             (mode == ModeArg::Probe, "--mode probe", "--head -C"),
             (mode != ModeArg::Probe, "--mode frozen or --mode finetune", by_steps),
-            (mode == ModeArg::Finetune, "--mode finetune", "--bn"),
+            (mode == ModeArg::Finetune, "--mode finetune", "--bn --precision"),
             (self.optimizer == OptimizerArg::Sgd, "--optimizer sgd", "--momentum --nesterov"),
             (scheduler == SchedulerArg::Steplr, "--lr-scheduler steplr", "--lr-step-size --lr-gamma"),
             (scheduler == SchedulerArg::Cosineannealinglr, "--lr-scheduler cosineannealinglr", "--lr-min"),
@@ -309,8 +313,20 @@ pub enum What {
 }
 
 #[derive(Clone, Copy, PartialEq, ValueEnum)]
-pub enum Precision {
+pub enum PrecisionArg {
+    /// Single precision
     F32,
+    /// bfloat16 where it is faster: needs a CPU with AVX-512 BF16
+    Bf16,
+}
+
+impl From<PrecisionArg> for Precision {
+    fn from(arg: PrecisionArg) -> Self {
+        match arg {
+            PrecisionArg::F32 => Precision::F32,
+            PrecisionArg::Bf16 => Precision::Bf16,
+        }
+    }
 }
 
 #[derive(Args)]
@@ -324,9 +340,9 @@ pub struct Bench {
     /// What to time
     #[arg(long, value_enum, default_value = "forward")]
     pub what: What,
-    /// Arithmetic
+    /// Arithmetic of the convolutions
     #[arg(long, value_enum, default_value = "f32")]
-    pub precision: Precision,
+    pub precision: PrecisionArg,
     /// Timed runs, after two to warm up
     #[arg(long, default_value_t = 5, value_parser = clap::value_parser!(u32).range(1..=1000))]
     pub runs: u32,
@@ -352,7 +368,7 @@ mod tests {
             asked.borrow_mut().push(id.to_owned());
             true
         });
-        assert_eq!(idle.len(), 7, "{idle:?}");
+        assert_eq!(idle.len(), 8, "{idle:?}");
         for id in asked.into_inner() {
             assert!(train.get_arguments().any(|arg| arg.get_id() == id.as_str()), "no flag has the id {id}");
         }

@@ -1,6 +1,7 @@
 //! What every engine offers.
 
 use regraft_graph::{Graph, StateDict, Trainable};
+use serde::{Deserialize, Serialize};
 
 use crate::{Error, UpdateRule};
 
@@ -45,6 +46,17 @@ pub enum BatchNormMode {
     Frozen,
 }
 
+/// What the convolutions of a session are computed in. Parameters, sums and everything else are `f32` in any case.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Precision {
+    /// Single precision.
+    #[default]
+    F32,
+    /// bfloat16, where the engine finds that faster.
+    Bf16,
+}
+
 /// How a network is to be compiled.
 #[derive(Clone, Debug)]
 pub struct SessionOptions {
@@ -56,6 +68,10 @@ pub struct SessionOptions {
     pub update: UpdateRule,
     /// Seed of random masks.
     pub seed: u64,
+    /// What [`Session::gradients`] computes in.
+    pub precision: Precision,
+    /// What [`Session::infer`] computes in.
+    pub infer_precision: Precision,
 }
 
 /// The time that one layer took in one pass over a batch, for `bench`.
@@ -84,7 +100,7 @@ pub trait Engine: Send + Sync {
     ///
     /// # Errors
     /// [`Error::Tensor`] if one is absent or misshapen, [`Error::Graph`] if the layers don't fit together,
-    /// [`Error::Unsupported`] if the engine lacks an operation.
+    /// [`Error::Unsupported`] if the engine lacks an operation, [`Error::Precision`] if the device lacks a precision.
     fn compile(&self, graph: &Graph, state: &StateDict, options: SessionOptions) -> Result<Box<dyn Session>, Error>;
 }
 

@@ -26,6 +26,14 @@ pub enum Error {
         /// Why not.
         reason: String,
     },
+    /// The device lacks a precision.
+    #[error("the {engine} engine cannot compute in bf16 here: {reason}; leave out --precision bf16")]
+    Precision {
+        /// The engine.
+        engine: &'static str,
+        /// What is lacking.
+        reason: String,
+    },
     /// A batch does not fit the network.
     #[error("the batch does not fit the network: {0}")]
     Batch(String),

@@ -1,7 +1,7 @@
 //! What the Session contract promises, on the CPU engine.
 
 use regraft_engine::{
-    Batch, BatchNormMode, CpuEngine, Engine, Error, Losses, Session, SessionOptions, Targets, UpdateRule,
+    Batch, BatchNormMode, CpuEngine, Engine, Error, Losses, Precision, Session, SessionOptions, Targets, UpdateRule,
 };
 use regraft_graph::{Graph, Shape, StateDict, Trainable, zoo};
 use regraft_testing::pattern;
@@ -17,7 +17,14 @@ fn network(name: &str) -> (Graph, StateDict) {
 
 fn options(trainable: Trainable, batch_norm: BatchNormMode) -> SessionOptions {
     let update = UpdateRule::Sgd { momentum: 0.9, weight_decay: 1e-4, nesterov: false };
-    SessionOptions { trainable, batch_norm, update, seed: 7 }
+    SessionOptions {
+        trainable,
+        batch_norm,
+        update,
+        seed: 7,
+        precision: Precision::F32,
+        infer_precision: Precision::F32,
+    }
 }
 
 fn samples(n: usize) -> (Vec<f32>, Vec<u64>, Vec<usize>) {

@@ -1,13 +1,20 @@
 //! Every network of the zoo gives torchvision's logits (`reference/zoo`).
 
-use regraft_engine::{BatchNormMode, CpuEngine, Engine, SessionOptions, UpdateRule};
+use regraft_engine::{BatchNormMode, CpuEngine, Engine, Precision, SessionOptions, UpdateRule};
 use regraft_graph::{Trainable, zoo};
 use regraft_kernels::elementwise::transpose;
 use regraft_testing::{assert_close_to_scale, pattern};
 
 fn options(trainable: Trainable) -> SessionOptions {
     let update = UpdateRule::Sgd { momentum: 0.9, weight_decay: 0.0, nesterov: false };
-    SessionOptions { trainable, batch_norm: BatchNormMode::Train, update, seed: 0 }
+    SessionOptions {
+        trainable,
+        batch_norm: BatchNormMode::Train,
+        update,
+        seed: 0,
+        precision: Precision::F32,
+        infer_precision: Precision::F32,
+    }
 }
 
 /// torchvision in `f64` is the reference; in `f32` torchvision itself is up to 2e-6 of the scale away from it

@@ -9,7 +9,7 @@ use std::time::Instant;
 
 use rayon::prelude::*;
 use regraft_kernels::conv::{self, Epilogue, Filter};
-use regraft_kernels::{peak, pool, simd::Level};
+use regraft_kernels::{Precision, peak, pool, simd::Level};
 
 /// Name, size of the input, channels, window, stride.
 type Case = (&'static str, usize, usize, usize, usize);
@@ -128,12 +128,12 @@ fn depthwise(n: usize, (name, size, channels, kernel, stride): Case) {
     let (x, g, w) = (ramp(shape.input_len()), ramp(shape.output_len()), ramp(shape.weight_len()));
     let (mut dx, mut y, mut dw) = (x.clone(), g.clone(), w.clone());
     let maps = 4 * (x.len() + g.len());
-    let filter = Filter::for_forward(&shape, &w);
-    let back = Filter::for_backward(&shape, &w);
+    let filter = Filter::for_forward(&shape, &w, Precision::F32);
+    let back = Filter::for_backward(&shape, &w, Precision::F32);
     let seconds = [
         time(|| conv::forward(&shape, &x, &filter, Epilogue::NONE, &mut y)),
         time(|| conv::backward_input(&shape, &g, &back, false, &mut dx)),
-        time(|| conv::backward_weight(&shape, &x, &g, &mut dw)),
+        time(|| conv::backward_weight(&shape, Precision::F32, &x, &g, &mut dw)),
     ];
     print!("{name:20}");
     for seconds in seconds {

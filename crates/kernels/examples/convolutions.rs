@@ -1,11 +1,11 @@
 //! Times the convolutions of ResNet-18, VGG-16 and MobileNetV2, each direction by itself.
 //!
-//! `cargo run --release -p regraft-kernels --example convolutions [batch] [threads] [name]`
+//! `cargo run --release -p regraft-kernels --example convolutions [batch] [threads] [name] [bf16]`
 
 use std::time::Instant;
 
 use regraft_kernels::conv::{self, Epilogue, Filter, Shape};
-use regraft_kernels::{Activation, peak, simd::Level};
+use regraft_kernels::{Activation, Precision, peak, simd::Level};
 
 type Case = (&'static str, usize, [usize; 2], usize, usize, usize);
 
@@ -59,6 +59,7 @@ fn main() {
     let n: usize = args.next().and_then(|a| a.parse().ok()).unwrap_or(32);
     let threads: usize = args.next().and_then(|a| a.parse().ok()).unwrap_or(2);
     let wanted = args.next().unwrap_or_default();
+    let precision = if args.next().as_deref() == Some("bf16") { Precision::Bf16 } else { Precision::F32 };
     let pool = rayon::ThreadPoolBuilder::new().num_threads(threads).build().expect("a pool of threads");
     pool.install(|| {
         let peak = peak::multiply_add_rate(Level::current()) / 1e9;
@@ -85,14 +86,14 @@ fn main() {
             let g: Vec<f32> = (0..shape.output_len()).map(|i| (i % 5) as f32 - 2.0).collect();
             let w: Vec<f32> = (0..shape.weight_len()).map(|i| (i % 3) as f32 - 1.0).collect();
             let (mut y, mut dx, mut dw) = (g.clone(), x.clone(), w.clone());
-            let mut filter = Filter::default();
+            let mut filter = Filter::new(precision);
             let prepare = [time(|| filter.set_forward(&shape, &w)), 0.0];
             let bias = vec![1.0; o];
             let epilogue = Epilogue { bias: Some(&bias), activation: Activation::ReLU6, ..Epilogue::NONE };
             let forward = time(|| conv::forward(&shape, &x, &filter, epilogue, &mut y));
             let prepare = [prepare[0], time(|| filter.set_backward(&shape, &w))];
             let input = time(|| conv::backward_input(&shape, &g, &filter, false, &mut dx));
-            let weight = time(|| conv::backward_weight(&shape, &x, &g, &mut dw));
+            let weight = time(|| conv::backward_weight(&shape, precision, &x, &g, &mut dw));
             let operations = 2e-9 * (shape.output_len() * shape.taps() * i / groups) as f64;
             print!("{name:24}");
             for seconds in [forward, input, weight] {

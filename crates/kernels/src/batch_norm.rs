@@ -472,6 +472,22 @@ mod tests {
     }
 
     #[test]
+    fn sums_around_a_far_pivot_are_refused() {
+        let sums = |pivot: f32| {
+            let pivots = [pivot];
+            let gather = Gather::new(&pivots);
+            for (place, x) in [(0, 1.0f32), (1, 2.0), (2, 3.0)] {
+                gather.add(place, vec![x - pivot, (x - pivot) * (x - pivot)]);
+            }
+            gather.statistics(3)
+        };
+        let near = sums(1.5).unwrap();
+        assert!((near.mean[0] - 2.0).abs() < 1e-6 && (near.var[0] - 2.0 / 3.0).abs() < 1e-6, "{near:?}");
+        assert_eq!(sums(1000.0), None);
+        assert_eq!(sums(f32::NAN), None);
+    }
+
+    #[test]
     fn running_statistics_follow_pytorch() {
         // torch.nn.BatchNorm2d(1, momentum=0.1) on [1, 2, 3]: mean 2, unbiased variance 1.
         let (mut mean, mut var) = ([0.0], [1.0]);

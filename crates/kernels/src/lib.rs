@@ -14,6 +14,7 @@
 
 pub mod activation;
 pub mod batch_norm;
+mod bf16;
 pub mod conv;
 pub mod elementwise;
 mod float;
@@ -33,6 +34,7 @@ mod tile;
 mod vector;
 
 pub use activation::Activation;
+pub use bf16::Precision;
 pub use float::Float;
 pub use gemm::{Matrix, MatrixMut, gemm};
 pub use memory::Memory;

@@ -5,12 +5,15 @@
 //! element of `a` is broadcast, so `a` may have any strides; a row of `b` is loaded as whole vectors, so `b`
 //! is packed into [`Panels`].
 
+use std::marker::PhantomData;
+
 use pulp::{Simd, WithSimd};
 
-use crate::Activation;
+use crate::bf16::{self, Dot, Pairs, Single};
 use crate::prefetch;
 use crate::simd::Level;
 use crate::vector::{load, store};
+use crate::{Activation, Precision};
 
 /// Elements of `b` up to which it is small: it then stays in the second-level cache whatever else goes on.
 const SMALL: usize = 32 * 1024;
@@ -108,6 +111,8 @@ pub(crate) struct Product<'a> {
     /// Add to `c` what is there.
     pub accumulate: bool,
     pub finish: Finish<'a>,
+    /// With bfloat16, `a` and `b` consist of pairs, and `k` counts them.
+    pub precision: Precision,
 }
 
 /// What is done to a row of `c` before it is stored: `activation(c + bias + residual)`.
@@ -140,7 +145,10 @@ impl Product<'_> {
     pub fn run_and_sum(&self, level: Level, c: &mut [f32], sums: &mut [f32]) {
         if self.m > 0 && self.n > 0 {
             self.check(level, c.len());
-            level.run(Run { product: self, c, totals: sums });
+            match self.precision {
+                Precision::F32 => level.run(Run::<Single> { product: self, c, totals: sums, dot: PhantomData }),
+                Precision::Bf16 => bf16::run(Run::<Pairs> { product: self, c, totals: sums, dot: PhantomData }),
+            }
         }
     }
 
@@ -178,14 +186,15 @@ impl Product<'_> {
     }
 }
 
-struct Run<'a> {
+struct Run<'a, D> {
     /// Checked.
     product: &'a Product<'a>,
     c: &'a mut [f32],
     totals: &'a mut [f32],
+    dot: PhantomData<D>,
 }
 
-impl WithSimd for Run<'_> {
+impl<D: Dot> WithSimd for Run<'_, D> {
     type Output = ();
 
     #[inline(always)]
@@ -219,7 +228,7 @@ impl WithSimd for Run<'_> {
     }
 }
 
-impl Run<'_> {
+impl<D: Dot> Run<'_, D> {
     /// A tile of `R` rows from `row` on.
     #[inline(always)]
     fn rows<S: Simd, const R: usize>(&mut self, simd: S, panel: usize, columns: usize, row: usize) {
@@ -265,7 +274,7 @@ impl Run<'_> {
                     for r in 0..R {
                         rows[r] = rows[r].wrapping_add((row + r) * strides[0]);
                     }
-                    add_products::<S, R, V>(simd, rows, strides[1], b, panels.stride, k, &mut sums);
+                    add_products::<S, D, R, V>(simd, rows, strides[1], b, panels.stride, k, &mut sums);
                 }
                 Rows::Pieces { slices, lens } => {
                     let mut b = b;
@@ -274,7 +283,7 @@ impl Run<'_> {
                         for r in 0..R {
                             rows[r] = slices[(row + r) * lens.len() + piece].as_ptr();
                         }
-                        add_products::<S, R, V>(simd, rows, 1, b, panels.stride, len, &mut sums);
+                        add_products::<S, D, R, V>(simd, rows, 1, b, panels.stride, len, &mut sums);
                         b = b.wrapping_add(len * panels.stride);
                     }
                 }
@@ -330,7 +339,7 @@ impl Run<'_> {
 /// Each row must have `len` elements, and `b` as many rows of `V` whole vectors.
 #[inline(always)]
 #[allow(unsafe_code)]
-unsafe fn add_products<S: Simd, const R: usize, const V: usize>(
+unsafe fn add_products<S: Simd, D: Dot, const R: usize, const V: usize>(
     simd: S,
     rows: [*const f32; R],
     step: usize,
@@ -351,7 +360,7 @@ unsafe fn add_products<S: Simd, const R: usize, const V: usize>(
             // SAFETY: an element of row `r`.
             let x = simd.splat_f32s(unsafe { *rows[r].wrapping_add(at) });
             for v in 0..V {
-                acc[r][v] = simd.mul_add_e_f32s(x, vectors[v], acc[r][v]);
+                acc[r][v] = D::dot(simd, x, vectors[v], acc[r][v]);
             }
         }
         // `wrapping` because the last step may lead past the end.
@@ -392,7 +401,19 @@ mod tests {
                         let b = &pack(panels, k, n, &b_values);
                         let a = Rows::Strided { values: &a_values, strides };
                         let places = Places::Strided(n + 1);
-                        Product { m, n, k, a, b, panels, places, accumulate, finish: Finish::NONE }.run(level, &mut c);
+                        Product {
+                            m,
+                            n,
+                            k,
+                            a,
+                            b,
+                            panels,
+                            places,
+                            accumulate,
+                            finish: Finish::NONE,
+                            precision: Precision::F32,
+                        }
+                        .run(level, &mut c);
                         for i in 0..m {
                             assert_eq!(c[i * (n + 1) + n], start[i * (n + 1) + n], "padding was written");
                             for j in 0..n {

@@ -4,7 +4,7 @@ use std::fmt;
 use std::path::PathBuf;
 
 use regraft_data::{Augmentation, Preprocessing};
-use regraft_engine::UpdateRule;
+use regraft_engine::{Precision, UpdateRule};
 use regraft_learn::linear::HeadKind;
 use regraft_learn::schedule::{Policy, Schedule};
 use serde::{Deserialize, Serialize};
@@ -93,6 +93,9 @@ pub struct Config {
     pub label_smoothing: f64,
     /// Seed of every random decision.
     pub seed: u64,
+    /// What training steps compute in.
+    #[serde(default)]
+    pub precision: Precision,
     /// Most bytes of decoded photos kept in memory; if absent, 1 GiB or a quarter of what is available.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub cache_bytes: Option<usize>,
@@ -134,6 +137,7 @@ impl Config {
             preprocessing: Preprocessing::default(),
             augmentation: Some(Augmentation::default()),
             seed: 0,
+            precision: Precision::F32,
             cache_bytes: None,
         }
     }

@@ -3,7 +3,7 @@
 use std::path::PathBuf;
 use std::time::Instant;
 
-use regraft_engine::{Batch, BatchNormMode, Losses, SessionOptions, Targets};
+use regraft_engine::{Batch, BatchNormMode, Losses, Precision, SessionOptions, Targets};
 use regraft_graph::{Graph, StateDict, Trainable};
 use regraft_learn::history::Row;
 use regraft_learn::linear::HeadKind;
@@ -86,6 +86,9 @@ impl<'a> Run<'a> {
             },
             update: config.optimizer,
             seed: config.seed,
+            precision: config.precision,
+            // What is measured and shipped is the network as others will run it.
+            infer_precision: Precision::F32,
         };
         let network = Network::new(context.engine, &graph, &state, options)?;
         let provenance = Provenance::of(config, &backbone, photos);

@@ -230,7 +230,7 @@ mod tests {
 
     use crate::{Backbone, EpochEnd, Error, Mode, Reporter, prepare};
     use regraft_data::Preprocessing;
-    use regraft_engine::{BatchNormMode, CpuEngine, SessionOptions};
+    use regraft_engine::{BatchNormMode, CpuEngine, Precision, SessionOptions};
     use regraft_graph::Trainable;
 
     /// Keeps what it is told, and asks to stop at a piece of work.
@@ -290,7 +290,14 @@ mod tests {
             let (graph, state, _) = backbone.graft(2, false, 0).unwrap();
             let trainable = Trainable::from_layer(&graph, layer).unwrap();
             let (batch_norm, update) = (BatchNormMode::Train, config.optimizer);
-            let options = SessionOptions { trainable, batch_norm, update, seed: 0 };
+            let options = SessionOptions {
+                trainable,
+                batch_norm,
+                update,
+                seed: 0,
+                precision: Precision::F32,
+                infer_precision: Precision::F32,
+            };
             let network = Network::new(&engine, &graph, &state, options).unwrap();
             Self { _dir: dir, config, engine, network }
         }

@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 
 use regraft_data::Preprocessing;
-use regraft_engine::{BatchNormMode, Engine, Session, SessionOptions, UpdateRule};
+use regraft_engine::{BatchNormMode, Engine, Precision, Session, SessionOptions, UpdateRule};
 use regraft_graph::{Graph, Shape, StateDict, Trainable};
 use regraft_learn::linear::HeadKind;
 use regraft_random::{Purpose, keyed, unit_f32};
@@ -251,6 +251,8 @@ pub(crate) fn inference(graph: &Graph) -> SessionOptions {
         batch_norm: BatchNormMode::Frozen,
         update: UpdateRule::Sgd { momentum: 0.0, weight_decay: 0.0, nesterov: false },
         seed: 0,
+        precision: Precision::F32,
+        infer_precision: Precision::F32,
     }
 }
 

@@ -71,7 +71,7 @@ impl Network {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use regraft_engine::{Batch as Samples, BatchNormMode, CpuEngine, Targets, UpdateRule};
+    use regraft_engine::{Batch as Samples, BatchNormMode, CpuEngine, Precision, Targets, UpdateRule};
     use regraft_graph::{Shape, Trainable, init, zoo};
     use regraft_testing::pattern;
 
@@ -79,7 +79,14 @@ mod tests {
 
     fn options(trainable: Trainable) -> SessionOptions {
         let update = UpdateRule::Sgd { momentum: 0.9, weight_decay: 1e-4, nesterov: false };
-        SessionOptions { trainable, batch_norm: BatchNormMode::Train, update, seed: 1 }
+        SessionOptions {
+            trainable,
+            batch_norm: BatchNormMode::Train,
+            update,
+            seed: 1,
+            precision: Precision::F32,
+            infer_precision: Precision::F32,
+        }
     }
 
     fn graph(name: &str) -> Graph {

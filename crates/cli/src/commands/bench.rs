@@ -9,7 +9,7 @@ use regraft_graph::{Trainable, init, zoo};
 use regraft_kernels::{peak, simd::Level};
 use serde_json::json;
 
-use crate::args::{Bench, Common, Precision, What};
+use crate::args::{Bench, Common, PrecisionArg, What};
 use crate::{End, setup};
 
 /// Runs before the timed ones: the first allocates, the second finds its memory.
@@ -25,6 +25,8 @@ pub fn run(common: &Common, args: &Bench) -> Result<End> {
         batch_norm: BatchNormMode::Train,
         update: UpdateRule::Sgd { momentum: 0.9, weight_decay: 0.0, nesterov: false },
         seed: 0,
+        precision: args.precision.into(),
+        infer_precision: args.precision.into(),
     };
     let mut session = engine.compile(&graph, &init::random(&graph, 0), options)?;
     // Any values do: the kernels' time does not depend on them.
@@ -52,7 +54,7 @@ pub fn run(common: &Common, args: &Bench) -> Result<End> {
     rates.sort_by(f64::total_cmp);
     let median = (rates[(rates.len() - 1) / 2] + rates[rates.len() / 2]) / 2.0;
     let what = if args.what == What::Train { "train" } else { "forward" };
-    let Precision::F32 = args.precision;
+    let precision = if args.precision == PrecisionArg::Bf16 { "bf16" } else { "f32" };
     let memory = peak_rss_bytes();
     let times = session.layer_times();
     // In the same run, as the speed of a shared machine changes.
@@ -63,7 +65,7 @@ pub fn run(common: &Common, args: &Bench) -> Result<End> {
             "backbone": args.backbone,
             "batch": n,
             "what": what,
-            "precision": "f32",
+            "precision": precision,
             "threads": threads,
             "img_per_s": median,
             "runs": rates,
@@ -78,7 +80,7 @@ pub fn run(common: &Common, args: &Bench) -> Result<End> {
         let mib = memory.map_or_else(|| "unknown".into(), |bytes| format!("{} MiB", bytes >> 20));
         writeln!(
             stdout(),
-            "{} {what}, batch {n}, f32, {threads} thread(s), {}: {median:.2} img/s (median of {}; {:.2} to {:.2}), peak memory {mib}",
+            "{} {what}, batch {n}, {precision}, {threads} thread(s), {}: {median:.2} img/s (median of {}; {:.2} to {:.2}), peak memory {mib}",
             args.backbone,
             level.name(),
             rates.len(),

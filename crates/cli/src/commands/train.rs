@@ -152,6 +152,7 @@ fn config(args: &Train) -> Config {
             ..Augmentation::default()
         }),
         seed: args.seed,
+        precision: args.precision.into(),
         cache_bytes: args.cache_mib.map(|mib| mib.saturating_mul(1 << 20)),
         ..Config::tutorial(args.data.clone(), args.backbone.clone())
     }

@@ -74,15 +74,15 @@ fn run_step(
         Kind::Conv { conv, input, output, .. } => {
             let shape = conv_shape(conv, n, *input, *output);
             if back.trains {
-                let start = Instant::now();
+                let (start, precision) = (Instant::now(), workspace.precision);
                 let x = workspace.read(pass, input_value);
                 if let Some(grad_weight) = parameters.grad_mut(step.node, "weight") {
-                    conv::backward_weight(&shape, x, grad, grad_weight);
+                    conv::backward_weight(&shape, precision, x, grad, grad_weight);
                 }
                 if let Some(grad_bias) = parameters.grad_mut(step.node, "bias") {
                     conv::backward_bias(grad, grad_bias);
                 }
-                let kernel = Algorithm::choose(&shape, Use::Once).name();
+                let kernel = Algorithm::choose(&shape, Use::Once, precision).name();
                 workspace.took(back.step, Part::WeightGradient, kernel, n, start);
             }
             if target.is_some() {

@@ -5,7 +5,7 @@ use std::time::Instant;
 use regraft_graph::Conv2d;
 use regraft_kernels::batch_norm::Gather;
 use regraft_kernels::conv::{self, Algorithm, Epilogue, Filter, Use};
-use regraft_kernels::{Memory, activation, batch_norm, elementwise, linear, pool};
+use regraft_kernels::{Memory, Precision, activation, batch_norm, elementwise, linear, pool};
 use regraft_random::{Purpose, keyed, unit_f32};
 
 use super::parameters::Parameters;
@@ -33,6 +33,7 @@ pub(super) struct Workspace {
     prepared: Vec<Option<Prepared>>,
     /// Where the weights of the others are prepared, one after the other.
     filter: Filter,
+    pub precision: Precision,
     /// How long each step takes, if somebody asks.
     pub times: Option<Times>,
 }
@@ -51,10 +52,16 @@ struct Prepared {
 struct Filters(Vec<Filter>);
 
 impl Filters {
-    fn get(&mut self, shape: &conv::Shape, weight: &[f32], prepare: fn(&conv::Shape, &[f32]) -> Filter) -> &Filter {
-        let algorithm = Algorithm::choose(shape, Use::Often);
+    fn get(
+        &mut self,
+        shape: &conv::Shape,
+        weight: &[f32],
+        precision: Precision,
+        prepare: fn(&conv::Shape, &[f32], Precision) -> Filter,
+    ) -> &Filter {
+        let algorithm = Algorithm::choose(shape, Use::Often, precision);
         let at = self.0.iter().position(|filter| filter.algorithm() == algorithm).unwrap_or_else(|| {
-            self.0.push(prepare(shape, weight));
+            self.0.push(prepare(shape, weight, precision));
             self.0.len() - 1
         });
         &self.0[at]
@@ -74,12 +81,13 @@ pub(super) struct Pass<'a> {
 }
 
 impl Workspace {
-    pub fn new(plan: &Plan) -> Self {
+    pub fn new(plan: &Plan, precision: Precision) -> Self {
         Self {
             buffers: vec![Memory::default(); plan.buffers.len()],
             saved: vec![Saved::default(); plan.steps.len()],
             prepared: vec![None; plan.steps.len()],
-            filter: Filter::default(),
+            filter: Filter::new(precision),
+            precision,
             times: None,
         }
     }
@@ -123,12 +131,12 @@ impl Workspace {
     ) -> R {
         // Taken out for the time of the work, which reads the rest.
         if let Some(mut prepared) = self.prepared[index].take() {
-            let filter = prepared.forward.get(shape, &prepared.weight, Filter::for_forward);
+            let filter = prepared.forward.get(shape, &prepared.weight, self.precision, Filter::for_forward);
             let result = work(self, filter, prepared.bias.as_deref());
             self.prepared[index] = Some(prepared);
             return result;
         }
-        let mut filter = std::mem::take(&mut self.filter);
+        let mut filter = std::mem::replace(&mut self.filter, Filter::new(self.precision));
         filter.set_forward(shape, parameters.expect(node, "weight"));
         let result = work(self, &filter, parameters.get(node, "bias"));
         self.filter = filter;
@@ -145,12 +153,12 @@ impl Workspace {
         work: impl FnOnce(&mut Self, &Filter) -> R,
     ) -> R {
         if let Some(mut prepared) = self.prepared[index].take() {
-            let filter = prepared.backward.get(shape, &prepared.weight, Filter::for_backward);
+            let filter = prepared.backward.get(shape, &prepared.weight, self.precision, Filter::for_backward);
             let result = work(self, filter);
             self.prepared[index] = Some(prepared);
             return result;
         }
-        let mut filter = std::mem::take(&mut self.filter);
+        let mut filter = std::mem::replace(&mut self.filter, Filter::new(self.precision));
         filter.set_backward(shape, parameters.expect(node, "weight"));
         let result = work(self, &filter);
         self.filter = filter;

@@ -1,6 +1,7 @@
 //! Every operation and a few composed networks give PyTorch's outputs and gradients (`reference/ops`).
 
 use regraft_graph::{Conv2d, Graph, Linear, Node, Op, Shape, StateDict, Tensor, Trainable};
+use regraft_kernels::Precision;
 use regraft_kernels::elementwise::transpose;
 use regraft_kernels::loss::CrossEntropy;
 use regraft_testing::assert_close_to_scale;
@@ -58,7 +59,7 @@ fn check_network(fixture: &Fixture, graph: &Graph) {
     let rule = UpdateRule::Sgd { momentum: 0.0, weight_decay: 0.0, nesterov: false };
     let mut parameters = Parameters::new(&graph, &state, &trainable, mode, rule).unwrap();
     let plan = Plan::new(&graph, Mode::Training(&trainable, mode)).unwrap();
-    let mut workspace = Workspace::new(&plan);
+    let mut workspace = Workspace::new(&plan, Precision::F32);
     let shapes = graph.shapes().unwrap();
     let output_shape = shapes[graph.output()];
 

@@ -3,7 +3,9 @@
 use std::sync::Arc;
 
 use regraft_graph::{Graph, Op, StateDict, Trainable};
+use regraft_kernels::Precision;
 use regraft_kernels::loss::CrossEntropy;
+use regraft_kernels::simd::Level;
 
 use super::parameters::Parameters;
 use super::plan::{Kind, Mode, Plan};
@@ -19,8 +21,8 @@ struct Program {
 }
 
 impl Program {
-    fn new(plan: Plan) -> Self {
-        Self { workspace: Workspace::new(&plan), plan }
+    fn new(plan: Plan, precision: Precision) -> Self {
+        Self { workspace: Workspace::new(&plan, precision), plan }
     }
 }
 
@@ -46,12 +48,13 @@ impl CpuSession {
         options: SessionOptions,
         pool: Arc<rayon::ThreadPool>,
     ) -> Result<Self, Error> {
-        let SessionOptions { trainable, batch_norm, update, seed } = options;
-        let inference = Program::new(Plan::new(graph, Mode::Inference)?);
+        let SessionOptions { trainable, batch_norm, update, seed, precision, infer_precision } = options;
+        let (precision, infer_precision) = (available(precision)?, available(infer_precision)?);
+        let inference = Program::new(Plan::new(graph, Mode::Inference)?, infer_precision);
         let training = if trainable.is_empty() {
             None
         } else {
-            Some(Program::new(Plan::new(graph, Mode::Training(&trainable, batch_norm))?))
+            Some(Program::new(Plan::new(graph, Mode::Training(&trainable, batch_norm))?, precision))
         };
         let parameters = Parameters::new(graph, state, &trainable, batch_norm, update)?;
         let shapes = graph.shapes()?;
@@ -112,6 +115,20 @@ impl CpuSession {
         }
         Ok(n)
     }
+}
+
+/// The kernels' name of a precision, if this CPU has it.
+fn available(precision: crate::Precision) -> Result<Precision, Error> {
+    let precision = match precision {
+        crate::Precision::F32 => Precision::F32,
+        crate::Precision::Bf16 => Precision::Bf16,
+    };
+    if precision.is_available() {
+        return Ok(precision);
+    }
+    let level = Level::current().name();
+    let reason = format!("it takes a CPU with AVX-512 BF16, used at level avx512, and the level in use is {level}");
+    Err(Error::Precision { engine: "cpu", reason })
 }
 
 /// Most elements that the values of a batch may hold together: 64 GiB of `f32`. A network from a stranger's file

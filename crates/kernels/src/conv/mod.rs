@@ -13,10 +13,11 @@ mod winograd;
 use rayon::prelude::*;
 
 use crate::batch_norm::Gather;
-use crate::rows::{reduce_rows, rows_per_piece};
+use crate::bf16;
+use crate::rows::{reduce_rows, rows_per_piece, with_scratch};
 use crate::simd::{Level, dispatch};
 use crate::tile::Finish;
-use crate::{Activation, Memory};
+use crate::{Activation, Memory, Precision};
 
 /// Shape of a convolution of a batch.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -214,7 +215,7 @@ impl Algorithm {
     }
 
     /// The fastest for this shape, its batch included.
-    pub fn choose(shape: &Shape, weight: Use) -> Self {
+    pub fn choose(shape: &Shape, weight: Use, precision: Precision) -> Self {
         if shape.is_depthwise() {
             return Algorithm::Depthwise;
         }
@@ -233,7 +234,12 @@ impl Algorithm {
             Use::Once => 1500,
             Use::Often => 600,
         };
-        let saves = 9 * shape.output_pixels() > 50 * winograd::tiles(shape) + extra;
+        // A multiplication in bfloat16 takes a little more than half the time.
+        let direct = match precision {
+            Precision::F32 => 9 * shape.output_pixels(),
+            Precision::Bf16 => 5 * shape.output_pixels(),
+        };
+        let saves = direct > 50 * winograd::tiles(shape) + extra;
         if saves { Algorithm::Winograd } else { Algorithm::Direct }
     }
 }
@@ -242,35 +248,41 @@ impl Algorithm {
 #[derive(Clone, Debug)]
 pub struct Filter {
     level: Level,
+    /// Wanted, and what it has come to for this shape.
+    wanted: Precision,
+    precision: Precision,
     algorithm: Algorithm,
     /// Of which `len` elements are used.
     data: Memory,
     len: usize,
 }
 
-impl Default for Filter {
-    /// Empty, to be filled by [`set_forward`](Self::set_forward) or [`set_backward`](Self::set_backward).
-    fn default() -> Self {
-        Self::at(Level::current())
-    }
-}
-
 impl Filter {
-    fn at(level: Level) -> Self {
-        Self { level, algorithm: Algorithm::Direct, data: Memory::default(), len: 0 }
+    /// Empty, to be filled by [`set_forward`](Self::set_forward) or [`set_backward`](Self::set_backward).
+    ///
+    /// # Panics
+    /// If this CPU lacks the precision.
+    pub fn new(precision: Precision) -> Self {
+        Self::at(Level::current(), precision)
+    }
+
+    fn at(level: Level, precision: Precision) -> Self {
+        assert!(precision.is_available(), "{precision:?} on this CPU");
+        let (wanted, algorithm) = (precision, Algorithm::Direct);
+        Self { level, wanted, precision, algorithm, data: Memory::default(), len: 0 }
     }
 
     /// Prepares `weight`, `[kh, kw, in_channels / groups, out_channels]`, for [`forward`] with batch after batch like that
     /// of `shape`. Other batches are computed as well, perhaps by a slower algorithm.
-    pub fn for_forward(shape: &Shape, weight: &[f32]) -> Self {
-        let mut filter = Self::default();
+    pub fn for_forward(shape: &Shape, weight: &[f32], precision: Precision) -> Self {
+        let mut filter = Self::new(precision);
         filter.set(shape, weight, Use::Often, false);
         filter
     }
 
     /// Prepares `weight` for [`backward_input`] with batch after batch.
-    pub fn for_backward(shape: &Shape, weight: &[f32]) -> Self {
-        let mut filter = Self::default();
+    pub fn for_backward(shape: &Shape, weight: &[f32], precision: Precision) -> Self {
+        let mut filter = Self::new(precision);
         filter.set(shape, weight, Use::Often, true);
         filter
     }
@@ -292,20 +304,33 @@ impl Filter {
 
     fn set(&mut self, shape: &Shape, weight: &[f32], times: Use, backward: bool) {
         assert_eq!(weight.len(), shape.weight_len(), "weight of {shape:?}");
-        self.set_for(Algorithm::choose(shape, times), shape, weight, backward);
+        self.set_for(Algorithm::choose(shape, times, self.wanted), shape, weight, backward);
     }
 
     fn set_for(&mut self, algorithm: Algorithm, shape: &Shape, weight: &[f32], backward: bool) {
         self.algorithm = algorithm;
-        let Self { level, ref mut data, .. } = *self;
-        self.len = match self.algorithm {
+        self.precision = self.wanted;
+        if !pairs(algorithm, shape, backward) {
+            self.precision = Precision::F32;
+        }
+        let Self { level, precision, ref mut data, .. } = *self;
+        let paired = precision == Precision::Bf16;
+        self.len = match algorithm {
             Algorithm::Winograd => {
                 let shape = if backward { &winograd::gradient_shape(shape) } else { shape };
                 winograd::transform_filter(level, shape, weight, backward, data)
             }
-            Algorithm::Direct | Algorithm::Narrow if backward => direct::pack_backward(level, shape, weight, data),
-            Algorithm::Narrow => narrow::pack(level, shape, weight, data),
-            Algorithm::Direct => direct::pack_forward(level, shape, weight, data),
+            Algorithm::Direct | Algorithm::Narrow if backward => {
+                let (words, shape) = (&mut Memory::default(), &pairs_of_outputs(shape, paired));
+                let weight = if paired { map_words(weight, words) } else { weight };
+                direct::pack_backward(level, shape, weight, data)
+            }
+            Algorithm::Narrow => narrow::pack(level, precision, shape, weight, data),
+            Algorithm::Direct => {
+                let (words, halved) = (&mut Memory::default(), &pairs_of_inputs(shape, paired));
+                let weight = if paired { row_words(weight, shape.out_channels, words) } else { weight };
+                direct::pack_forward(level, halved, weight, data)
+            }
             Algorithm::Depthwise => {
                 data.reserve(weight.len());
                 data[..weight.len()].copy_from_slice(weight);
@@ -317,6 +342,44 @@ impl Filter {
     fn values(&self) -> &[f32] {
         &self.data[..self.len]
     }
+}
+
+/// Whether an algorithm can compute in pairs: of input channels, or of output channels for the input's gradient.
+fn pairs(algorithm: Algorithm, shape: &Shape, backward: bool) -> bool {
+    match (algorithm, backward) {
+        (Algorithm::Narrow, false) => narrow::pairs(shape),
+        (Algorithm::Direct, false) => shape.groups == 1 && shape.in_channels.is_multiple_of(2),
+        (Algorithm::Direct | Algorithm::Narrow, true) => shape.groups == 1 && shape.out_channels.is_multiple_of(2),
+        (Algorithm::Winograd | Algorithm::Depthwise, _) => false,
+    }
+}
+
+/// The shape of a convolution whose input channels are pairs, if they are `paired`.
+fn pairs_of_inputs(shape: &Shape, paired: bool) -> Shape {
+    Shape { in_channels: if paired { shape.in_channels / 2 } else { shape.in_channels }, ..*shape }
+}
+
+/// The shape of a convolution whose output channels are pairs, if they are `paired`.
+fn pairs_of_outputs(shape: &Shape, paired: bool) -> Shape {
+    Shape { out_channels: if paired { shape.out_channels / 2 } else { shape.out_channels }, ..*shape }
+}
+
+/// Pairs of neighbouring values of a map or a weight.
+fn map_words<'a>(values: &[f32], words: &'a mut Memory) -> &'a [f32] {
+    let len = values.len() / 2;
+    words.reserve(len);
+    bf16::pair_map(values, &mut words[..len]);
+    &words[..len]
+}
+
+/// Pairs of neighbouring rows of a weight.
+fn row_words<'a>(weight: &[f32], columns: usize, words: &'a mut Memory) -> &'a [f32] {
+    let len = weight.len() / 2;
+    words.reserve(len);
+    words[..len].par_chunks_mut(columns).zip(weight.par_chunks_exact(2 * columns)).for_each(|(words, rows)| {
+        bf16::pair_all_rows(rows, 2, columns, columns, words);
+    });
+    &words[..len]
 }
 
 /// Convolves `input` with a [`Filter::for_forward`] and applies the `epilogue`.
@@ -332,8 +395,15 @@ pub fn forward(shape: &Shape, input: &[f32], filter: &Filter, epilogue: Epilogue
     let (level, data) = (&filter.level, filter.values());
     match filter.algorithm {
         Algorithm::Winograd => winograd::forward(*level, shape, input, data, epilogue, false, output),
-        Algorithm::Direct => direct::forward(*level, shape, input, data, epilogue, output),
-        Algorithm::Narrow => narrow::forward(*level, shape, input, data, epilogue, output),
+        Algorithm::Direct if filter.precision == Precision::Bf16 => {
+            let shape = pairs_of_inputs(shape, true);
+            with_scratch(input.len() / 2, |words| {
+                bf16::pair_map(input, words);
+                direct::forward(*level, Precision::Bf16, &shape, words, data, epilogue, output);
+            });
+        }
+        Algorithm::Direct => direct::forward(*level, Precision::F32, shape, input, data, epilogue, output),
+        Algorithm::Narrow => narrow::forward(*level, filter.precision, shape, input, data, epilogue, output),
         Algorithm::Depthwise => depthwise::forward(*level, shape, input, data, epilogue, output),
     }
 }
@@ -351,8 +421,15 @@ pub fn backward_input(shape: &Shape, grad_output: &[f32], filter: &Filter, accum
             let shape = winograd::gradient_shape(shape);
             winograd::forward(*level, &shape, grad_output, data, Epilogue::NONE, accumulate, grad_input);
         }
+        Algorithm::Direct | Algorithm::Narrow if filter.precision == Precision::Bf16 => {
+            let shape = pairs_of_outputs(shape, true);
+            with_scratch(grad_output.len() / 2, |words| {
+                bf16::pair_map(grad_output, words);
+                direct::backward_input(*level, Precision::Bf16, &shape, words, data, accumulate, grad_input);
+            });
+        }
         Algorithm::Direct | Algorithm::Narrow => {
-            direct::backward_input(*level, shape, grad_output, data, accumulate, grad_input);
+            direct::backward_input(*level, Precision::F32, shape, grad_output, data, accumulate, grad_input);
         }
         Algorithm::Depthwise => depthwise::backward_input(*level, shape, grad_output, data, accumulate, grad_input),
     }
@@ -362,14 +439,22 @@ pub fn backward_input(shape: &Shape, grad_output: &[f32], filter: &Filter, accum
 ///
 /// # Panics
 /// If a slice has another length than the shape says.
-pub fn backward_weight(shape: &Shape, input: &[f32], grad_output: &[f32], grad_weight: &mut [f32]) {
-    let algorithm = Algorithm::choose(shape, Use::Once);
-    backward_weight_by(algorithm, Level::current(), shape, input, grad_output, grad_weight);
+pub fn backward_weight(
+    shape: &Shape,
+    precision: Precision,
+    input: &[f32],
+    grad_output: &[f32],
+    grad_weight: &mut [f32],
+) {
+    let algorithm = Algorithm::choose(shape, Use::Once, precision);
+    backward_weight_by(algorithm, Level::current(), precision, shape, input, grad_output, grad_weight);
 }
 
+#[allow(clippy::too_many_arguments)] // two choices and the slices
 fn backward_weight_by(
     algorithm: Algorithm,
     level: Level,
+    precision: Precision,
     shape: &Shape,
     input: &[f32],
     grad_output: &[f32],
@@ -377,10 +462,12 @@ fn backward_weight_by(
 ) {
     check(shape, input, grad_output);
     assert_eq!(grad_weight.len(), shape.weight_len(), "weight of {shape:?}");
+    // The pairs are of pixels here: any channels will do.
+    let precision = if shape.groups == 1 { precision } else { Precision::F32 };
     match algorithm {
         Algorithm::Winograd => winograd::backward_weight(level, shape, input, grad_output, grad_weight),
-        Algorithm::Direct => direct::backward_weight(level, shape, input, grad_output, grad_weight),
-        Algorithm::Narrow => narrow::backward_weight(level, shape, input, grad_output, grad_weight),
+        Algorithm::Direct => direct::backward_weight(level, precision, shape, input, grad_output, grad_weight),
+        Algorithm::Narrow => narrow::backward_weight(level, precision, shape, input, grad_output, grad_weight),
         Algorithm::Depthwise => depthwise::backward_weight(level, shape, input, grad_output, grad_weight),
     }
 }

@@ -7,10 +7,11 @@
 use rayon::prelude::*;
 
 use super::{Epilogue, Shape};
-use crate::Memory;
+use crate::bf16::{pair_all_rows, pair_neighbours};
 use crate::rows::with_scratch;
 use crate::simd::Level;
 use crate::tile::{Finish, Panels, Places, Product, Rows};
+use crate::{Memory, Precision};
 
 /// Most channels for which interleaving pays.
 const CHANNELS: usize = 8;
@@ -75,39 +76,75 @@ fn interleave(shape: &Shape, input: &[f32], row: usize, out: &mut [f32]) {
 }
 
 /// The weight, packed for [`forward`]; returns how many elements that is.
-pub(super) fn pack(level: Level, shape: &Shape, weight: &[f32], out: &mut Memory) -> usize {
-    let (k, n) = (patch_len(shape), shape.out_channels);
+pub(super) fn pack(level: Level, precision: Precision, shape: &Shape, weight: &[f32], out: &mut Memory) -> usize {
+    let n = shape.out_channels;
+    let rows = (0..patch_len(shape)).flat_map(|row| &weight[weight_row(shape, row) * n..][..n]).copied();
+    let mut rows: Vec<f32> = rows.collect();
+    let k = words(precision, patch_len(shape));
+    if precision == Precision::Bf16 {
+        let mut pairs = vec![0.0; k * n];
+        pair_all_rows(&rows, patch_len(shape), n, n, &mut pairs);
+        rows = pairs;
+    }
     let panels = Panels::new(level, k, n);
     let len = panels.count(n) * panels.step;
     out.reserve(len);
-    panels.pack(n, (0..k).map(|row| &weight[weight_row(shape, row) * n..][..n]), &mut out[..len]);
+    panels.pack(n, rows.chunks_exact(n), &mut out[..len]);
     len
+}
+
+/// Words of `len` elements.
+fn words(precision: Precision, len: usize) -> usize {
+    match precision {
+        Precision::F32 => len,
+        Precision::Bf16 => len.div_ceil(2),
+    }
+}
+
+/// Whether bfloat16 can be used: each patch must begin with a pair.
+pub(super) fn pairs(shape: &Shape) -> bool {
+    (shape.stride[1] * column_len(shape)).is_multiple_of(2)
 }
 
 /// Convolves with a weight from [`pack`].
 pub(super) fn forward(
     level: Level,
+    precision: Precision,
     shape: &Shape,
     input: &[f32],
     filter: &[f32],
     epilogue: Epilogue,
     output: &mut [f32],
 ) {
-    let (k, n) = (patch_len(shape), shape.out_channels);
+    let n = shape.out_channels;
+    let k = words(precision, patch_len(shape));
     let line_len = shape.output[1] * n;
+    let paired = precision == Precision::Bf16;
     output.par_chunks_mut(line_len).enumerate().for_each(|(row, output)| {
-        with_scratch(columns(shape) * column_len(shape), |lines| {
-            interleave(shape, input, row, lines);
+        // One element more, with which the last patch's last may be paired: its weight is zero.
+        let lines_len = (columns(shape) * column_len(shape) + 1).next_multiple_of(2);
+        with_scratch(lines_len + lines_len / 2, |scratch| {
+            let (lines, pairs) = scratch.split_at_mut(lines_len);
+            lines[columns(shape) * column_len(shape)..].fill(0.0);
+            interleave(shape, input, row, &mut lines[..columns(shape) * column_len(shape)]);
+            if paired {
+                pair_neighbours(lines, pairs);
+            }
+            let step = shape.stride[1] * column_len(shape);
             let product = Product {
                 m: shape.output[1],
                 n,
                 k,
-                a: Rows::Strided { values: lines, strides: [shape.stride[1] * column_len(shape), 1] },
+                a: Rows::Strided {
+                    values: if paired { pairs } else { lines },
+                    strides: [if paired { step / 2 } else { step }, 1],
+                },
                 b: filter,
                 panels: Panels::new(level, k, n),
                 places: Places::Strided(n),
                 accumulate: false,
                 finish: epilogue.finish(row * line_len, 0..n),
+                precision,
             };
             let mut sums = epilogue.sums(n);
             product.run_and_sum(level, output, &mut sums);
@@ -119,6 +156,7 @@ pub(super) fn forward(
 /// The gradient of the weight, `[kh, kw, in, out]`.
 pub(super) fn backward_weight(
     level: Level,
+    precision: Precision,
     shape: &Shape,
     input: &[f32],
     grad_output: &[f32],
@@ -133,23 +171,40 @@ pub(super) fn backward_weight(
         .enumerate()
         .map(|(i, grads)| {
             let mut sums = vec![0.0; m * n];
-            let panels = Panels::new(level, shape.output[1], n);
+            let paired = precision == Precision::Bf16;
+            let (width, step) = (shape.output[1], shape.stride[1] * column_len(shape));
+            let k = words(precision, width);
+            let panels = Panels::new(level, k, n);
             let lines_len = columns(shape) * column_len(shape);
-            with_scratch(lines_len + panels.count(n) * panels.step, |scratch| {
-                let (lines, packed) = scratch.split_at_mut(lines_len);
-                for (line, grads) in grads.chunks_exact(line_len).enumerate() {
+            let pairs_len = if paired { k * (m + n) } else { 0 };
+            with_scratch(lines_len + pairs_len + panels.count(n) * panels.step, |scratch| {
+                let (lines, scratch) = scratch.split_at_mut(lines_len);
+                let (pairs, packed) = scratch.split_at_mut(pairs_len);
+                for (line, mut grads) in grads.chunks_exact(line_len).enumerate() {
                     interleave(shape, input, i * part + line, lines);
+                    let (mut values, mut strides) = (&*lines, [1, step]);
+                    if paired {
+                        // Pairs are of pixels, over which the products sum.
+                        let (patches, rows) = pairs.split_at_mut(k * m);
+                        for (pair, patch) in patches.chunks_exact_mut(m).enumerate() {
+                            let count = (width - 2 * pair).min(2);
+                            pair_all_rows(&lines[2 * pair * step..], count, m, step, patch);
+                        }
+                        pair_all_rows(grads, width, n, n, rows);
+                        (values, strides, grads) = (patches, [1, m], rows);
+                    }
                     let (b, panels) = panels.of_rows(level, grads, n, packed);
                     let product = Product {
                         m,
                         n,
-                        k: shape.output[1],
-                        a: Rows::Strided { values: lines, strides: [1, shape.stride[1] * column_len(shape)] },
+                        k,
+                        a: Rows::Strided { values, strides },
                         b,
                         panels,
                         places: Places::Strided(n),
                         accumulate: line > 0,
                         finish: Finish::NONE,
+                        precision,
                     };
                     product.run(level, &mut sums);
                 }

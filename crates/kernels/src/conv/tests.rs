@@ -1,4 +1,5 @@
 use super::*;
+use crate::batch_norm;
 use crate::testing::{assert_gradient, dot, values, values_f64};
 use regraft_testing::assert_close_to_scale;
 
@@ -61,25 +62,26 @@ fn to_f32(values: &[f64]) -> Vec<f32> {
 /// shapes of the grid stay within 1e-5 of the result's scale at every level.
 const WINOGRAD_TOLERANCE: f64 = 1e-5;
 
-#[test]
-fn fast_kernels_equal_the_reference_at_every_level() {
+/// Checks all algorithms at some levels against the reference in `f64`, on numbers that `round` has rounded.
+fn check_against_reference(levels: &[Level], precision: Precision, round: fn(f64) -> f64) {
     for (name, shape) in grid() {
-        let x = values_f64("x", shape.input_len());
-        let w = values_f64("w", shape.weight_len());
-        let g = values_f64("g", shape.output_len());
+        let rounded = |name: &str, len| values_f64(name, len).into_iter().map(round).collect::<Vec<_>>();
+        let x = rounded("x", shape.input_len());
+        let w = rounded("w", shape.weight_len());
+        let g = rounded("g", shape.output_len());
         let (x32, w32, g32) = (to_f32(&x), to_f32(&w), to_f32(&g));
         let y_ref = to_f32(&reference::forward(&shape, &x, &w));
         let dx_ref = to_f32(&reference::backward_input(&shape, &g, &w));
         let dw_ref = to_f32(&reference::backward_weight(&shape, &x, &g));
         for (level, algorithm) in
-            Level::available().flat_map(|level| Algorithm::fitting(&shape).map(move |algorithm| (level, algorithm)))
+            levels.iter().flat_map(|&level| Algorithm::fitting(&shape).map(move |algorithm| (level, algorithm)))
         {
             let tolerance = if algorithm == Algorithm::Winograd { WINOGRAD_TOLERANCE } else { TOLERANCE };
             let check = |what: &str, got: &[f32], expected: &[f32]| {
-                let what = format!("{name}, {level:?}, {algorithm:?}: {what}");
+                let what = format!("{name}, {level:?}, {algorithm:?}, {precision:?}: {what}");
                 assert_close_to_scale(&what, got, expected, tolerance);
             };
-            let mut filter = Filter::at(level);
+            let mut filter = Filter::at(level, precision);
             filter.set_for(algorithm, &shape, &w32, false);
             let mut y = vec![f32::NAN; shape.output_len()];
             forward(&shape, &x32, &filter, Epilogue::NONE, &mut y);
@@ -93,8 +95,45 @@ fn fast_kernels_equal_the_reference_at_every_level() {
             check("accumulated", &dx, &dx_ref.iter().map(|x| 2.0 * x).collect::<Vec<_>>());
 
             let mut dw = vec![f32::NAN; shape.weight_len()];
-            backward_weight_by(algorithm, level, &shape, &x32, &g32, &mut dw);
+            backward_weight_by(algorithm, level, precision, &shape, &x32, &g32, &mut dw);
             check("weight gradient", &dw, &dw_ref);
+        }
+    }
+}
+
+#[test]
+fn fast_kernels_equal_the_reference_at_every_level() {
+    check_against_reference(&Level::available().collect::<Vec<_>>(), Precision::F32, |x| x);
+}
+
+/// Products of bfloat16 numbers are exact in `f32`: only the sums round.
+#[test]
+fn pairs_of_bfloat16_equal_the_reference_on_rounded_numbers() {
+    if !Precision::Bf16.is_available() {
+        eprintln!("skipped: this CPU has no bfloat16 products");
+        return;
+    }
+    let bf16 = |x: f64| f64::from(f32::from_bits((x as f32).to_bits() & 0xffff_0000));
+    check_against_reference(&[Level::current()], Precision::Bf16, bf16);
+}
+
+#[test]
+fn gathered_statistics_are_those_of_the_result() {
+    for (name, shape) in grid() {
+        let (x, w) = (values("x", shape.input_len()), values("w", shape.weight_len()));
+        let pivots = values("pivots", shape.out_channels);
+        let mut filter = Filter::new(Precision::F32);
+        for algorithm in Algorithm::fitting(&shape) {
+            filter.set_for(algorithm, &shape, &w, false);
+            let mut y = vec![0.0; shape.output_len()];
+            let gather = Gather::new(&pivots);
+            let epilogue = Epilogue { gather: Some(&gather), ..Epilogue::NONE };
+            forward(&shape, &x, &filter, epilogue, &mut y);
+            let expected = batch_norm::Statistics::of(&y, shape.out_channels);
+            let found = gather.statistics(shape.output_pixels()).expect("the pivots are near");
+            // Both lose digits to the distance from the pivot, here up to ten times the mean.
+            assert_close_to_scale(&format!("{name}, {algorithm:?}: mean"), &found.mean, &expected.mean, 1e-5);
+            assert_close_to_scale(&format!("{name}, {algorithm:?}: variance"), &found.var, &expected.var, 1e-5);
         }
     }
 }
@@ -123,16 +162,18 @@ fn the_epilogue_adds_bias_and_residual_before_the_activation() {
         let mut plain = vec![0.0; shape.output_len()];
         let epilogue =
             Epilogue { bias: Some(&bias), residual: Some(&residual), activation: Activation::ReLU, gather: None };
-        let mut filter = Filter::default();
+        let mut filter = Filter::new(Precision::F32);
         for algorithm in Algorithm::fitting(&shape) {
             filter.set_for(algorithm, &shape, &w, false);
             forward(&shape, &x, &filter, Epilogue::NONE, &mut plain);
+            let scale = plain.iter().fold(0.0f32, |scale, y| scale.max(y.abs()));
             let mut fused = vec![0.0; shape.output_len()];
             forward(&shape, &x, &filter, epilogue, &mut fused);
             for (i, &y) in fused.iter().enumerate() {
                 let expected = (plain[i] + bias[i % shape.out_channels] + residual[i]).max(0.0);
-                // The order in which the three are added is the kernel's own.
-                assert!((y - expected).abs() < 1e-6 * expected.max(1.0), "{name} at {i}: {y} for {expected}");
+                // The order in which they are added is the kernel's own.
+                let near = (y - expected).abs() < TOLERANCE as f32 * scale.max(1.0);
+                assert!(near, "{name}, {algorithm:?} at {i}: {y} for {expected}");
             }
         }
     }
@@ -150,13 +191,13 @@ fn any_number_of_threads_gives_the_same_bits() {
                 let g = values("g", shape.output_len());
                 let (mut y, mut dx) = (vec![0.0; g.len()], vec![0.0; x.len()]);
                 let (mut dw, mut db) = (vec![0.0; w.len()], vec![0.0; shape.out_channels]);
-                let mut filter = Filter::default();
+                let mut filter = Filter::new(Precision::F32);
                 for algorithm in Algorithm::fitting(&shape) {
                     filter.set_for(algorithm, &shape, &w, false);
                     forward(&shape, &x, &filter, Epilogue::NONE, &mut y);
                     filter.set_for(algorithm, &shape, &w, true);
                     backward_input(&shape, &g, &filter, false, &mut dx);
-                    backward_weight_by(algorithm, Level::current(), &shape, &x, &g, &mut dw);
+                    backward_weight_by(algorithm, Level::current(), Precision::F32, &shape, &x, &g, &mut dw);
                     bits.extend(y.iter().chain(&dx).chain(&dw).map(|x| x.to_bits()));
                 }
                 backward_bias(&g, &mut db);

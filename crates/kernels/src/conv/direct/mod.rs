@@ -14,10 +14,10 @@ use rayon::prelude::*;
 pub(super) use weight_gradient::backward_weight;
 
 use super::{Epilogue, Shape};
-use crate::Memory;
 use crate::rows::with_scratch;
 use crate::simd::Level;
 use crate::tile::{Finish, Panels, Places, Product, ROWS, Rows};
+use crate::{Memory, Precision};
 use patches::Patches;
 
 /// Columns of the patch matrix that are multiplied at a time, at most: their weights stay in the second-level cache.
@@ -53,6 +53,7 @@ struct Multiply<'a> {
     places: Places<'a>,
     accumulate: bool,
     finish: Finish<'a>,
+    precision: Precision,
 }
 
 impl Multiply<'_> {
@@ -73,6 +74,7 @@ impl Multiply<'_> {
                     places: self.places,
                     accumulate: self.accumulate || start > 0,
                     finish: if start + k == total { self.finish } else { Finish::NONE },
+                    precision: self.precision,
                 };
                 product.run_and_sum(self.level, out, sums);
             };
@@ -113,6 +115,7 @@ fn is_weight_bound(patches: &Patches, n: usize, pixels: usize) -> bool {
 #[allow(clippy::too_many_arguments)] // sizes and slices of one product
 fn multiply_by_panels(
     level: Level,
+    precision: Precision,
     patches: &Patches,
     map: &[f32],
     filter: &[f32],
@@ -138,6 +141,7 @@ fn multiply_by_panels(
                 places: Places::Strided(panels.width),
                 accumulate: false,
                 finish: Finish::NONE,
+                precision,
             };
             multiply.run(part, &mut []);
         });
@@ -174,9 +178,11 @@ pub(super) fn pack_forward(level: Level, shape: &Shape, weight: &[f32], out: &mu
     len
 }
 
-/// Convolves with a weight from [`pack_forward`].
+/// Convolves with a weight from [`pack_forward`]. With bfloat16, input and weight consist of pairs of input channels, which
+/// `shape` counts.
 pub(super) fn forward(
     level: Level,
+    precision: Precision,
     shape: &Shape,
     input: &[f32],
     filter: &[f32],
@@ -189,7 +195,7 @@ pub(super) fn forward(
     let group_len = panels.count(n) * panels.step;
     let channels = shape.out_channels;
     if shape.groups == 1 && is_weight_bound(&patches, n, shape.output_pixels()) {
-        return multiply_by_panels(level, &patches, input, filter, panels, n, false, epilogue, output);
+        return multiply_by_panels(level, precision, &patches, input, filter, panels, n, false, epilogue, output);
     }
     let block = pixels_per_block(shape.output_pixels());
     output.par_chunks_mut(block * channels).enumerate().for_each(|(i, output)| {
@@ -209,6 +215,7 @@ pub(super) fn forward(
                 places: Places::Strided(channels),
                 accumulate: false,
                 finish: epilogue.finish(first * channels, group * n..(group + 1) * n),
+                precision,
             };
             let mut part = epilogue.sums(n);
             multiply.run(&mut output[group * n..], &mut part);
@@ -304,9 +311,11 @@ fn transpose<'a>(rows: impl Iterator<Item = &'a [f32]> + Clone, len: usize, stri
     }
 }
 
-/// The gradient of the input with a weight from [`pack_backward`].
+/// The gradient of the input with a weight from [`pack_backward`]. With bfloat16, gradient and weight consist of pairs of
+/// output channels, which `shape` counts.
 pub(super) fn backward_input(
     level: Level,
+    precision: Precision,
     shape: &Shape,
     grad_output: &[f32],
     filter: &[f32],
@@ -323,6 +332,7 @@ pub(super) fn backward_input(
         let Class { patches, panels, .. } = class;
         return multiply_by_panels(
             level,
+            precision,
             patches,
             grad_output,
             filter,
@@ -377,6 +387,7 @@ pub(super) fn backward_input(
                     places,
                     accumulate,
                     finish: Finish::NONE,
+                    precision,
                 };
                 multiply.run(&mut out[group * n..], &mut []);
             }

@@ -3,6 +3,8 @@
 use rayon::prelude::*;
 
 use super::patches::Patches;
+use crate::Precision;
+use crate::bf16::pair_all_rows;
 use crate::conv::Shape;
 use crate::rows::with_scratch;
 use crate::simd::Level;
@@ -23,6 +25,7 @@ const PARTS: usize = 16;
 /// Adds the products of some pixels to some rows of one group's gradient.
 struct Sum<'a> {
     level: Level,
+    precision: Precision,
     shape: &'a Shape,
     patches: &'a Patches,
     input: &'a [f32],
@@ -42,17 +45,29 @@ fn panel_stride(columns: usize) -> usize {
 /// Elements of scratch that [`Sum`] needs.
 fn scratch_len(level: Level, shape: &Shape) -> usize {
     let panels = Panels::new(level, PIXELS, shape.out_per_group());
-    PIXELS * panel_stride(COLUMNS) + panels.count(shape.out_per_group()) * panels.step
+    // With room for the pairs.
+    PIXELS * 3 / 2 * panel_stride(COLUMNS)
+        + PIXELS / 2 * shape.out_channels
+        + panels.count(shape.out_per_group()) * panels.step
 }
 
 impl Sum<'_> {
     fn run(self) {
         let (n, channels) = (self.shape.out_per_group(), self.shape.out_channels);
         let panels = Panels::new(self.level, PIXELS, n);
-        let (panel, packed) = self.scratch.split_at_mut(PIXELS * panel_stride(COLUMNS));
+        let paired = self.precision == Precision::Bf16;
+        let (panel, scratch) = self.scratch.split_at_mut(PIXELS * panel_stride(COLUMNS));
+        let (words, scratch) = scratch.split_at_mut(if paired { PIXELS / 2 * panel_stride(COLUMNS) } else { 0 });
+        let (row_words, packed) = scratch.split_at_mut(if paired { PIXELS / 2 * channels } else { 0 });
         for first in self.pixels.clone().step_by(PIXELS) {
             let count = PIXELS.min(self.pixels.end - first);
-            let rows = &self.grad_output[first * channels..(first + count) * channels];
+            let mut rows = &self.grad_output[first * channels..(first + count) * channels];
+            // Pairs are of pixels, over which the products sum.
+            let k = if paired { count.div_ceil(2) } else { count };
+            if paired {
+                pair_all_rows(rows, count, channels, channels, row_words);
+                rows = &row_words[..k * channels];
+            }
             let (b, panels) = if self.shape.groups == 1 {
                 panels.of_rows(self.level, rows, n, packed)
             } else {
@@ -67,16 +82,20 @@ impl Sum<'_> {
                 let first_channel = self.group * self.shape.in_per_group();
                 let runs = self.patches.runs(columns);
                 self.patches.gather(self.input, first_channel, first..first + count, &runs, stride, panel);
+                if paired {
+                    pair_all_rows(panel, count, m, stride, words);
+                }
                 let product = Product {
                     m,
                     n,
-                    k: count,
-                    a: Rows::Strided { values: panel, strides: [1, stride] },
+                    k,
+                    a: Rows::Strided { values: if paired { words } else { panel }, strides: [1, stride] },
                     b,
                     panels,
                     places: Places::Strided(channels),
                     accumulate: true,
                     finish: Finish::NONE,
+                    precision: self.precision,
                 };
                 product.run(self.level, &mut self.out[row * channels + self.group * n..]);
             }
@@ -87,6 +106,7 @@ impl Sum<'_> {
 /// The gradient of the weight, `[kh, kw, in / groups, out]`.
 pub(in crate::conv) fn backward_weight(
     level: Level,
+    precision: Precision,
     shape: &Shape,
     input: &[f32],
     grad_output: &[f32],
@@ -98,7 +118,20 @@ pub(in crate::conv) fn backward_weight(
         with_scratch(scratch_len(level, shape), |scratch| {
             for group in 0..shape.groups {
                 let (pixels, columns) = (pixels.clone(), columns.clone());
-                Sum { level, shape, patches: &patches, input, grad_output, group, pixels, columns, scratch, out }.run();
+                Sum {
+                    level,
+                    precision,
+                    shape,
+                    patches: &patches,
+                    input,
+                    grad_output,
+                    group,
+                    pixels,
+                    columns,
+                    scratch,
+                    out,
+                }
+                .run();
             }
         });
     };

@@ -6,13 +6,13 @@ use rayon::prelude::*;
 use super::maps::{Points, transform_square};
 use super::tiling::Tiling;
 use super::transforms::{Input, OUT, Output, POINTS, SIDE, Sink, in_both};
-use crate::Activation;
 use crate::conv::{Epilogue, Shape};
 use crate::prefetch::Ahead;
 use crate::rows::with_scratch;
 use crate::simd::Level;
 use crate::tile::{Finish, Panels, Places, Product, Rows};
 use crate::vector::{load, store, vectors};
+use crate::{Activation, Precision};
 
 /// Elements of a point's plane of `count` tiles, `columns` elements each: a whole number of cache lines, odd, so that
 /// the 36 planes of a tile don't fall into the same cache sets.
@@ -84,6 +84,7 @@ fn multiply(
         places: Places::Strided(stride),
         accumulate: false,
         finish: Finish::NONE,
+        precision: Precision::F32,
     };
     product.run(level, &mut out[point * plane(count, stride)..]);
 }

@@ -11,6 +11,7 @@ use rayon::prelude::*;
 use super::maps::{Points, transform_row};
 use super::tiling::Tiling;
 use super::transforms::{FilterGradient, Input, OutputGradient, POINTS, SIDE, Sink, Source, TAPS, in_both};
+use crate::Precision;
 use crate::conv::Shape;
 use crate::prefetch::Ahead;
 use crate::rows::with_scratch;
@@ -112,6 +113,7 @@ impl Piece<'_> {
                         places: Places::Strided(out_channels),
                         accumulate: first > self.part * split.part,
                         finish: Finish::NONE,
+                        precision: Precision::F32,
                     };
                     product.run(level, sums);
                 }

@@ -63,27 +63,27 @@ class Job(NamedTuple):
 
 RATES = [
     Rate("resnet18-forward", "resnet18", 32, "forward", "f32",
-         {"PyTorch": (TORCH_FORWARD, 1.0), "OpenVINO": (OPENVINO, 1.0), "ONNX Runtime": (ONNX_RUNTIME, 1.0)}),
-    Rate("resnet18-train", "resnet18", 32, "train", "f32", {"PyTorch": (TORCH_TRAIN, 1.0)}),
+         {"PyTorch": (TORCH_FORWARD, 2.0), "OpenVINO": (OPENVINO, 1.5), "ONNX Runtime": (ONNX_RUNTIME, 1.0)}),
+    Rate("resnet18-train", "resnet18", 32, "train", "f32", {"PyTorch": (TORCH_TRAIN, 1.7)}),
     Rate("resnet18-train-bf16", "resnet18", 32, "train", "bf16", {"PyTorch": (TORCH_TRAIN_BF16, 1.0)}),
-    Rate("resnet18-train-batch4", "resnet18", 4, "train", "f32", {"PyTorch": (TORCH_TRAIN, 1.0)}),
+    Rate("resnet18-train-batch4", "resnet18", 4, "train", "f32", {"PyTorch": (TORCH_TRAIN, 1.7)}),
     Rate("resnet18-latency", "resnet18", 1, "forward", "f32",
-         {"PyTorch": (TORCH_FORWARD, 1.0), "OpenVINO": (OPENVINO, 1.0)}),
-    Rate("vgg16-forward", "vgg16", 8, "forward", "f32", {"PyTorch": (TORCH_FORWARD, 1.0)}),
-    Rate("vgg16-train", "vgg16", 8, "train", "f32", {"PyTorch": (TORCH_TRAIN, 1.0)}),
+         {"PyTorch": (TORCH_FORWARD, 1.3), "OpenVINO": (OPENVINO, 1.0)}),
+    Rate("vgg16-forward", "vgg16", 8, "forward", "f32", {"PyTorch": (TORCH_FORWARD, 2.2)}),
+    Rate("vgg16-train", "vgg16", 8, "train", "f32", {"PyTorch": (TORCH_TRAIN, 1.8)}),
     Rate("mobilenet_v2-forward", "mobilenet_v2", 32, "forward", "f32",
-         {"PyTorch": (TORCH_FORWARD, 1.0), "ONNX Runtime": (ONNX_RUNTIME, 1.0)}),
-    Rate("mobilenet_v2-train", "mobilenet_v2", 32, "train", "f32", {"PyTorch": (TORCH_TRAIN, 1.0)}),
+         {"PyTorch": (TORCH_FORWARD, 1.5), "ONNX Runtime": (ONNX_RUNTIME, 1.0)}),
+    Rate("mobilenet_v2-train", "mobilenet_v2", 32, "train", "f32", {"PyTorch": (TORCH_TRAIN, 1.5)}),
 ]
 MEMORY = [
     Memory("memory-resnet18", "resnet18", 32, 1.0),
     Memory("memory-vgg16", "vgg16", 8, 1.0),
     Memory("memory-mobilenet_v2", "mobilenet_v2", 32, 1.0),
 ]
-JOBS = [Job("job-probe", "probe", 1.0), Job("job-frozen", "frozen", 1.0), Job("job-finetune", "finetune", 1.0)]
+JOBS = [Job("job-probe", "probe", 3.0), Job("job-frozen", "frozen", 2.5), Job("job-finetune", "finetune", 1.7)]
 
 # The features once instead of in every epoch: Regraft's probe beside each program's frozen run.
-PROBE_AT_LEAST = 1.0
+PROBE_AT_LEAST = 40.0
 
 
 def run(command, optional=False):

@@ -78,13 +78,15 @@ fn is_usage(error: &anyhow::Error) -> bool {
     use regraft_graph::Error::{NoSuchArchitecture, NoSuchLayer};
     use regraft_transfer::Error;
     let unknown_name = |error: &regraft_graph::Error| matches!(error, NoSuchArchitecture { .. } | NoSuchLayer { .. });
+    let lacks_precision = |error: &regraft_engine::Error| matches!(error, regraft_engine::Error::Precision { .. });
     match error.downcast_ref() {
         Some(Error::Setting(_)) => true,
         Some(Error::Data(error)) => matches!(error, regraft_data::Error::Setting { .. }),
         Some(Error::Learn(error)) => matches!(error, regraft_learn::Error::Setting { .. }),
         Some(Error::Graph(error)) => unknown_name(error),
+        Some(Error::Engine(error)) => lacks_precision(error),
         Some(_) => false,
-        None => error.downcast_ref().is_some_and(unknown_name),
+        None => error.downcast_ref().is_some_and(unknown_name) || error.downcast_ref().is_some_and(lacks_precision),
     }
 }
 

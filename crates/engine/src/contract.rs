@@ -94,6 +94,12 @@ pub trait Engine: Send + Sync {
     /// What runs where, for people: device, instruction set, threads.
     fn describe(&self) -> String;
 
+    /// Whether the device has a precision, before anything is compiled for it.
+    ///
+    /// # Errors
+    /// [`Error::Precision`] if not.
+    fn supports(&self, precision: Precision) -> Result<(), Error>;
+
     /// Makes a network ready to train and to infer.
     ///
     /// `state` holds every tensor that the graph names, in PyTorch's layouts; others are ignored.

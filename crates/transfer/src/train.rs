@@ -73,6 +73,7 @@ pub fn resume(run: &Path, context: &Context) -> Result<Outcome> {
 
 /// Looks at the network first, which is quick, then at the photos.
 fn look(config: &Config, context: &Context) -> Result<(Photos, Backbone)> {
+    context.engine.supports(config.precision)?;
     let backbone = Backbone::load(&config.backbone, config.weights.as_deref(), config.preprocessing.crop, config.seed)?;
     if let Some(layer) = &config.freeze_until {
         backbone.graph.first_node_of(layer)?;

@@ -23,6 +23,8 @@ fn the_cpu_level_can_be_forced_and_must_exist() {
     };
     let version = with("scalar", "--version").done().stdout;
     assert!(version.contains("(cpu level: scalar)"), "{version}");
+    let bf16 = "bench --backbone squeezenet1_1 --batch 1 --runs 1 --precision bf16";
+    with("scalar", bf16).exits(2).says(&["bf16", "scalar", "--precision"]);
     with("mmx", "bench --backbone squeezenet1_1 --batch 1 --runs 1").exits(2).says(&["REGRAFT_CPU=mmx", "scalar"]);
     let line = "bench --backbone squeezenet1_1 --batch 1 --runs 1 --json";
     let bench: serde_json::Value = serde_json::from_str(&with("scalar", line).done().stdout).unwrap();

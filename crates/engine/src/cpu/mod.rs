@@ -19,7 +19,7 @@ use std::sync::Arc;
 use regraft_graph::{Graph, StateDict};
 use regraft_kernels::simd;
 
-use crate::{Engine, Error, Session, SessionOptions};
+use crate::{Engine, Error, Precision, Session, SessionOptions};
 use session::CpuSession;
 
 /// The engine that runs on this machine's processor.
@@ -46,6 +46,10 @@ impl CpuEngine {
 impl Engine for CpuEngine {
     fn describe(&self) -> String {
         format!("cpu, {}, {} thread(s)", simd::Level::current().name(), self.pool.current_num_threads())
+    }
+
+    fn supports(&self, precision: Precision) -> Result<(), Error> {
+        session::available(precision).map(|_| ())
     }
 
     fn compile(&self, graph: &Graph, state: &StateDict, options: SessionOptions) -> Result<Box<dyn Session>, Error> {

@@ -118,7 +118,7 @@ impl CpuSession {
 }
 
 /// The kernels' name of a precision, if this CPU has it.
-fn available(precision: crate::Precision) -> Result<Precision, Error> {
+pub(super) fn available(precision: crate::Precision) -> Result<Precision, Error> {
     let precision = match precision {
         crate::Precision::F32 => Precision::F32,
         crate::Precision::Bf16 => Precision::Bf16,

@@ -3,7 +3,7 @@
 use std::fs;
 use std::sync::atomic::AtomicBool;
 
-use regraft_engine::{Batch, CpuEngine, Engine, Losses, Session, SessionOptions, Targets};
+use regraft_engine::{Batch, CpuEngine, Engine, Losses, Precision, Session, SessionOptions, Targets};
 use regraft_graph::{Graph, StateDict};
 use regraft_transfer::{Context, Error, Model, Outcome, resume, train};
 
@@ -29,6 +29,10 @@ struct Diverging {
 impl Engine for Diverging {
     fn describe(&self) -> String {
         self.engine.describe()
+    }
+
+    fn supports(&self, precision: Precision) -> Result<(), regraft_engine::Error> {
+        self.engine.supports(precision)
     }
 
     fn compile(

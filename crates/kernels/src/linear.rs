@@ -1,15 +1,17 @@
 //! Fully connected layers: `torch.nn.functional.linear`. The weight keeps PyTorch's layout `[out, in]`.
 
+mod few;
+
 use rayon::prelude::*;
 
 use crate::conv::Epilogue;
 use crate::gemm::{Matrix, MatrixMut, gemm};
-use crate::simd::dispatch;
+use crate::simd::{Level, dispatch};
 
-/// Output features that one piece of work computes.
-const FEATURES_PER_PIECE: usize = 256;
+/// Samples up to which the weight's way through memory decides, or a product over the batch would have too few pieces.
+const FEW: usize = 64;
 
-/// Rows of the batch that one piece of work covers.
+/// Rows of a larger batch that one piece of work covers.
 const ROWS_PER_PIECE: usize = 64;
 
 /// `output = epilogue(input * weight^T)`.
@@ -22,28 +24,8 @@ const ROWS_PER_PIECE: usize = 64;
 pub fn forward(n: usize, input: &[f32], weight: &[f32], epilogue: Epilogue, output: &mut [f32]) {
     let (in_features, out_features) = (input.len() / n, output.len() / n);
     assert_eq!((input.len(), weight.len()), (n * in_features, out_features * in_features), "linear");
-    // A few rows with a large weight (VGG's classifier) are split over the features, many rows over the rows.
-    if n < ROWS_PER_PIECE {
-        let pieces: Vec<Vec<f32>> = weight
-            .par_chunks(FEATURES_PER_PIECE * in_features)
-            .map(|weight| {
-                let features = weight.len() / in_features;
-                let mut part = vec![0.0; n * features];
-                let weight = Matrix::new(weight, features, in_features, in_features).transposed();
-                let out = MatrixMut::new(&mut part, n, features, features);
-                gemm(Matrix::new(input, n, in_features, in_features), weight, out, false);
-                part
-            })
-            .collect();
-        for (row, out) in output.chunks_exact_mut(out_features).enumerate() {
-            for (part, out) in pieces.iter().zip(out.chunks_mut(FEATURES_PER_PIECE)) {
-                out.copy_from_slice(&part[row * out.len()..][..out.len()]);
-            }
-        }
-        dispatch(
-            #[inline(always)]
-            || epilogue.apply(0, out_features, output),
-        );
+    if n <= FEW {
+        few::forward(Level::current(), n, input, weight, epilogue, output);
     } else {
         output.par_chunks_mut(ROWS_PER_PIECE * out_features).enumerate().for_each(|(i, output)| {
             let rows = output.len() / out_features;
@@ -63,10 +45,14 @@ pub fn forward(n: usize, input: &[f32], weight: &[f32], epilogue: Epilogue, outp
 pub fn backward_input(n: usize, grad_output: &[f32], weight: &[f32], accumulate: bool, grad_input: &mut [f32]) {
     let (out_features, in_features) = (grad_output.len() / n, grad_input.len() / n);
     assert_eq!(weight.len(), out_features * in_features, "linear");
-    grad_input.par_chunks_mut(in_features).enumerate().for_each(|(row, grad_input)| {
-        let grad = Matrix::new(&grad_output[row * out_features..], 1, out_features, out_features);
+    if n <= FEW {
+        return few::backward_input(Level::current(), n, grad_output, weight, accumulate, grad_input);
+    }
+    grad_input.par_chunks_mut(ROWS_PER_PIECE * in_features).enumerate().for_each(|(i, grad_input)| {
+        let rows = grad_input.len() / in_features;
+        let grad = Matrix::new(&grad_output[i * ROWS_PER_PIECE * out_features..], rows, out_features, out_features);
         let weight = Matrix::new(weight, out_features, in_features, in_features);
-        gemm(grad, weight, MatrixMut::new(grad_input, 1, in_features, in_features), accumulate);
+        gemm(grad, weight, MatrixMut::new(grad_input, rows, in_features, in_features), accumulate);
     });
 }
 
@@ -99,7 +85,7 @@ pub fn reference<T: crate::Float>(n: usize, input: &[T], weight: &[T]) -> Vec<T>
 mod tests {
     use super::*;
     use crate::Activation;
-    use crate::testing::{assert_gradient, dot, values_f64};
+    use crate::testing::{assert_gradient, dot, values, values_f64};
     use regraft_testing::assert_close_to_scale;
 
     fn f32s(values: &[f64]) -> Vec<f32> {
@@ -138,6 +124,62 @@ mod tests {
                 assert_gradient("dx", &x, &dx_ref, |x| dot(&reference(n, x, &w), &g));
                 assert_gradient("dw", &w, &dw_ref, |w| dot(&reference(n, &x, w), &g));
             }
+        }
+    }
+
+    /// Sizes that leave tails everywhere: samples beside tiles of four, inputs beside vectors and blocks, and features.
+    fn grid() -> impl Iterator<Item = [usize; 3]> {
+        let sizes = [[1, 1], [5, 3], [16, 8], [33, 7], [100, 65], [299, 13], [1100, 9], [2049, 131]];
+        [1, 2, 3, 4, 5, 6, 7, 8, 9, 33].into_iter().flat_map(move |n| sizes.map(|[i, o]| [n, i, o]))
+    }
+
+    #[test]
+    fn few_samples_equal_the_reference_at_every_level() {
+        for [n, in_features, out_features] in grid() {
+            let x = values_f64("x", n * in_features);
+            let w = values_f64("w", out_features * in_features);
+            let g = values_f64("g", n * out_features);
+            let (bias, residual) = (f32s(&values_f64("b", out_features)), f32s(&g));
+            let epilogue =
+                Epilogue { bias: Some(&bias), residual: Some(&residual), activation: Activation::ReLU, gather: None };
+            let y = reference(n, &x, &w).into_iter().enumerate();
+            let y: Vec<f64> = y.map(|(i, y)| (y + f64::from(bias[i % out_features]) + g[i]).max(0.0)).collect();
+            let transposed: Vec<f64> =
+                (0..w.len()).map(|i| w[i % out_features * in_features + i / out_features]).collect();
+            let dx = reference(n, &g, &transposed);
+            for level in Level::available() {
+                let what = |pass| format!("{pass} {level:?} n {n} in {in_features} out {out_features}");
+                let mut output = vec![f32::NAN; y.len()];
+                few::forward(level, n, &f32s(&x), &f32s(&w), epilogue, &mut output);
+                assert_close_to_scale(&what("forward"), &output, &f32s(&y), 3e-6); // up to 2049 f32 products
+                let mut grad = vec![f32::NAN; x.len()];
+                few::backward_input(level, n, &f32s(&g), &f32s(&w), false, &mut grad);
+                assert_close_to_scale(&what("dx"), &grad, &f32s(&dx), 1e-6);
+                few::backward_input(level, n, &f32s(&g), &f32s(&w), true, &mut grad);
+                let twice: Vec<f32> = dx.iter().map(|&g| 2.0 * g as f32).collect();
+                assert_close_to_scale(&what("dx twice"), &grad, &twice, 1e-6);
+            }
+        }
+    }
+
+    #[test]
+    fn any_number_of_threads_gives_the_same_bits() {
+        for n in [1, 7, 32, 130] {
+            let (in_features, out_features) = (1111, 301);
+            let (x, w) = (values("x", n * in_features), values("w", out_features * in_features));
+            let g = values("g", n * out_features);
+            let run = |threads| {
+                let pool = rayon::ThreadPoolBuilder::new().num_threads(threads).build().unwrap();
+                let (mut y, mut dx, mut dw) = (vec![0.0; g.len()], vec![0.0; x.len()], vec![0.0; w.len()]);
+                pool.install(|| {
+                    forward(n, &x, &w, Epilogue::NONE, &mut y);
+                    backward_input(n, &g, &w, false, &mut dx);
+                    backward_weight(n, &x, &g, &mut dw);
+                });
+                [y, dx, dw].map(|values| values.into_iter().map(f32::to_bits).collect::<Vec<_>>())
+            };
+            let one = run(1);
+            assert!(one == run(2) && one == run(7), "{n} samples");
         }
     }
 }

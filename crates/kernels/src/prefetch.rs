@@ -42,9 +42,9 @@ impl<'a> Ahead<'a> {
             let Some(values) = self.values.get(start + self.columns.start..end) else { return };
             for line in values.chunks(LINE) {
                 if self.write {
-                    hint::<true>(line);
+                    hint::<true, _>(line);
                 } else {
-                    hint::<false>(line);
+                    hint::<false, _>(line);
                 }
             }
         }
@@ -54,11 +54,17 @@ impl<'a> Ahead<'a> {
 /// Asks for a few elements to be written.
 #[inline(always)]
 pub(crate) fn to_write(values: &[f32]) {
-    values.chunks(LINE).for_each(hint::<true>);
+    values.chunks(LINE).for_each(hint::<true, _>);
+}
+
+/// Asks for the cache line of a vector, to be read.
+#[inline(always)]
+pub(crate) fn to_read<T>(vector: &T) {
+    hint::<false, _>(vector);
 }
 
 #[inline(always)]
-fn hint<const WRITE: bool>(line: &[f32]) {
+fn hint<const WRITE: bool, T: ?Sized>(line: &T) {
     #[cfg(target_arch = "x86_64")]
     {
         use std::arch::x86_64::{_MM_HINT_ET0, _MM_HINT_T1, _mm_prefetch};
@@ -66,9 +72,9 @@ fn hint<const WRITE: bool>(line: &[f32]) {
         #[allow(unsafe_code)]
         unsafe {
             if WRITE {
-                _mm_prefetch::<_MM_HINT_ET0>(line.as_ptr().cast());
+                _mm_prefetch::<_MM_HINT_ET0>(std::ptr::from_ref(line).cast());
             } else {
-                _mm_prefetch::<_MM_HINT_T1>(line.as_ptr().cast());
+                _mm_prefetch::<_MM_HINT_T1>(std::ptr::from_ref(line).cast());
             }
         }
     }

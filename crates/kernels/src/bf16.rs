@@ -31,6 +31,14 @@ impl Precision {
             Precision::Bf16 => false,
         }
     }
+
+    /// Words of `len` values.
+    pub(crate) fn words(self, len: usize) -> usize {
+        match self {
+            Precision::F32 => len,
+            Precision::Bf16 => len.div_ceil(2),
+        }
+    }
 }
 
 /// The bits of a value, rounded to the nearest bfloat16, ties to even; NaN stays NaN.

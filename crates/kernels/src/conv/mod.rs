@@ -1,8 +1,9 @@
 //! 2-d convolution: `torch.nn.functional.conv2d` on NHWC maps, forward and both gradients.
 //!
-//! An [`Algorithm`] is chosen by the shape: Winograd's for 3x3 filters with stride 1, kernels of their own
-//! for depthwise convolutions, and for everything else a matrix product over gathered patches. The weight is
-//! brought into the form that the algorithm reads as a [`Filter`], once for as long as it does not change.
+//! An [`Algorithm`] is chosen by the shape, the batch included: Winograd's for 3x3 filters with stride 1 where there are
+//! enough pixels, kernels of their own for depthwise convolutions and for few input channels, and for everything else a
+//! matrix product over patches. The weight is brought into the form that the algorithm reads as a [`Filter`], once for as
+//! long as it does not change.
 
 mod depthwise;
 mod direct;

@@ -80,7 +80,7 @@ pub(super) fn pack(level: Level, precision: Precision, shape: &Shape, weight: &[
     let n = shape.out_channels;
     let rows = (0..patch_len(shape)).flat_map(|row| &weight[weight_row(shape, row) * n..][..n]).copied();
     let mut rows: Vec<f32> = rows.collect();
-    let k = words(precision, patch_len(shape));
+    let k = precision.words(patch_len(shape));
     if precision == Precision::Bf16 {
         let mut pairs = vec![0.0; k * n];
         pair_all_rows(&rows, patch_len(shape), n, n, &mut pairs);
@@ -91,14 +91,6 @@ pub(super) fn pack(level: Level, precision: Precision, shape: &Shape, weight: &[
     out.reserve(len);
     panels.pack(n, rows.chunks_exact(n), &mut out[..len]);
     len
-}
-
-/// Words of `len` elements.
-fn words(precision: Precision, len: usize) -> usize {
-    match precision {
-        Precision::F32 => len,
-        Precision::Bf16 => len.div_ceil(2),
-    }
 }
 
 /// Whether bfloat16 can be used: each patch must begin with a pair.
@@ -117,7 +109,7 @@ pub(super) fn forward(
     output: &mut [f32],
 ) {
     let n = shape.out_channels;
-    let k = words(precision, patch_len(shape));
+    let k = precision.words(patch_len(shape));
     let line_len = shape.output[1] * n;
     let paired = precision == Precision::Bf16;
     output.par_chunks_mut(line_len).enumerate().for_each(|(row, output)| {
@@ -173,7 +165,7 @@ pub(super) fn backward_weight(
             let mut sums = vec![0.0; m * n];
             let paired = precision == Precision::Bf16;
             let (width, step) = (shape.output[1], shape.stride[1] * column_len(shape));
-            let k = words(precision, width);
+            let k = precision.words(width);
             let panels = Panels::new(level, k, n);
             let lines_len = columns(shape) * column_len(shape);
             let pairs_len = if paired { k * (m + n) } else { 0 };

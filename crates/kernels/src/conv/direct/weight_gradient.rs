@@ -63,7 +63,7 @@ impl Sum<'_> {
             let count = PIXELS.min(self.pixels.end - first);
             let mut rows = &self.grad_output[first * channels..(first + count) * channels];
             // Pairs are of pixels, over which the products sum.
-            let k = if paired { count.div_ceil(2) } else { count };
+            let k = self.precision.words(count);
             if paired {
                 pair_all_rows(rows, count, channels, channels, row_words);
                 rows = &row_words[..k * channels];

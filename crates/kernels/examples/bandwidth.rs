@@ -1,4 +1,4 @@
-//! Times the kernels that memory bounds, pools and depthwise convolutions, beside a plain copy.
+//! Times the kernels that memory bounds, batch norms, pools and depthwise convolutions, beside a plain copy.
 //!
 //! `cargo run --release -p regraft-kernels --example bandwidth [batch] [threads] [name]`
 //!
@@ -8,11 +8,21 @@
 use std::time::Instant;
 
 use rayon::prelude::*;
+use regraft_kernels::batch_norm::{self, Affine, Backward, Statistics, Target};
 use regraft_kernels::conv::{self, Epilogue, Filter};
-use regraft_kernels::{Precision, peak, pool, simd::Level};
+use regraft_kernels::{Activation, Memory, Precision, peak, pool, simd::Level};
 
 /// Name, size of the input, channels, window, stride.
 type Case = (&'static str, usize, usize, usize, usize);
+
+/// Name, size of the map, channels.
+const NORMS: &[(&str, usize, usize)] = &[
+    ("norm 64 at 112", 112, 64),
+    ("norm 64 at 56", 56, 64),
+    ("norm 128 at 28", 28, 128),
+    ("norm 144 at 56", 56, 144),
+    ("norm 512 at 7", 7, 512),
+];
 
 const POOLS: &[Case] = &[
     ("max resnet", 112, 64, 3, 2),
@@ -82,6 +92,9 @@ fn main() {
         }
         let peak = peak::multiply_add_rate(Level::current()) / 1e9;
         println!("{}, batch {n}, {} threads, {peak:.0} GFLOP/s", Level::current().name(), rayon::current_num_threads());
+        for &case in NORMS.iter().filter(|case| case.0.contains(&wanted)) {
+            norm(n, case);
+        }
         for &case in POOLS.iter().filter(|case| case.0.contains(&wanted)) {
             pool(n, case);
         }
@@ -89,6 +102,38 @@ fn main() {
             depthwise(n, case);
         }
     });
+}
+
+/// Memory as a session has it, in large pages.
+fn memory(values: &[f32]) -> Memory {
+    let mut memory = Memory::default();
+    memory.reserve(values.len());
+    memory[..values.len()].copy_from_slice(values);
+    memory
+}
+
+fn norm(n: usize, (name, size, channels): (&str, usize, usize)) {
+    let len = n * size * size * channels;
+    let [x, mut y, mut g, mut other] = [(); 4].map(|()| memory(&ramp(len)));
+    let (x, y, g, other) = (&x[..len], &mut y[..len], &mut g[..len], &mut other[..len]);
+    let weight = vec![1.0; channels];
+    let statistics = Statistics::of(x, channels);
+    let (mean, var) = (&*statistics.mean, &*statistics.var);
+    let affine = &Affine::new(&weight, &vec![0.0; channels], mean, var, 1e-5);
+    let relu = Activation::ReLU;
+    let bn = |activation| Backward { weight: &weight, statistics: (mean, var), eps: 1e-5, affine, activation };
+    let (plain, masked) = (bn(Activation::Identity), bn(relu));
+    let gradients = masked.parameters(x, g);
+    print!("{name:20}");
+    say(8 * len, time(|| batch_norm::forward(affine, x, None, relu, y)));
+    say(12 * len, time(|| batch_norm::forward(affine, x, Some(other), relu, y)));
+    say(8 * len, time(|| _ = masked.parameters(x, g)));
+    say(12 * len, time(|| masked.input_train(&gradients, x, Target::InPlace(g))));
+    say(16 * len, time(|| _ = plain.mask_and_parameters(relu, y, x, g)));
+    let mut elsewhere =
+        || plain.input_train(&gradients, x, Target::Elsewhere { grad: g, out: other, accumulate: false });
+    say(12 * len, time(&mut elsewhere));
+    println!();
 }
 
 fn pool(n: usize, (name, size, channels, kernel_size, stride): Case) {

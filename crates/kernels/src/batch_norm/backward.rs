@@ -1,0 +1,283 @@
+//! The gradients of a batch norm, with the activation after it.
+
+use pulp::{Simd, WithSimd};
+use rayon::prelude::*;
+
+use super::Affine;
+use crate::activation::{self, Activation};
+use crate::rows::{bring_near, rows_per_piece};
+use crate::simd::Level;
+use crate::vector::{blocks, load, load_block, store, store_block, vectors};
+
+/// What the backward pass of a batch norm needs besides the maps.
+#[derive(Clone, Copy)]
+pub struct Backward<'a> {
+    /// Weight of the batch norm.
+    pub weight: &'a [f32],
+    /// Mean and biased variance that it normalised with.
+    pub statistics: (&'a [f32], &'a [f32]),
+    /// Added to the variance under the root.
+    pub eps: f32,
+    /// The map that it was in the forward pass: `activation(input * scale + shift)`.
+    pub affine: &'a Affine,
+    /// The activation after it. Its derivative is told from the input, so that the output need not be read; nothing may
+    /// have been added in between.
+    pub activation: Activation,
+}
+
+/// The gradients of a batch norm's parameters, in `f64`; the input's gradient needs them, too.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Gradients {
+    /// Of the weight: the sum over rows of gradient times normalised input.
+    pub weight: Vec<f64>,
+    /// Of the bias: the sum over rows of the gradient.
+    pub bias: Vec<f64>,
+}
+
+/// Where the input's gradient goes.
+pub enum Target<'a> {
+    /// To the place of the output's.
+    InPlace(&'a mut [f32]),
+    /// From the output's to a place of its own, where it is added with `accumulate`.
+    Elsewhere {
+        /// The output's gradient.
+        grad: &'a [f32],
+        /// The input's gradient.
+        out: &'a mut [f32],
+        /// Whether there is something to add to.
+        accumulate: bool,
+    },
+}
+
+impl Backward<'_> {
+    /// The gradients of the parameters.
+    pub fn parameters(&self, input: &[f32], grad_output: &[f32]) -> Gradients {
+        let channels = self.weight.len();
+        let piece = rows_per_piece(channels) * channels;
+        let pieces = input.par_chunks(piece).zip(grad_output.par_chunks(piece));
+        self.total(pieces.map(|(x, g)| self.sum(x, g)).collect())
+    }
+
+    /// Multiplies the output's gradient by the derivative of `activation`, told from the `output` after something was
+    /// added, and gives the gradients of the parameters.
+    pub fn mask_and_parameters(
+        &self,
+        activation: Activation,
+        output: &[f32],
+        input: &[f32],
+        grad_output: &mut [f32],
+    ) -> Gradients {
+        let channels = self.weight.len();
+        let piece = rows_per_piece(channels) * channels;
+        let pieces = input.par_chunks(piece).zip(output.par_chunks(piece)).zip(grad_output.par_chunks_mut(piece));
+        let sum = |((x, y), g): ((&[f32], &[f32]), &mut [f32])| {
+            activation::mask(activation, y, g);
+            self.sum(x, g)
+        };
+        self.total(pieces.map(sum).collect())
+    }
+
+    /// Sums over some rows: of the gradient, and of the gradient times the distance from the mean.
+    fn sum(&self, input: &[f32], grad: &[f32]) -> [Vec<f32>; 2] {
+        // Blocks of channels one after the other are no order to read from memory in.
+        bring_near(input);
+        bring_near(grad);
+        let (mean, _) = self.statistics;
+        Level::current().run(Sum { passing: self.passing(), mean, input, grad })
+    }
+
+    fn passing(&self) -> Passing<'_> {
+        Passing { affine: self.affine, activation: self.activation }
+    }
+
+    /// Adds the pieces' sums up.
+    fn total(&self, pieces: Vec<[Vec<f32>; 2]>) -> Gradients {
+        let (_, var) = self.statistics;
+        let mut gradients = Gradients { weight: vec![0.0; var.len()], bias: vec![0.0; var.len()] };
+        for [plain, with_input] in &pieces {
+            gradients.bias.iter_mut().zip(plain).for_each(|(t, &s)| *t += f64::from(s));
+            gradients.weight.iter_mut().zip(with_input).for_each(|(t, &s)| *t += f64::from(s));
+        }
+        for (weight, &var) in gradients.weight.iter_mut().zip(var) {
+            *weight /= (f64::from(var) + f64::from(self.eps)).sqrt();
+        }
+        gradients
+    }
+
+    /// The input's gradient where the statistics are the batch's own: they depend on the input, too.
+    pub fn input_train(&self, gradients: &Gradients, input: &[f32], target: Target) {
+        let channels = self.weight.len();
+        let rows = (input.len() / channels) as f64;
+        let (mean, var) = self.statistics;
+        let mut coefficients = [vec![0.0; channels], vec![0.0; channels], vec![0.0; channels]];
+        for i in 0..channels {
+            let inv_std = 1.0 / (f64::from(var[i]) + f64::from(self.eps)).sqrt();
+            let a = f64::from(self.weight[i]) * inv_std;
+            let b = -a * inv_std * gradients.weight[i] / rows;
+            coefficients[0][i] = a as f32;
+            coefficients[1][i] = b as f32;
+            coefficients[2][i] = (-a * gradients.bias[i] / rows - b * f64::from(mean[i])) as f32;
+        }
+        self.combine(coefficients.each_ref().map(Vec::as_slice), input, target);
+    }
+
+    /// The input's gradient where the statistics are fixed: `grad * scale`.
+    pub fn input_frozen(&self, input: &[f32], target: Target) {
+        let zeros = vec![0.0; self.affine.scale.len()];
+        self.combine([&self.affine.scale, &zeros, &zeros], input, target);
+    }
+
+    /// `a * passed grad + b * input + c`, coefficients per channel.
+    fn combine(&self, coefficients: [&[f32]; 3], input: &[f32], target: Target) {
+        let channels = self.weight.len();
+        let piece = rows_per_piece(channels) * channels;
+        let passing = self.passing();
+        let combine = |input, target| Level::current().run(Combine { passing, coefficients, input, target });
+        match target {
+            Target::InPlace(grad) => {
+                assert_eq!(input.len(), grad.len());
+                let pieces = grad.par_chunks_mut(piece).zip(input.par_chunks(piece));
+                pieces.for_each(|(grad, input)| combine(input, Target::InPlace(grad)));
+            }
+            Target::Elsewhere { grad, out, accumulate } => {
+                assert_eq!((input.len(), grad.len()), (out.len(), out.len()));
+                let sources = grad.par_chunks(piece).zip(input.par_chunks(piece));
+                let pieces = out.par_chunks_mut(piece).zip(sources);
+                pieces.for_each(|(out, (grad, input))| combine(input, Target::Elsewhere { grad, out, accumulate }));
+            }
+        }
+    }
+}
+
+/// Which gradients an activation lets pass.
+#[derive(Clone, Copy)]
+struct Passing<'a> {
+    affine: &'a Affine,
+    activation: Activation,
+}
+
+impl Passing<'_> {
+    /// The vectors of `grad` where the activation passes on `x * scale + shift`, computed as in the forward pass; else 0.
+    #[inline(always)]
+    fn of<S: Simd, const V: usize>(
+        self,
+        simd: S,
+        [scale, shift]: [[S::f32s; V]; 2],
+        x: [S::f32s; V],
+        mut grad: [S::f32s; V],
+    ) -> [S::f32s; V] {
+        let (zero, six) = (simd.splat_f32s(0.0), simd.splat_f32s(6.0));
+        if self.activation == Activation::Identity {
+            return grad;
+        }
+        for v in 0..V {
+            let y = simd.add_f32s(simd.mul_f32s(x[v], scale[v]), shift[v]);
+            grad[v] = simd.select_f32s(simd.greater_than_f32s(y, zero), grad[v], zero);
+            if self.activation == Activation::ReLU6 {
+                grad[v] = simd.select_f32s(simd.less_than_f32s(y, six), grad[v], zero);
+            }
+        }
+        grad
+    }
+}
+
+/// The sums of some rows.
+struct Sum<'a> {
+    passing: Passing<'a>,
+    mean: &'a [f32],
+    input: &'a [f32],
+    grad: &'a [f32],
+}
+
+impl WithSimd for Sum<'_> {
+    type Output = [Vec<f32>; 2];
+
+    #[inline(always)]
+    fn with_simd<S: Simd>(self, simd: S) -> [Vec<f32>; 2] {
+        let channels = self.mean.len();
+        let mut sums = [vec![0.0; channels], vec![0.0; channels]];
+        for (channel, vectors, lanes) in blocks::<S>(channels) {
+            match vectors {
+                4 => self.block::<S, 4>(simd, channel, S::F32_LANES, &mut sums),
+                2 => self.block::<S, 2>(simd, channel, S::F32_LANES, &mut sums),
+                _ => self.block::<S, 1>(simd, channel, lanes, &mut sums),
+            }
+        }
+        sums
+    }
+}
+
+impl Sum<'_> {
+    /// The sums of `V` vectors of channels.
+    #[inline(always)]
+    fn block<S: Simd, const V: usize>(&self, simd: S, channel: usize, lanes: usize, sums: &mut [Vec<f32>; 2]) {
+        let Self { passing, mean, input, grad } = self;
+        let Affine { scale, shift } = passing.affine;
+        let affine = [scale, shift].map(|of| load_block::<S, V>(simd, of, channel, lanes));
+        let middle: [_; V] = load_block(simd, mean, channel, lanes);
+        let [mut plain, mut with_input] = [[simd.splat_f32s(0.0); V]; 2];
+        for at in (channel..input.len()).step_by(mean.len()) {
+            let x = load_block(simd, input, at, lanes);
+            let g = passing.of::<S, V>(simd, affine, x, load_block(simd, grad, at, lanes));
+            for v in 0..V {
+                plain[v] = simd.add_f32s(plain[v], g[v]);
+                with_input[v] = simd.mul_add_e_f32s(g[v], simd.sub_f32s(x[v], middle[v]), with_input[v]);
+            }
+        }
+        for (sums, total) in sums.iter_mut().zip([plain, with_input]) {
+            store_block(simd, sums, channel, lanes, total);
+        }
+    }
+}
+
+/// The input's gradient in some rows.
+struct Combine<'a> {
+    passing: Passing<'a>,
+    coefficients: [&'a [f32]; 3],
+    input: &'a [f32],
+    target: Target<'a>,
+}
+
+impl WithSimd for Combine<'_> {
+    type Output = ();
+
+    #[inline(always)]
+    fn with_simd<S: Simd>(mut self, simd: S) {
+        let channels = self.passing.affine.scale.len();
+        for row in (0..self.input.len()).step_by(channels) {
+            for (channel, lanes) in vectors::<S>(channels) {
+                // Twice, so that the number of lanes of all but the last vector is known where it is compiled.
+                if lanes == S::F32_LANES {
+                    self.vector(simd, row, channel, S::F32_LANES);
+                } else {
+                    self.vector(simd, row, channel, lanes);
+                }
+            }
+        }
+    }
+}
+
+impl Combine<'_> {
+    #[inline(always)]
+    fn vector<S: Simd>(&mut self, simd: S, row: usize, channel: usize, lanes: usize) {
+        let Self { passing, coefficients: [a, b, c], input, target } = self;
+        let at = row + channel;
+        let Affine { scale, shift } = passing.affine;
+        let affine = [[load(simd, scale, channel, lanes)], [load(simd, shift, channel, lanes)]];
+        let x = load(simd, input, at, lanes);
+        let grad = match target {
+            Target::InPlace(grad) => load(simd, grad, at, lanes),
+            Target::Elsewhere { grad, .. } => load(simd, grad, at, lanes),
+        };
+        let [grad] = passing.of::<S, 1>(simd, affine, [x], [grad]);
+        let [a, b, c] = [load(simd, a, channel, lanes), load(simd, b, channel, lanes), load(simd, c, channel, lanes)];
+        let value = simd.mul_add_e_f32s(a, grad, simd.mul_add_e_f32s(b, x, c));
+        match target {
+            Target::InPlace(grad) => store(simd, grad, at, lanes, value),
+            Target::Elsewhere { out, accumulate, .. } => {
+                let value = if *accumulate { simd.add_f32s(load(simd, out, at, lanes), value) } else { value };
+                store(simd, out, at, lanes, value);
+            }
+        }
+    }
+}

@@ -8,7 +8,7 @@ use crate::simd::dispatch;
 
 mod max;
 
-pub use max::{MAX_WINDOW, Window, max_backward, max_forward};
+pub use max::{MAX_WINDOW, Window, max_backward, max_forward, max_forward_alone};
 
 /// Shape of a pooling of a batch.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

@@ -6,6 +6,25 @@ use rayon::prelude::*;
 
 use crate::Memory;
 
+/// Who works on the pieces of a kernel's work. Their results are the same.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Threads {
+    /// The threads of the pool.
+    All,
+    /// The calling thread: it has a part of a larger piece of work, whose data lies in its cache.
+    Own,
+}
+
+impl Threads {
+    /// Does some work for every piece.
+    pub(crate) fn each<P: IndexedParallelIterator>(self, pieces: P, work: impl Fn(P::Item) + Sync + Send) {
+        match self {
+            Threads::All => pieces.for_each(work),
+            Threads::Own => pieces.with_min_len(usize::MAX).for_each(work),
+        }
+    }
+}
+
 /// Bytes that the CPU fetches at once, on all but a few.
 const CACHE_LINE: usize = 64;
 

@@ -233,37 +233,52 @@ impl<D: Dot> Run<'_, D> {
     #[inline(always)]
     fn rows<S: Simd, const R: usize>(&mut self, simd: S, panel: usize, columns: usize, row: usize) {
         match columns.div_ceil(S::F32_LANES) {
-            1 => self.tile::<S, R, 1>(simd, panel, columns, row),
-            2 => self.tile::<S, R, 2>(simd, panel, columns, row),
-            3 => self.tile::<S, R, 3>(simd, panel, columns, row),
-            _ => self.tile::<S, R, 4>(simd, panel, columns, row),
+            1 => self.vectors::<S, R, 1>(simd, panel, columns, row),
+            2 => self.vectors::<S, R, 2>(simd, panel, columns, row),
+            3 => self.vectors::<S, R, 3>(simd, panel, columns, row),
+            _ => self.vectors::<S, R, 4>(simd, panel, columns, row),
+        }
+    }
+
+    /// A tile of `V` vectors: a function of its own where all are whole, so that its loops over them have no branches,
+    /// are unrolled, and leave the sums in registers.
+    #[inline(always)]
+    fn vectors<S: Simd, const R: usize, const V: usize>(&mut self, simd: S, panel: usize, columns: usize, row: usize) {
+        if columns == V * S::F32_LANES {
+            self.tile::<S, R, V, true>(simd, panel, columns, row);
+        } else {
+            self.tile::<S, R, V, false>(simd, panel, columns, row);
         }
     }
 
     #[inline(always)]
-    fn tile<S: Simd, const R: usize, const V: usize>(&mut self, simd: S, panel: usize, columns: usize, row: usize) {
+    fn tile<S: Simd, const R: usize, const V: usize, const WHOLE: bool>(
+        &mut self,
+        simd: S,
+        panel: usize,
+        columns: usize,
+        row: usize,
+    ) {
         let Product { k, a, b, panels, places, accumulate, finish, .. } = *self.product;
         let b = b[(panel * panels.step).min(b.len())..].as_ptr();
         let first = panel * panels.width;
+        let columns = if WHOLE { V * S::F32_LANES } else { columns };
+        let lanes = |v: usize| if WHOLE || v + 1 < V { S::F32_LANES } else { columns - v * S::F32_LANES };
+        let mut at = [first; R];
         for r in 0..R {
+            at[r] += places.of(row + r);
             // The results' memory comes while the products run.
-            prefetch::to_write(&self.c[places.of(row + r) + first..][..columns]);
+            prefetch::to_write(&self.c[at[r]..][..columns]);
         }
-        // Each wish is asked for once, for the whole tile. The number of vectors is known here, and mostly that they are
-        // whole: no checks are left in the loops.
-        let whole = columns == V * S::F32_LANES;
-        let lanes = |v: usize| if v + 1 < V || whole { S::F32_LANES } else { columns - v * S::F32_LANES };
         // The sums begin with the bias.
-        let mut sums = [[simd.splat_f32s(0.0); V]; R];
-        if let Some(bias) = finish.bias {
-            let bias = &bias[first..][..columns];
+        let mut bias = [simd.splat_f32s(0.0); V];
+        if let Some(values) = finish.bias {
+            let values = &values[first..][..columns];
             for v in 0..V {
-                let bias = load(simd, bias, v * S::F32_LANES, lanes(v));
-                for r in 0..R {
-                    sums[r][v] = bias;
-                }
+                bias[v] = load(simd, values, v * S::F32_LANES, lanes(v));
             }
         }
+        let mut sums = [bias; R];
         // SAFETY: `check` has made sure that rows `row..row + R` of `a` have all their `k` elements, and that this panel
         // of `b` has `k` rows of `V` whole vectors.
         #[allow(unsafe_code)]
@@ -292,7 +307,7 @@ impl<D: Dot> Run<'_, D> {
         let added = [accumulate.then_some(&*self.c), finish.residual];
         for added in added.into_iter().flatten() {
             for r in 0..R {
-                let added = &added[places.of(row + r) + first..][..columns];
+                let added = &added[at[r]..][..columns];
                 for v in 0..V {
                     sums[r][v] = simd.add_f32s(sums[r][v], load(simd, added, v * S::F32_LANES, lanes(v)));
                 }
@@ -322,7 +337,7 @@ impl<D: Dot> Run<'_, D> {
             }
         }
         for r in 0..R {
-            let c = &mut self.c[places.of(row + r) + first..][..columns];
+            let c = &mut self.c[at[r]..][..columns];
             for v in 0..V {
                 store(simd, c, v * S::F32_LANES, lanes(v), sums[r][v]);
             }

@@ -8,6 +8,7 @@ use regraft_kernels::conv::{self, Algorithm, Epilogue, Filter, Use};
 use regraft_kernels::{Memory, Precision, activation, batch_norm, elementwise, linear, pool};
 use regraft_random::{Purpose, keyed, unit_f32};
 
+use super::bands;
 use super::parameters::Parameters;
 use super::plan::{Kind, Plan, Step, ValueId};
 use super::times::{Part, Times, kernel};
@@ -30,21 +31,30 @@ pub(super) struct Workspace {
     pub buffers: Vec<Memory>,
     pub saved: Vec<Saved>,
     /// The convolutions whose weight does not change from step to step, ready to run.
-    prepared: Vec<Option<Prepared>>,
+    pub prepared: Vec<Option<Prepared>>,
     /// Where the weights of the others are prepared, one after the other.
     filter: Filter,
     pub precision: Precision,
+    /// The memory of bands.
+    pub bands: bands::Scratch,
     /// How long each step takes, if somebody asks.
     pub times: Option<Times>,
 }
 
 /// A convolution whose weight stays, with its batch norm folded in, if it has one.
 #[derive(Clone)]
-struct Prepared {
+pub(super) struct Prepared {
     weight: Vec<f32>,
     bias: Option<Vec<f32>>,
     forward: Filters,
     backward: Filters,
+}
+
+impl Prepared {
+    /// The filter and the bias for the forward pass.
+    pub fn forward(&mut self, shape: &conv::Shape, precision: Precision) -> (&Filter, Option<&[f32]>) {
+        (self.forward.get(shape, &self.weight, precision, Filter::for_forward), self.bias.as_deref())
+    }
 }
 
 /// A weight in the form of each algorithm that has been asked for: batches of other sizes may want another.
@@ -88,6 +98,7 @@ impl Workspace {
             prepared: vec![None; plan.steps.len()],
             filter: Filter::new(precision),
             precision,
+            bands: bands::Scratch::default(),
             times: None,
         }
     }
@@ -131,8 +142,8 @@ impl Workspace {
     ) -> R {
         // Taken out for the time of the work, which reads the rest.
         if let Some(mut prepared) = self.prepared[index].take() {
-            let filter = prepared.forward.get(shape, &prepared.weight, self.precision, Filter::for_forward);
-            let result = work(self, filter, prepared.bias.as_deref());
+            let (filter, bias) = prepared.forward(shape, self.precision);
+            let result = work(self, filter, bias);
             self.prepared[index] = Some(prepared);
             return result;
         }
@@ -225,7 +236,16 @@ pub(super) fn dropout_factors<'a>(pass: &'a Pass, node: usize, p: f32) -> impl F
 
 /// Runs all steps; the result lies in the plan's output value afterwards.
 pub(super) fn run(pass: &Pass, parameters: &mut Parameters, workspace: &mut Workspace) {
+    let mut done = 0;
     for (index, step) in pass.plan.steps.iter().enumerate() {
+        let chain = pass.plan.chains.iter().find(|chain| chain.steps.start == index && chain.pays(pass.n));
+        if let (Some(chain), Precision::F32) = (chain, workspace.precision) {
+            bands::run(pass, chain, workspace);
+            done = chain.steps.end;
+        }
+        if index < done {
+            continue;
+        }
         let start = Instant::now();
         let mut buffer = workspace.take(pass, step.output);
         let mut saved = std::mem::take(&mut workspace.saved[index]);

@@ -2,9 +2,11 @@
 //!
 //! [`plan`] lowers the graph to fused steps and decides what must be kept; [`memory`] packs the values
 //! into few buffers; [`parameters`] holds the tensors in the kernels' layouts; [`forward`] and
-//! [`backward`] run the steps; [`times`] measures them; [`session`] puts them together.
+//! [`backward`] run the steps, [`bands`] some of them depth first; [`times`] measures them; [`session`] puts them
+//! together.
 
 mod backward;
+mod bands;
 mod forward;
 #[cfg(test)]
 mod golden;

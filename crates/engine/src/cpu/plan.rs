@@ -3,6 +3,7 @@
 use regraft_graph::{Conv2d, Graph, MaxPool2d, NodeId, Op, Shape, Trainable};
 use regraft_kernels::{Activation, pool};
 
+use super::bands::{self, Chain};
 use super::memory::{self, Lifetime};
 use crate::{BatchNormMode, Error};
 
@@ -81,6 +82,8 @@ pub(super) struct Plan {
     pub grad_output: Option<ValueId>,
     /// Elements of each buffer for one sample.
     pub buffers: Vec<usize>,
+    /// Steps that may run band by band, one after the other.
+    pub chains: Vec<Chain>,
 }
 
 /// What a plan is for.
@@ -110,10 +113,21 @@ impl Plan {
             Mode::Inference => (Vec::new(), None),
             Mode::Training(trainable, _) => plan_backward(&steps, trainable, output, &mut lens),
         };
-        let lifetimes = lifetimes(&steps, &backward, &lens, output, grad_output);
+        let chains = match mode {
+            Mode::Inference => bands::chains(&steps, &lens, output),
+            Mode::Training(..) => Vec::new(),
+        };
+        let mut lifetimes = lifetimes(&steps, &backward, &lens, output, grad_output);
+        // A chain writes its result while it still reads what it begins with.
+        for steps in chains.iter().map(|chain| &steps[chain.steps.clone()]) {
+            let times = [steps[0].output, steps[steps.len() - 1].output].map(|value| lifetimes[value].first);
+            for &value in steps.iter().flat_map(|step| step.inputs.iter().chain(&step.residual).chain([&step.output])) {
+                times.into_iter().for_each(|time| lifetimes[value].touch(time));
+            }
+        }
         let (assigned, buffers) = memory::assign(&lens, &lifetimes);
         let values = lens.iter().zip(assigned).map(|(&len, buffer)| Value { len, buffer }).collect();
-        Ok(Self { steps, backward, values, output, grad_output, buffers })
+        Ok(Self { steps, backward, values, output, grad_output, buffers, chains })
     }
 
     /// The first batch norm that would take its statistics from a single value per channel of `n` samples: the

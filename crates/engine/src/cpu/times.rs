@@ -35,7 +35,11 @@ struct Measured {
 impl Times {
     /// Adds the time since `start` to a part of a step over `samples` samples.
     pub fn add(&mut self, step: usize, part: Part, kernel: &'static str, samples: usize, start: Instant) {
-        let seconds = start.elapsed().as_secs_f64();
+        self.add_seconds(step, part, kernel, samples, start.elapsed().as_secs_f64());
+    }
+
+    /// Adds some seconds to a part of a step over `samples` samples.
+    pub fn add_seconds(&mut self, step: usize, part: Part, kernel: &'static str, samples: usize, seconds: f64) {
         match self.parts.iter_mut().find(|it| (it.step, it.part, it.kernel) == (step, part, kernel)) {
             Some(it) => {
                 it.seconds += seconds;

@@ -15,7 +15,7 @@ use rayon::prelude::*;
 
 use crate::batch_norm::Gather;
 use crate::bf16;
-use crate::rows::{reduce_rows, rows_per_piece, with_scratch};
+use crate::rows::{Threads, reduce_rows, rows_per_piece, with_scratch};
 use crate::simd::{Level, dispatch};
 use crate::tile::Finish;
 use crate::{Activation, Memory, Precision};
@@ -392,20 +392,35 @@ fn row_words<'a>(weight: &[f32], columns: usize, words: &'a mut Memory) -> &'a [
 /// # Panics
 /// If a slice has another length than the shape says.
 pub fn forward(shape: &Shape, input: &[f32], filter: &Filter, epilogue: Epilogue, output: &mut [f32]) {
+    forward_by(Threads::All, shape, input, filter, epilogue, output);
+}
+
+/// [`forward`] on the calling thread, for maps that lie in its cache; in single precision, and not by Winograd's
+/// algorithm, whose filters are too large to be read for a few lines at a time.
+///
+/// # Panics
+/// If a slice has another length than the shape says, or for a filter of another kind.
+pub fn forward_alone(shape: &Shape, input: &[f32], filter: &Filter, epilogue: Epilogue, output: &mut [f32]) {
+    assert!(filter.precision == Precision::F32 && filter.algorithm != Algorithm::Winograd, "{:?}", filter.algorithm);
+    forward_by(Threads::Own, shape, input, filter, epilogue, output);
+}
+
+fn forward_by(threads: Threads, shape: &Shape, input: &[f32], filter: &Filter, epilogue: Epilogue, output: &mut [f32]) {
     check(shape, input, output);
-    let (level, data) = (&filter.level, filter.values());
+    let (precision, data) = (filter.precision, filter.values());
+    let level = filter.level;
     match filter.algorithm {
-        Algorithm::Winograd => winograd::forward(*level, shape, input, data, epilogue, false, output),
-        Algorithm::Direct if filter.precision == Precision::Bf16 => {
+        Algorithm::Winograd => winograd::forward(level, shape, input, data, epilogue, false, output),
+        Algorithm::Direct if precision == Precision::Bf16 => {
             let shape = pairs_of_inputs(shape, true);
             with_scratch(input.len() / 2, |words| {
                 bf16::pair_map(input, words);
-                direct::forward(*level, Precision::Bf16, &shape, words, data, epilogue, output);
+                direct::forward(threads, level, precision, &shape, words, data, epilogue, output);
             });
         }
-        Algorithm::Direct => direct::forward(*level, Precision::F32, shape, input, data, epilogue, output),
-        Algorithm::Narrow => narrow::forward(*level, filter.precision, shape, input, data, epilogue, output),
-        Algorithm::Depthwise => depthwise::forward(*level, shape, input, data, epilogue, output),
+        Algorithm::Direct => direct::forward(threads, level, precision, shape, input, data, epilogue, output),
+        Algorithm::Narrow => narrow::forward(threads, level, precision, shape, input, data, epilogue, output),
+        Algorithm::Depthwise => depthwise::forward(threads, level, shape, input, data, epilogue, output),
     }
 }
 

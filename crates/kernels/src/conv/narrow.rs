@@ -8,7 +8,7 @@ use rayon::prelude::*;
 
 use super::{Epilogue, Shape};
 use crate::bf16::{pair_all_rows, pair_neighbours};
-use crate::rows::with_scratch;
+use crate::rows::{Threads, with_scratch};
 use crate::simd::Level;
 use crate::tile::{Finish, Panels, Places, Product, Rows};
 use crate::{Memory, Precision};
@@ -99,7 +99,9 @@ pub(super) fn pairs(shape: &Shape) -> bool {
 }
 
 /// Convolves with a weight from [`pack`].
+#[allow(clippy::too_many_arguments)] // three choices and the slices
 pub(super) fn forward(
+    threads: Threads,
     level: Level,
     precision: Precision,
     shape: &Shape,
@@ -112,7 +114,7 @@ pub(super) fn forward(
     let k = precision.words(patch_len(shape));
     let line_len = shape.output[1] * n;
     let paired = precision == Precision::Bf16;
-    output.par_chunks_mut(line_len).enumerate().for_each(|(row, output)| {
+    threads.each(output.par_chunks_mut(line_len).enumerate(), |(row, output)| {
         // One element more, with which the last patch's last may be paired: its weight is zero.
         let lines_len = (columns(shape) * column_len(shape) + 1).next_multiple_of(2);
         with_scratch(lines_len + lines_len / 2, |scratch| {

@@ -58,6 +58,27 @@ pub fn max_forward(shape: &Shape, window: Window, input: &[f32], output: &mut [f
     max_forward_at(Level::current(), shape, window, input, output, winners);
 }
 
+/// [`max_forward`] of some `lines` of one image, on the calling thread, without the places of the maxima. The `input`
+/// begins with the image's line `above`.
+///
+/// # Panics
+/// If the input lacks a line that is needed, `output` has another length, or the window is larger than [`MAX_WINDOW`].
+pub fn max_forward_alone(
+    shape: &Shape,
+    window: Window,
+    lines: Range<usize>,
+    above: usize,
+    input: &[f32],
+    output: &mut [f32],
+) {
+    assert!(window.kernel_size <= MAX_WINDOW, "windows above {MAX_WINDOW} are not supported");
+    let line = shape.output[1] * shape.channels;
+    assert_eq!(output.len(), lines.len() * line);
+    for (row, output) in lines.zip(output.chunks_exact_mut(line)) {
+        Level::current().run(MaxLine { shape, window, row, above, input, output, winners: &mut [] });
+    }
+}
+
 fn max_forward_at(level: Level, shape: &Shape, window: Window, input: &[f32], output: &mut [f32], winners: &mut [u8]) {
     assert!(window.kernel_size <= MAX_WINDOW, "windows above {MAX_WINDOW} are not supported");
     assert_eq!((input.len(), output.len(), winners.len()), (shape.input_len(), shape.output_len(), shape.output_len()));
@@ -66,7 +87,9 @@ fn max_forward_at(level: Level, shape: &Shape, window: Window, input: &[f32], ou
         .par_chunks_mut(line)
         .zip(winners.par_chunks_mut(line))
         .enumerate()
-        .for_each(|(row, (output, winners))| level.run(MaxLine { shape, window, row, input, output, winners }));
+        .for_each(|(row, (output, winners))| {
+            level.run(MaxLine { shape, window, row, above: 0, input, output, winners });
+        });
 }
 
 /// The maxima of one line of the output.
@@ -74,8 +97,11 @@ struct MaxLine<'a> {
     shape: &'a Shape,
     window: Window,
     row: usize,
+    /// Lines of the batch before the first of `input`.
+    above: usize,
     input: &'a [f32],
     output: &'a mut [f32],
+    /// Empty if nobody wants them.
     winners: &'a mut [u8],
 }
 
@@ -84,11 +110,11 @@ impl WithSimd for MaxLine<'_> {
 
     #[inline(always)]
     fn with_simd<S: Simd>(mut self, simd: S) {
-        let Self { shape, window, row, .. } = self;
+        let Self { shape, window, row, above, .. } = self;
         let Shape { input: [in_h, in_w], output: [out_h, out_w], channels, .. } = *shape;
         let (image, oy) = (row / out_h, row % out_h);
         let rows = window.taps(oy, in_h);
-        let top = image * in_h + oy * window.stride + rows.start - window.padding;
+        let top = image * in_h + oy * window.stride + rows.start - window.padding - above;
         bring_near(&self.input[top * in_w * channels..][..rows.len() * in_w * channels]);
         for ox in 0..out_w {
             let columns = window.taps(ox, in_w);
@@ -133,7 +159,7 @@ impl MaxLine<'_> {
             }
         }
         store_block(simd, self.output, to, lanes, best);
-        for v in 0..V {
+        for v in 0..if self.winners.is_empty() { 0 } else { V } {
             store_bytes(simd, self.winners, to + v * S::F32_LANES, lanes, place[v]);
         }
     }

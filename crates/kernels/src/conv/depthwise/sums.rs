@@ -5,7 +5,7 @@ use rayon::prelude::*;
 
 use super::{Line, Window, backward_line, forward_line};
 use crate::conv::{Epilogue, Shape};
-use crate::rows::with_scratch;
+use crate::rows::{Threads, with_scratch};
 use crate::simd::{Level, dispatch};
 use crate::vector::{load, store, vectors};
 
@@ -36,6 +36,7 @@ fn write_line(result_len: usize, channels: usize, accumulate: bool, out: &mut [f
 }
 
 pub(in crate::conv) fn forward(
+    threads: Threads,
     level: Level,
     shape: &Shape,
     input: &[f32],
@@ -44,9 +45,13 @@ pub(in crate::conv) fn forward(
     output: &mut [f32],
 ) {
     let (channels, [height, width]) = (shape.in_channels, shape.output);
-    let (lines, line_len) = (lines_per_piece(height), width * channels);
+    let line_len = width * channels;
+    let lines = match threads {
+        Threads::All => lines_per_piece(height),
+        Threads::Own => shape.n * height,
+    };
     let zeros = &vec![0.0; shape.input[1] * channels];
-    output.par_chunks_mut(lines * line_len).enumerate().for_each(|(piece, out)| {
+    threads.each(output.par_chunks_mut(lines * line_len).enumerate(), |(piece, out)| {
         let mut near = 0;
         for (row, out) in (piece * lines..).zip(out.chunks_exact_mut(line_len)) {
             let line = forward_line(shape, row / height, row % height);

@@ -14,7 +14,7 @@ use rayon::prelude::*;
 pub(super) use weight_gradient::backward_weight;
 
 use super::{Epilogue, Shape};
-use crate::rows::with_scratch;
+use crate::rows::{Threads, with_scratch};
 use crate::simd::Level;
 use crate::tile::{Finish, Panels, Places, Product, ROWS, Rows};
 use crate::{Memory, Precision};
@@ -180,7 +180,9 @@ pub(super) fn pack_forward(level: Level, shape: &Shape, weight: &[f32], out: &mu
 
 /// Convolves with a weight from [`pack_forward`]. With bfloat16, input and weight consist of pairs of input channels, which
 /// `shape` counts.
+#[allow(clippy::too_many_arguments)] // three choices and the slices
 pub(super) fn forward(
+    threads: Threads,
     level: Level,
     precision: Precision,
     shape: &Shape,
@@ -194,11 +196,14 @@ pub(super) fn forward(
     let n = shape.out_per_group();
     let group_len = panels.count(n) * panels.step;
     let channels = shape.out_channels;
-    if shape.groups == 1 && is_weight_bound(&patches, n, shape.output_pixels()) {
+    if threads == Threads::All && shape.groups == 1 && is_weight_bound(&patches, n, shape.output_pixels()) {
         return multiply_by_panels(level, precision, &patches, input, filter, panels, n, false, epilogue, output);
     }
-    let block = pixels_per_block(shape.output_pixels());
-    output.par_chunks_mut(block * channels).enumerate().for_each(|(i, output)| {
+    let block = match threads {
+        Threads::All => pixels_per_block(shape.output_pixels()),
+        Threads::Own => PIXELS,
+    };
+    threads.each(output.par_chunks_mut(block * channels).enumerate(), |(i, output)| {
         let pixels = output.len() / channels;
         let first = i * block;
         let mut sums = epilogue.sums(channels);

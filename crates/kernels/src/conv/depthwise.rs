@@ -7,6 +7,8 @@
 mod sums;
 mod weight_gradient;
 
+use std::ops::Range;
+
 use pulp::Simd;
 
 pub(super) use sums::{backward_input, forward};
@@ -68,21 +70,22 @@ struct Window<'a, S: Simd, const R: usize, const K: usize, const STEP: usize> {
 }
 
 impl<'a, S: Simd, const R: usize, const K: usize, const STEP: usize> Window<'a, S, R, K, STEP> {
-    /// The window before position 0: all but its last `STEP` columns are read. In the place of missing rows it reads
-    /// `zeros`.
+    /// The window before position 0: all but its last `STEP` columns are read. In the place of missing rows, whose taps
+    /// are to be zero, it reads the first row.
     #[inline(always)]
     fn new(
         simd: S,
         line: &Line,
         rows: &[(usize, usize)],
         source: &'a [f32],
-        zeros: &'a [f32],
         [channels, channel, lanes]: [usize; 3],
     ) -> Self {
+        assert!(channel + lanes <= channels);
         let len = line.source_len * channels;
-        let mut slices = [&zeros[..len]; R];
-        for (slice, &(start, _)) in slices.iter_mut().zip(rows) {
-            *slice = &source[start * channels..][..len];
+        let mut slices = [&source[..0]; R];
+        for row in 0..R {
+            let (start, _) = *rows.get(row).unwrap_or(&rows[0]);
+            slices[row] = &source[start * channels..][..len];
         }
         let pixels = [[simd.splat_f32s(0.0); R]; K];
         let next = line.columns[0].0;
@@ -93,26 +96,46 @@ impl<'a, S: Simd, const R: usize, const K: usize, const STEP: usize> Window<'a, 
         window
     }
 
-    /// Moves on to the next position.
+    /// The positions, of `count` from the next one on, whose new columns all lie inside.
+    fn inside(&self, count: usize) -> Range<usize> {
+        let start = (-self.next).max(0).unsigned_abs().div_ceil(STEP).min(count);
+        let end = (self.source_len as isize - self.next).max(0).unsigned_abs() / STEP;
+        start..end.clamp(start, count)
+    }
+
+    /// Moves on to the next position; with `INSIDE` to one whose new columns all lie inside.
     #[inline(always)]
-    fn slide(&mut self, simd: S) {
+    fn slide<const INSIDE: bool>(&mut self, simd: S) {
         for column in STEP..K {
             self.pixels[column - STEP] = self.pixels[column];
         }
         for column in K - STEP..K {
-            self.pixels[column] = self.column(simd);
+            self.pixels[column] = if INSIDE { self.column_inside(simd) } else { self.column(simd) };
         }
     }
 
     /// Reads the next column.
     #[inline(always)]
     fn column(&mut self, simd: S) -> [S::f32s; R] {
-        let mut pixels = [simd.splat_f32s(0.0); R];
         if self.next >= 0 && (self.next as usize) < self.source_len {
-            let at = self.next as usize * self.channels + self.channel;
-            for row in 0..R {
-                pixels[row] = load(simd, self.rows[row], at, self.lanes);
-            }
+            return self.column_inside(simd);
+        }
+        self.next += 1;
+        [simd.splat_f32s(0.0); R]
+    }
+
+    /// Reads the next column, which lies inside.
+    #[inline(always)]
+    fn column_inside(&mut self, simd: S) -> [S::f32s; R] {
+        debug_assert!(self.next >= 0 && (self.next as usize) < self.source_len);
+        let at = self.next as usize * self.channels + self.channel;
+        let mut pixels = [simd.splat_f32s(0.0); R];
+        for row in 0..R {
+            // SAFETY: `new` has cut the rows to `source_len` pixels and made sure that a pixel has these lanes. `next` is
+            // one of the pixels: `column` has looked, and `slide` is only called with `INSIDE` where `inside` says so.
+            #[allow(unsafe_code)]
+            let pixel = unsafe { self.rows[row].get_unchecked(at..at + self.lanes) };
+            pixels[row] = load(simd, pixel, 0, self.lanes);
         }
         self.next += 1;
         pixels

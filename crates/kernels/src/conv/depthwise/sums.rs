@@ -50,16 +50,17 @@ pub(in crate::conv) fn forward(
         Threads::All => lines_per_piece(height),
         Threads::Own => shape.n * height,
     };
-    let zeros = &vec![0.0; shape.input[1] * channels];
     threads.each(output.par_chunks_mut(lines * line_len).enumerate(), |(piece, out)| {
         let mut near = 0;
         for (row, out) in (piece * lines..).zip(out.chunks_exact_mut(line_len)) {
             let line = forward_line(shape, row / height, row % height);
-            near = line.fetch(input, channels, near);
+            if threads == Threads::All {
+                near = line.fetch(input, channels, near);
+            }
             let (phases, start) = (&[line], row * line_len);
             let (source, accumulate) = (input, false);
             write_line(shape.output_len(), channels, accumulate, out, |out| {
-                level.run(SumLine { phases, channels, source, zeros, weight, accumulate, epilogue, start, out });
+                level.run(SumLine { phases, channels, source, weight, accumulate, epilogue, start, out });
             });
         }
         dispatch(
@@ -79,7 +80,6 @@ pub(in crate::conv) fn backward_input(
 ) {
     let (channels, [height, width]) = (shape.in_channels, shape.input);
     let (lines, line_len) = (lines_per_piece(height), width * channels);
-    let zeros = &vec![0.0; shape.output[1] * channels];
     grad_input.par_chunks_mut(lines * line_len).enumerate().for_each(|(piece, out)| {
         let mut near = 0;
         for (row, out) in (piece * lines..).zip(out.chunks_exact_mut(line_len)) {
@@ -89,7 +89,7 @@ pub(in crate::conv) fn backward_input(
             let (phases, start) = (phases.as_slice(), row * line_len);
             let (source, epilogue) = (grad_output, Epilogue::NONE);
             write_line(shape.input_len(), channels, accumulate, out, |out| {
-                level.run(SumLine { phases, channels, source, zeros, weight, accumulate, epilogue, start, out });
+                level.run(SumLine { phases, channels, source, weight, accumulate, epilogue, start, out });
             });
         }
     });
@@ -100,8 +100,6 @@ struct SumLine<'a> {
     phases: &'a [Line],
     channels: usize,
     source: &'a [f32],
-    /// A line of the source in the padding.
-    zeros: &'a [f32],
     weight: &'a [f32],
     accumulate: bool,
     epilogue: Epilogue<'a>,
@@ -163,17 +161,28 @@ impl SumLine<'_> {
                 }
             }
             let at = [self.channels, channel, lanes];
-            let mut window = Window::<S, R, K, STEP>::new(simd, line, rows, self.source, self.zeros, at);
-            for position in 0..line.count {
-                window.slide(simd);
-                let target = self.target(phase, position, channel);
-                let mut sum = self.start(simd, pass > 0 || self.accumulate, target, lanes);
-                for j in 0..K {
-                    for i in 0..R {
-                        sum = simd.mul_add_e_f32s(window.pixels[j][i], weights[j][i], sum);
+            let mut window = Window::<S, R, K, STEP>::new(simd, line, rows, self.source, at);
+            let finish = Finish { add: pass > 0 || self.accumulate, complete: pass == last };
+            let inside = window.inside(line.count);
+            for positions in [0..inside.start, inside.clone(), inside.end..line.count] {
+                // Two loops, so that the one without borders has no branches.
+                if positions == inside && finish.is_plain(self.epilogue) {
+                    let bias = self.bias(simd, channel, lanes);
+                    for position in positions {
+                        window.slide::<true>(simd);
+                        let sum = self.epilogue.activation.of(simd, weigh(simd, &window, &weights, bias));
+                        let target = self.target(phase, position, channel);
+                        store(simd, self.out, target, lanes, sum);
+                    }
+                } else {
+                    for position in positions {
+                        window.slide::<false>(simd);
+                        let target = self.target(phase, position, channel);
+                        let sum = self.start(simd, finish, target, channel, lanes);
+                        let sum = weigh(simd, &window, &weights, sum);
+                        self.finish(simd, finish, target, lanes, sum);
                     }
                 }
-                self.finish(simd, pass == last, target, channel, lanes, sum);
             }
         }
     }
@@ -184,7 +193,8 @@ impl SumLine<'_> {
         let line = &self.phases[phase];
         for position in 0..line.count {
             let target = self.target(phase, position, channel);
-            let mut sum = self.start(simd, self.accumulate, target, lanes);
+            let finish = Finish { add: self.accumulate, complete: true };
+            let mut sum = self.start(simd, finish, target, channel, lanes);
             for &(offset, kx) in &line.columns {
                 let Some(pixel) = line.reads(offset, position) else { continue };
                 for &(row, tap) in &line.rows {
@@ -193,7 +203,7 @@ impl SumLine<'_> {
                     sum = simd.mul_add_e_f32s(x, w, sum);
                 }
             }
-            self.finish(simd, true, target, channel, lanes, sum);
+            self.finish(simd, finish, target, lanes, sum);
         }
     }
 
@@ -203,35 +213,62 @@ impl SumLine<'_> {
         (phase + position * self.phases.len()) * self.channels + channel
     }
 
-    /// What taps are added to: what is there already, or nothing.
+    /// The bias, or zero.
     #[inline(always)]
-    fn start<S: Simd>(&self, simd: S, accumulate: bool, target: usize, lanes: usize) -> S::f32s {
-        if accumulate { load(simd, self.out, target, lanes) } else { simd.splat_f32s(0.0) }
+    fn bias<S: Simd>(&self, simd: S, channel: usize, lanes: usize) -> S::f32s {
+        self.epilogue.bias.map_or(simd.splat_f32s(0.0), |bias| load(simd, bias, channel, lanes))
     }
 
-    /// Writes a sum: with the epilogue, if it is `complete`.
+    /// What taps are added to: what is there already, or nothing, and the bias once.
     #[inline(always)]
-    fn finish<S: Simd>(
-        &mut self,
-        simd: S,
-        complete: bool,
-        target: usize,
-        channel: usize,
-        lanes: usize,
-        mut sum: S::f32s,
-    ) {
-        if complete {
-            let Epilogue { bias, residual, activation, .. } = self.epilogue;
-            if let Some(bias) = bias {
-                sum = simd.add_f32s(sum, load(simd, bias, channel, lanes));
-            }
-            if let Some(residual) = residual {
+    fn start<S: Simd>(&self, simd: S, finish: Finish, target: usize, channel: usize, lanes: usize) -> S::f32s {
+        let bias = if finish.complete { self.bias(simd, channel, lanes) } else { simd.splat_f32s(0.0) };
+        if finish.add { simd.add_f32s(load(simd, self.out, target, lanes), bias) } else { bias }
+    }
+
+    /// Writes a sum: with the rest of the epilogue, if it is complete.
+    #[inline(always)]
+    fn finish<S: Simd>(&mut self, simd: S, finish: Finish, target: usize, lanes: usize, mut sum: S::f32s) {
+        if finish.complete {
+            if let Some(residual) = self.epilogue.residual {
                 sum = simd.add_f32s(sum, load(simd, residual, self.start + target, lanes));
             }
-            sum = activation.of(simd, sum);
+            sum = self.epilogue.activation.of(simd, sum);
         }
         store(simd, self.out, target, lanes, sum);
     }
+}
+
+/// What is done to a sum besides adding taps.
+#[derive(Clone, Copy)]
+struct Finish {
+    /// It is added to what is there.
+    add: bool,
+    /// No taps are missing.
+    complete: bool,
+}
+
+impl Finish {
+    /// Nothing is read of the result's size.
+    fn is_plain(self, epilogue: Epilogue) -> bool {
+        self.complete && !self.add && epilogue.residual.is_none()
+    }
+}
+
+/// Adds the taps of a window.
+#[inline(always)]
+fn weigh<S: Simd, const R: usize, const K: usize, const STEP: usize>(
+    simd: S,
+    window: &Window<S, R, K, STEP>,
+    weights: &[[S::f32s; R]; K],
+    mut sum: S::f32s,
+) -> S::f32s {
+    for j in 0..K {
+        for i in 0..R {
+            sum = simd.mul_add_e_f32s(window.pixels[j][i], weights[j][i], sum);
+        }
+    }
+    sum
 }
 
 #[cfg(test)]

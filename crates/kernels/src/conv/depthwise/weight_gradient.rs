@@ -24,7 +24,6 @@ pub(in crate::conv) fn backward_weight(
     let (channels, [height, width]) = (shape.in_channels, shape.output);
     let rows = shape.n * height;
     let step = POSITIONS.div_ceil(width).min(rows.div_ceil(PIECES));
-    let zeros = &vec![0.0; shape.input[1] * channels];
     let total = reduce_pieces(rows, step, grad_weight.len(), |first, count, sums| {
         let mut near = 0;
         for row in first..first + count {
@@ -32,7 +31,7 @@ pub(in crate::conv) fn backward_weight(
             let grad = &grad_output[row * width * channels..][..width * channels];
             near = line.fetch(input, channels, near);
             bring_near(grad);
-            level.run(SumTaps { line, channels, input, zeros, grad, sums });
+            level.run(SumTaps { line, channels, input, grad, sums });
         }
     });
     for (g, s) in grad_weight.iter_mut().zip(total) {
@@ -45,8 +44,6 @@ struct SumTaps<'a> {
     line: &'a Line,
     channels: usize,
     input: &'a [f32],
-    /// A line of the input in the padding.
-    zeros: &'a [f32],
     /// The line of the output's gradient.
     grad: &'a [f32],
     sums: &'a mut [f32],
@@ -94,13 +91,19 @@ impl SumTaps<'_> {
         let at = [self.channels, channel, lanes];
         for rows in line.rows.chunks(R) {
             let mut sums = [[simd.splat_f32s(0.0); R]; K];
-            let mut window = Window::<S, R, K, STEP>::new(simd, line, rows, self.input, self.zeros, at);
-            for position in 0..line.count {
-                window.slide(simd);
-                let g = load(simd, self.grad, position * self.channels + channel, lanes);
-                for j in 0..K {
-                    for i in 0..R {
-                        sums[j][i] = simd.mul_add_e_f32s(window.pixels[j][i], g, sums[j][i]);
+            let mut window = Window::<S, R, K, STEP>::new(simd, line, rows, self.input, at);
+            let inside = window.inside(line.count);
+            for positions in [0..inside.start, inside.clone(), inside.end..line.count] {
+                // Two loops, so that the one without borders has no branches.
+                if positions == inside {
+                    for position in positions {
+                        window.slide::<true>(simd);
+                        self.add_products(simd, &window, position, &mut sums);
+                    }
+                } else {
+                    for position in positions {
+                        window.slide::<false>(simd);
+                        self.add_products(simd, &window, position, &mut sums);
                     }
                 }
             }
@@ -108,6 +111,23 @@ impl SumTaps<'_> {
                 for i in 0..R.min(rows.len()) {
                     self.add(simd, rows[i].1 + line.columns[j].1, channel, lanes, sums[j][i]);
                 }
+            }
+        }
+    }
+
+    /// Adds the products of a window's pixels with the gradient at a position.
+    #[inline(always)]
+    fn add_products<S: Simd, const R: usize, const K: usize, const STEP: usize>(
+        &self,
+        simd: S,
+        window: &Window<S, R, K, STEP>,
+        position: usize,
+        sums: &mut [[S::f32s; R]; K],
+    ) {
+        let g = load(simd, self.grad, position * self.channels + window.channel, window.lanes);
+        for j in 0..K {
+            for i in 0..R {
+                sums[j][i] = simd.mul_add_e_f32s(window.pixels[j][i], g, sums[j][i]);
             }
         }
     }

@@ -1,4 +1,5 @@
-//! Times the convolutions of ResNet-18, VGG-16 and MobileNetV2, each direction by itself.
+//! Times the convolutions of ResNet-18, VGG-16 and MobileNetV2 as in training, each direction by itself, with what it
+//! takes to bring the weight into form.
 //!
 //! `cargo run --release -p regraft-kernels --example convolutions [batch] [threads] [name] [bf16]`
 
@@ -65,8 +66,8 @@ fn main() {
         let peak = peak::multiply_add_rate(Level::current()) / 1e9;
         println!("{} with {threads} threads: {peak:.0} GFLOP/s of multiply-adds; batch {n}", Level::current().name());
         println!(
-            "{:24}{:>10}{:>9}{:>9}{:>9}{:>16}",
-            "GFLOP/s (% of peak)", "forward", "input", "weight", "", "prepare ms"
+            "{:24}{:>10}{:>10}{:>10}",
+            "GFLOP/s (% of peak)", "forward", "input", "weight"
         );
         for &(name, size, [i, o], kernel, stride, groups) in CASES.iter().filter(|case| case.0.contains(&wanted)) {
             let out = (size + 2 * (kernel / 2) - kernel) / stride + 1;
@@ -87,12 +88,10 @@ fn main() {
             let w: Vec<f32> = (0..shape.weight_len()).map(|i| (i % 3) as f32 - 1.0).collect();
             let (mut y, mut dx, mut dw) = (g.clone(), x.clone(), w.clone());
             let mut filter = Filter::new(precision);
-            let prepare = [time(|| filter.set_forward(&shape, &w)), 0.0];
             let bias = vec![1.0; o];
             let epilogue = Epilogue { bias: Some(&bias), activation: Activation::ReLU6, ..Epilogue::NONE };
-            let forward = time(|| conv::forward(&shape, &x, &filter, epilogue, &mut y));
-            let prepare = [prepare[0], time(|| filter.set_backward(&shape, &w))];
-            let input = time(|| conv::backward_input(&shape, &g, &filter, false, &mut dx));
+            let forward = time(|| conv::forward(&shape, &x, filter.once_forward(&shape, &w), epilogue, &mut y));
+            let input = time(|| conv::backward_input(&shape, &g, filter.once_backward(&shape, &w), false, &mut dx));
             let weight = time(|| conv::backward_weight(&shape, precision, &x, &g, &mut dw));
             let operations = 2e-9 * (shape.output_len() * shape.taps() * i / groups) as f64;
             print!("{name:24}");
@@ -100,7 +99,7 @@ fn main() {
                 let rate = operations / seconds;
                 print!("{rate:5.0}{:>5}", format!("({:.0}%)", 100.0 * rate / peak));
             }
-            println!("{:8.2}{:6.2}  {:?}", prepare[0] * 1e3, prepare[1] * 1e3, filter.algorithm());
+            println!("  {:?}", filter.once_forward(&shape, &w).algorithm());
         }
     });
 }

@@ -31,6 +31,7 @@ pub mod simd;
 #[cfg(test)]
 mod testing;
 mod tile;
+mod transpose;
 mod vector;
 
 pub use activation::Activation;

@@ -1,6 +1,7 @@
 //! Work over the rows of a matrix, cut into pieces that don't depend on the number of threads.
 
 use std::cell::RefCell;
+use std::sync::{Mutex, PoisonError};
 
 use rayon::prelude::*;
 
@@ -93,4 +94,25 @@ pub(crate) fn with_scratch<R>(len: usize, work: impl FnOnce(&mut [f32]) -> R) ->
         }
     });
     result
+}
+
+/// Scratch with a part for each thread of the pool.
+pub(crate) struct Slots<'a>(Vec<Mutex<&'a mut [f32]>>);
+
+impl<'a> Slots<'a> {
+    /// How many parts the current pool needs.
+    pub(crate) fn count() -> usize {
+        rayon::current_num_threads()
+    }
+
+    /// Cuts `scratch` into parts of `len` elements; into none if it is empty.
+    pub(crate) fn new(scratch: &'a mut [f32], len: usize) -> Self {
+        Self(scratch.chunks_exact_mut(len.max(1)).map(Mutex::new).collect())
+    }
+
+    /// Lets `work` have the part of the thread that it runs on. It must not wait for other work of the pool.
+    pub(crate) fn with<R>(&self, work: impl FnOnce(&mut [f32]) -> R) -> R {
+        let slot = &self.0[rayon::current_thread_index().unwrap_or(0)];
+        work(&mut slot.lock().unwrap_or_else(PoisonError::into_inner))
+    }
 }

@@ -4,7 +4,7 @@ use std::time::Instant;
 
 use regraft_graph::Conv2d;
 use regraft_kernels::batch_norm::Gather;
-use regraft_kernels::conv::{self, Algorithm, Epilogue, Filter, Use};
+use regraft_kernels::conv::{self, Algorithm, Epilogue, Filter, Ready, Use};
 use regraft_kernels::{Memory, Precision, activation, batch_norm, elementwise, linear, pool};
 use regraft_random::{Purpose, keyed, unit_f32};
 
@@ -138,18 +138,18 @@ impl Workspace {
         index: usize,
         node: usize,
         shape: &conv::Shape,
-        work: impl FnOnce(&Self, &Filter, Option<&[f32]>) -> R,
+        work: impl FnOnce(&Self, Ready, Option<&[f32]>) -> R,
     ) -> R {
         // Taken out for the time of the work, which reads the rest.
         if let Some(mut prepared) = self.prepared[index].take() {
             let (filter, bias) = prepared.forward(shape, self.precision);
-            let result = work(self, filter, bias);
+            let result = work(self, filter.into(), bias);
             self.prepared[index] = Some(prepared);
             return result;
         }
         let mut filter = std::mem::replace(&mut self.filter, Filter::new(self.precision));
-        filter.set_forward(shape, parameters.expect(node, "weight"));
-        let result = work(self, &filter, parameters.get(node, "bias"));
+        let ready = filter.once_forward(shape, parameters.expect(node, "weight"));
+        let result = work(self, ready, parameters.get(node, "bias"));
         self.filter = filter;
         result
     }
@@ -161,17 +161,17 @@ impl Workspace {
         index: usize,
         node: usize,
         shape: &conv::Shape,
-        work: impl FnOnce(&mut Self, &Filter) -> R,
+        work: impl FnOnce(&mut Self, Ready) -> R,
     ) -> R {
         if let Some(mut prepared) = self.prepared[index].take() {
             let filter = prepared.backward.get(shape, &prepared.weight, self.precision, Filter::for_backward);
-            let result = work(self, filter);
+            let result = work(self, filter.into());
             self.prepared[index] = Some(prepared);
             return result;
         }
         let mut filter = std::mem::replace(&mut self.filter, Filter::new(self.precision));
-        filter.set_backward(shape, parameters.expect(node, "weight"));
-        let result = work(self, &filter);
+        let ready = filter.once_backward(shape, parameters.expect(node, "weight"));
+        let result = work(self, ready);
         self.filter = filter;
         result
     }

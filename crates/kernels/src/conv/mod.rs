@@ -5,8 +5,10 @@
 //! matrix product over patches. The weight is brought into the form that the algorithm reads as a [`Filter`], once for as
 //! long as it does not change.
 
+mod algorithm;
 mod depthwise;
 mod direct;
+mod filter;
 mod narrow;
 pub mod reference;
 mod winograd;
@@ -18,7 +20,11 @@ use crate::bf16;
 use crate::rows::{Threads, reduce_rows, rows_per_piece, with_scratch};
 use crate::simd::{Level, dispatch};
 use crate::tile::Finish;
-use crate::{Activation, Memory, Precision};
+use crate::{Activation, Precision};
+
+pub use algorithm::{Algorithm, Use};
+use filter::{pairs_of_inputs, pairs_of_outputs};
+pub use filter::{Filter, Ready};
 
 /// Shape of a convolution of a batch.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -170,220 +176,7 @@ impl Epilogue<'_> {
     }
 }
 
-/// How a convolution is computed.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Algorithm {
-    /// Winograd's F(4x4, 3x3), for 3x3 filters with stride 1.
-    Winograd,
-    /// A product over patches, for every shape.
-    Direct,
-    /// A product over interleaved lines, for few input channels. The input's gradient, seldom wanted there, is direct.
-    Narrow,
-    /// Channel by channel.
-    Depthwise,
-}
-
-/// How often a weight is used in the form that an algorithm reads.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Use {
-    /// For one batch: a weight that learns.
-    Once,
-    /// For batch after batch: a weight that stays.
-    Often,
-}
-
-impl Algorithm {
-    const ALL: [Algorithm; 4] = [Algorithm::Winograd, Algorithm::Direct, Algorithm::Narrow, Algorithm::Depthwise];
-
-    /// Its name, for people.
-    pub fn name(self) -> &'static str {
-        match self {
-            Algorithm::Winograd => "winograd",
-            Algorithm::Direct => "direct",
-            Algorithm::Narrow => "narrow",
-            Algorithm::Depthwise => "depthwise",
-        }
-    }
-
-    /// The algorithms that can compute this shape.
-    pub fn fitting(shape: &Shape) -> impl Iterator<Item = Self> {
-        Self::ALL.into_iter().filter(|algorithm| match algorithm {
-            Algorithm::Winograd => winograd::fits(shape),
-            Algorithm::Direct => true,
-            Algorithm::Narrow => narrow::fits(shape),
-            Algorithm::Depthwise => shape.is_depthwise(),
-        })
-    }
-
-    /// The fastest for this shape, its batch included.
-    pub fn choose(shape: &Shape, weight: Use, precision: Precision) -> Self {
-        if shape.is_depthwise() {
-            return Algorithm::Depthwise;
-        }
-        if narrow::fits(shape) {
-            return Algorithm::Narrow;
-        }
-        // Few channels don't pay for the transforms of the maps, and few pixels not for the weight's. In multiplications
-        // for each pair of channels: a direct one is worth 9 a pixel; Winograd's 36 a tile, with the maps' transforms,
-        // about as much as 50; reading four times the weight some 600 of them, and transforming it first, 1500 (measured
-        // at 64 to 512 channels, batches of 1 to 32, on two cores of Zen 5).
-        let enough_channels = shape.in_channels >= 16 && shape.out_channels >= 16;
-        if !winograd::fits(shape) || !enough_channels {
-            return Algorithm::Direct;
-        }
-        let extra = match weight {
-            Use::Once => 1500,
-            Use::Often => 600,
-        };
-        // A multiplication in bfloat16 takes a little more than half the time.
-        let direct = match precision {
-            Precision::F32 => 9 * shape.output_pixels(),
-            Precision::Bf16 => 5 * shape.output_pixels(),
-        };
-        let saves = direct > 50 * winograd::tiles(shape) + extra;
-        if saves { Algorithm::Winograd } else { Algorithm::Direct }
-    }
-}
-
-/// A convolution's weight in the form that its kernel reads, for one direction.
-#[derive(Clone, Debug)]
-pub struct Filter {
-    level: Level,
-    /// Wanted, and what it has come to for this shape.
-    wanted: Precision,
-    precision: Precision,
-    algorithm: Algorithm,
-    /// Of which `len` elements are used.
-    data: Memory,
-    len: usize,
-}
-
-impl Filter {
-    /// Empty, to be filled by [`set_forward`](Self::set_forward) or [`set_backward`](Self::set_backward).
-    ///
-    /// # Panics
-    /// If this CPU lacks the precision.
-    pub fn new(precision: Precision) -> Self {
-        Self::at(Level::current(), precision)
-    }
-
-    fn at(level: Level, precision: Precision) -> Self {
-        assert!(precision.is_available(), "{precision:?} on this CPU");
-        let (wanted, algorithm) = (precision, Algorithm::Direct);
-        Self { level, wanted, precision, algorithm, data: Memory::default(), len: 0 }
-    }
-
-    /// Prepares `weight`, `[kh, kw, in_channels / groups, out_channels]`, for [`forward`] with batch after batch like that
-    /// of `shape`. Other batches are computed as well, perhaps by a slower algorithm.
-    pub fn for_forward(shape: &Shape, weight: &[f32], precision: Precision) -> Self {
-        let mut filter = Self::new(precision);
-        filter.set(shape, weight, Use::Often, false);
-        filter
-    }
-
-    /// Prepares `weight` for [`backward_input`] with batch after batch.
-    pub fn for_backward(shape: &Shape, weight: &[f32], precision: Precision) -> Self {
-        let mut filter = Self::new(precision);
-        filter.set(shape, weight, Use::Often, true);
-        filter
-    }
-
-    /// Prepares `weight` for [`forward`] with one batch, in the memory that is there.
-    pub fn set_forward(&mut self, shape: &Shape, weight: &[f32]) {
-        self.set(shape, weight, Use::Once, false);
-    }
-
-    /// Prepares `weight` for [`backward_input`] with one batch, in the memory that is there.
-    pub fn set_backward(&mut self, shape: &Shape, weight: &[f32]) {
-        self.set(shape, weight, Use::Once, true);
-    }
-
-    /// The algorithm that reads it.
-    pub fn algorithm(&self) -> Algorithm {
-        self.algorithm
-    }
-
-    fn set(&mut self, shape: &Shape, weight: &[f32], times: Use, backward: bool) {
-        assert_eq!(weight.len(), shape.weight_len(), "weight of {shape:?}");
-        self.set_for(Algorithm::choose(shape, times, self.wanted), shape, weight, backward);
-    }
-
-    fn set_for(&mut self, algorithm: Algorithm, shape: &Shape, weight: &[f32], backward: bool) {
-        self.algorithm = algorithm;
-        self.precision = self.wanted;
-        if !pairs(algorithm, shape, backward) {
-            self.precision = Precision::F32;
-        }
-        let Self { level, precision, ref mut data, .. } = *self;
-        let paired = precision == Precision::Bf16;
-        self.len = match algorithm {
-            Algorithm::Winograd => {
-                let shape = if backward { &winograd::gradient_shape(shape) } else { shape };
-                winograd::transform_filter(level, shape, weight, backward, data)
-            }
-            Algorithm::Direct | Algorithm::Narrow if backward => {
-                let (words, shape) = (&mut Memory::default(), &pairs_of_outputs(shape, paired));
-                let weight = if paired { map_words(weight, words) } else { weight };
-                direct::pack_backward(level, shape, weight, data)
-            }
-            Algorithm::Narrow => narrow::pack(level, precision, shape, weight, data),
-            Algorithm::Direct => {
-                let (words, halved) = (&mut Memory::default(), &pairs_of_inputs(shape, paired));
-                let weight = if paired { row_words(weight, shape.out_channels, words) } else { weight };
-                direct::pack_forward(level, halved, weight, data)
-            }
-            Algorithm::Depthwise => {
-                data.reserve(weight.len());
-                data[..weight.len()].copy_from_slice(weight);
-                weight.len()
-            }
-        };
-    }
-
-    fn values(&self) -> &[f32] {
-        &self.data[..self.len]
-    }
-}
-
-/// Whether an algorithm can compute in pairs: of input channels, or of output channels for the input's gradient.
-fn pairs(algorithm: Algorithm, shape: &Shape, backward: bool) -> bool {
-    match (algorithm, backward) {
-        (Algorithm::Narrow, false) => narrow::pairs(shape),
-        (Algorithm::Direct, false) => shape.groups == 1 && shape.in_channels.is_multiple_of(2),
-        (Algorithm::Direct | Algorithm::Narrow, true) => shape.groups == 1 && shape.out_channels.is_multiple_of(2),
-        (Algorithm::Winograd | Algorithm::Depthwise, _) => false,
-    }
-}
-
-/// The shape of a convolution whose input channels are pairs, if they are `paired`.
-fn pairs_of_inputs(shape: &Shape, paired: bool) -> Shape {
-    Shape { in_channels: if paired { shape.in_channels / 2 } else { shape.in_channels }, ..*shape }
-}
-
-/// The shape of a convolution whose output channels are pairs, if they are `paired`.
-fn pairs_of_outputs(shape: &Shape, paired: bool) -> Shape {
-    Shape { out_channels: if paired { shape.out_channels / 2 } else { shape.out_channels }, ..*shape }
-}
-
-/// Pairs of neighbouring values of a map or a weight.
-fn map_words<'a>(values: &[f32], words: &'a mut Memory) -> &'a [f32] {
-    let len = values.len() / 2;
-    words.reserve(len);
-    bf16::pair_map(values, &mut words[..len]);
-    &words[..len]
-}
-
-/// Pairs of neighbouring rows of a weight.
-fn row_words<'a>(weight: &[f32], columns: usize, words: &'a mut Memory) -> &'a [f32] {
-    let len = weight.len() / 2;
-    words.reserve(len);
-    words[..len].par_chunks_mut(columns).zip(weight.par_chunks_exact(2 * columns)).for_each(|(words, rows)| {
-        bf16::pair_all_rows(rows, 2, columns, columns, words);
-    });
-    &words[..len]
-}
-
-/// Convolves `input` with a [`Filter::for_forward`] and applies the `epilogue`.
+/// Convolves `input` with a weight that is ready for it and applies the `epilogue`.
 ///
 /// # Shapes
 /// - `input`: `[n, h, w, in_channels]`
@@ -391,8 +184,14 @@ fn row_words<'a>(weight: &[f32], columns: usize, words: &'a mut Memory) -> &'a [
 ///
 /// # Panics
 /// If a slice has another length than the shape says.
-pub fn forward(shape: &Shape, input: &[f32], filter: &Filter, epilogue: Epilogue, output: &mut [f32]) {
-    forward_by(Threads::All, shape, input, filter, epilogue, output);
+pub fn forward<'a>(
+    shape: &Shape,
+    input: &[f32],
+    weight: impl Into<Ready<'a>>,
+    epilogue: Epilogue,
+    output: &mut [f32],
+) {
+    forward_by(Threads::All, shape, input, weight.into(), epilogue, output);
 }
 
 /// [`forward`] on the calling thread, for maps that lie in its cache; in single precision, and not by Winograd's
@@ -401,53 +200,61 @@ pub fn forward(shape: &Shape, input: &[f32], filter: &Filter, epilogue: Epilogue
 /// # Panics
 /// If a slice has another length than the shape says, or for a filter of another kind.
 pub fn forward_alone(shape: &Shape, input: &[f32], filter: &Filter, epilogue: Epilogue, output: &mut [f32]) {
-    assert!(filter.precision == Precision::F32 && filter.algorithm != Algorithm::Winograd, "{:?}", filter.algorithm);
-    forward_by(Threads::Own, shape, input, filter, epilogue, output);
+    let weight = Ready::from(filter);
+    assert!(weight.precision == Precision::F32 && weight.algorithm != Algorithm::Winograd, "{:?}", weight.algorithm);
+    forward_by(Threads::Own, shape, input, weight, epilogue, output);
 }
 
-fn forward_by(threads: Threads, shape: &Shape, input: &[f32], filter: &Filter, epilogue: Epilogue, output: &mut [f32]) {
+fn forward_by(threads: Threads, shape: &Shape, input: &[f32], weight: Ready, epilogue: Epilogue, output: &mut [f32]) {
     check(shape, input, output);
-    let (precision, data) = (filter.precision, filter.values());
-    let level = filter.level;
-    match filter.algorithm {
-        Algorithm::Winograd => winograd::forward(level, shape, input, data, epilogue, false, output),
+    let Ready { level, precision, algorithm, form } = weight;
+    match algorithm {
+        Algorithm::Winograd => winograd::forward(level, shape, input, form, false, epilogue, false, output),
         Algorithm::Direct if precision == Precision::Bf16 => {
             let shape = pairs_of_inputs(shape, true);
             with_scratch(input.len() / 2, |words| {
                 bf16::pair_map(input, words);
-                direct::forward(threads, level, precision, &shape, words, data, epilogue, output);
+                direct::forward(threads, level, precision, &shape, words, form, epilogue, output);
             });
         }
-        Algorithm::Direct => direct::forward(threads, level, precision, shape, input, data, epilogue, output),
-        Algorithm::Narrow => narrow::forward(threads, level, precision, shape, input, data, epilogue, output),
-        Algorithm::Depthwise => depthwise::forward(threads, level, shape, input, data, epilogue, output),
+        Algorithm::Direct => direct::forward(threads, level, precision, shape, input, form, epilogue, output),
+        Algorithm::Narrow => narrow::forward(threads, level, precision, shape, input, form.packed(), epilogue, output),
+        Algorithm::Depthwise => depthwise::forward(threads, level, shape, input, form.packed(), epilogue, output),
     }
 }
 
-/// The gradient of the input, written to `grad_input` or, with `accumulate`, added to it, with a
-/// [`Filter::for_backward`].
+/// The gradient of the input, written to `grad_input` or, with `accumulate`, added to it, with a weight that is ready for
+/// that.
 ///
 /// # Panics
 /// If a slice has another length than the shape says.
-pub fn backward_input(shape: &Shape, grad_output: &[f32], filter: &Filter, accumulate: bool, grad_input: &mut [f32]) {
+pub fn backward_input<'a>(
+    shape: &Shape,
+    grad_output: &[f32],
+    weight: impl Into<Ready<'a>>,
+    accumulate: bool,
+    grad_input: &mut [f32],
+) {
     check(shape, grad_input, grad_output);
-    let (level, data) = (&filter.level, filter.values());
-    match filter.algorithm {
+    let Ready { level, precision, algorithm, form } = weight.into();
+    match algorithm {
         Algorithm::Winograd => {
             let shape = winograd::gradient_shape(shape);
-            winograd::forward(*level, &shape, grad_output, data, Epilogue::NONE, accumulate, grad_input);
+            winograd::forward(level, &shape, grad_output, form, true, Epilogue::NONE, accumulate, grad_input);
         }
-        Algorithm::Direct | Algorithm::Narrow if filter.precision == Precision::Bf16 => {
+        Algorithm::Direct | Algorithm::Narrow if precision == Precision::Bf16 => {
             let shape = pairs_of_outputs(shape, true);
             with_scratch(grad_output.len() / 2, |words| {
                 bf16::pair_map(grad_output, words);
-                direct::backward_input(*level, Precision::Bf16, &shape, words, data, accumulate, grad_input);
+                direct::backward_input(level, precision, &shape, words, form, accumulate, grad_input);
             });
         }
         Algorithm::Direct | Algorithm::Narrow => {
-            direct::backward_input(*level, Precision::F32, shape, grad_output, data, accumulate, grad_input);
+            direct::backward_input(level, precision, shape, grad_output, form, accumulate, grad_input);
         }
-        Algorithm::Depthwise => depthwise::backward_input(*level, shape, grad_output, data, accumulate, grad_input),
+        Algorithm::Depthwise => {
+            depthwise::backward_input(level, shape, grad_output, form.packed(), accumulate, grad_input);
+        }
     }
 }
 

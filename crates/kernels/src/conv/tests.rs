@@ -23,6 +23,7 @@ fn grid() -> Vec<(&'static str, Shape)> {
         ("3x3 unpadded", shape([9, 10], [16, 100], [3, 3], 1, [0, 0])),
         ("3x3 padded wide", shape([6, 5], [24, 20], [3, 3], 1, [2, 1])),
         ("3x3 of much weight", shape([7, 7], [160, 130], [3, 3], 1, [1, 1])),
+        ("3x3 of very much weight", Shape { n: 1, ..shape([4, 5], [250, 244], [3, 3], 1, [1, 1]) }),
         ("3x3 stride 2", shape([9, 10], [6, 16], [3, 3], 2, [1, 1])),
         ("7x7 stride 2", shape([15, 13], [3, 8], [7, 7], 2, [3, 3])),
         ("1x1", shape([6, 5], [17, 33], [1, 1], 1, [0, 0])),
@@ -83,16 +84,22 @@ fn check_against_reference(levels: &[Level], precision: Precision, round: fn(f64
             };
             let mut filter = Filter::at(level, precision);
             filter.set_for(algorithm, &shape, &w32, false);
-            let mut y = vec![f32::NAN; shape.output_len()];
-            forward(&shape, &x32, &filter, Epilogue::NONE, &mut y);
-            check("forward", &y, &y_ref);
+            let as_is = filter.as_is(algorithm, &shape, &w32, false);
+            for weight in [Some(Ready::from(&filter)), as_is].into_iter().flatten() {
+                let mut y = vec![f32::NAN; shape.output_len()];
+                forward(&shape, &x32, weight, Epilogue::NONE, &mut y);
+                check("forward", &y, &y_ref);
+            }
 
-            let mut dx = vec![f32::NAN; shape.input_len()];
             filter.set_for(algorithm, &shape, &w32, true);
-            backward_input(&shape, &g32, &filter, false, &mut dx);
-            check("input gradient", &dx, &dx_ref);
-            backward_input(&shape, &g32, &filter, true, &mut dx);
-            check("accumulated", &dx, &dx_ref.iter().map(|x| 2.0 * x).collect::<Vec<_>>());
+            let as_is = filter.as_is(algorithm, &shape, &w32, true);
+            for weight in [Some(Ready::from(&filter)), as_is].into_iter().flatten() {
+                let mut dx = vec![f32::NAN; shape.input_len()];
+                backward_input(&shape, &g32, weight, false, &mut dx);
+                check("input gradient", &dx, &dx_ref);
+                backward_input(&shape, &g32, weight, true, &mut dx);
+                check("accumulated", &dx, &dx_ref.iter().map(|x| 2.0 * x).collect::<Vec<_>>());
+            }
 
             let mut dw = vec![f32::NAN; shape.weight_len()];
             backward_weight_by(algorithm, level, precision, &shape, &x32, &g32, &mut dw);

@@ -13,10 +13,12 @@ use rayon::prelude::*;
 
 pub(super) use weight_gradient::backward_weight;
 
+use super::filter::Form;
 use super::{Epilogue, Shape};
 use crate::rows::{Threads, with_scratch};
 use crate::simd::Level;
 use crate::tile::{Finish, Panels, Places, Product, ROWS, Rows};
+use crate::transpose::to_columns;
 use crate::{Memory, Precision};
 use patches::Patches;
 
@@ -39,15 +41,24 @@ fn pixels_per_block(pixels: usize) -> usize {
     pixels.div_ceil(8).next_multiple_of(ROWS).clamp(4 * ROWS, PIXELS)
 }
 
-/// Multiplies the patches of some positions with one group's packed weight.
+/// The rows of a weight, to multiply with.
+#[derive(Clone, Copy)]
+enum Weights<'a> {
+    /// Packed.
+    Packed(&'a [f32]),
+    /// Some rows of one panel are packed where they are used.
+    Packs(&'a dyn Fn(Range<usize>, &mut [f32])),
+}
+
+/// Multiplies the patches of some positions with one group's weight.
 struct Multiply<'a> {
     level: Level,
     patches: &'a Patches,
     map: &'a [f32],
     first_channel: usize,
     positions: Range<usize>,
-    /// Packed `[columns, n]`.
-    filter: &'a [f32],
+    /// `[columns, n]`.
+    filter: Weights<'a>,
     panels: Panels,
     n: usize,
     places: Places<'a>,
@@ -63,40 +74,51 @@ impl Multiply<'_> {
         let step = total.div_ceil(total.div_ceil(COLUMNS));
         for start in (0..total).step_by(step) {
             let k = step.min(total - start);
-            let mut product = |a: Rows| {
-                let product = Product {
-                    m: self.positions.len(),
-                    n: self.n,
-                    k,
-                    a,
-                    b: &self.filter[start * self.panels.stride..],
-                    panels: self.panels,
-                    places: self.places,
-                    accumulate: self.accumulate || start > 0,
-                    finish: if start + k == total { self.finish } else { Finish::NONE },
-                    precision: self.precision,
-                };
-                product.run_and_sum(self.level, out, sums);
-            };
-            if self.patches.is_map() {
-                let stride = self.patches.map_channels;
-                let values = &self.map[self.positions.start * stride + self.first_channel + start..];
-                product(Rows::Strided { values, strides: [stride, 1] });
-                continue;
-            }
+            let packed_len = if let Weights::Packs(_) = self.filter { k * self.panels.stride } else { 0 };
             let runs = self.patches.runs(start..start + k);
-            let lens: Vec<usize> = runs.iter().map(|run| run.len).collect();
-            if k < SHORT * runs.len() {
-                with_scratch(self.positions.len() * k, |panel| {
-                    self.patches.gather(self.map, self.first_channel, self.positions.clone(), &runs, k, panel);
-                    product(Rows::Strided { values: panel, strides: [k, 1] });
-                });
-                continue;
-            }
-            with_scratch(self.positions.len() * k + k, |copies| {
+            let is_short = k < SHORT * runs.len();
+            let copies_len = match (self.patches.is_map(), is_short) {
+                (true, _) => 0,
+                (false, true) => self.positions.len() * k,
+                (false, false) => self.positions.len() * k + k,
+            };
+            with_scratch(packed_len + copies_len, |scratch| {
+                let (packed, copies) = scratch.split_at_mut(packed_len);
+                let b = match self.filter {
+                    Weights::Packed(filter) => &filter[start * self.panels.stride..],
+                    Weights::Packs(pack) => {
+                        pack(start..start + k, packed);
+                        packed
+                    }
+                };
+                let mut product = |a: Rows| {
+                    let product = Product {
+                        m: self.positions.len(),
+                        n: self.n,
+                        k,
+                        a,
+                        b,
+                        panels: self.panels,
+                        places: self.places,
+                        accumulate: self.accumulate || start > 0,
+                        finish: if start + k == total { self.finish } else { Finish::NONE },
+                        precision: self.precision,
+                    };
+                    product.run_and_sum(self.level, out, sums);
+                };
                 let (map, positions) = (self.map, self.positions.clone());
-                let slices = self.patches.rows(map, self.first_channel, positions, &runs, copies);
-                product(Rows::Pieces { slices: &slices, lens: &lens });
+                if self.patches.is_map() {
+                    let stride = self.patches.map_channels;
+                    let values = &map[positions.start * stride + self.first_channel + start..];
+                    product(Rows::Strided { values, strides: [stride, 1] });
+                } else if is_short {
+                    self.patches.gather(map, self.first_channel, positions, &runs, k, copies);
+                    product(Rows::Strided { values: copies, strides: [k, 1] });
+                } else {
+                    let lens: Vec<usize> = runs.iter().map(|run| run.len).collect();
+                    let slices = self.patches.rows(map, self.first_channel, positions, &runs, copies);
+                    product(Rows::Pieces { slices: &slices, lens: &lens });
+                }
             });
         }
     }
@@ -111,14 +133,29 @@ fn is_weight_bound(patches: &Patches, n: usize, pixels: usize) -> bool {
     patches.columns() * n >= LARGE && pixels <= FEW
 }
 
-/// Multiplies the patches of all pixels with a packed weight, panel by panel, and finishes them.
+/// Whether [`forward`], or [`backward_input`], takes the weight as it is and packs each panel where it is used.
+pub(super) fn packs_by_panel(level: Level, shape: &Shape, backward: bool) -> bool {
+    if shape.groups > 1 {
+        return false;
+    }
+    if !backward {
+        return is_weight_bound(&Patches::of_input(shape), shape.out_channels, shape.output_pixels());
+    }
+    let (classes, _) = classes(level, shape);
+    let [height, width] = shape.input;
+    classes.len() == 1 && is_weight_bound(&classes[0].patches, shape.in_channels, shape.n * height * width)
+}
+
+/// Multiplies the patches of all pixels with a weight, panel by panel, and finishes them. `pack` packs some rows of a
+/// panel of a weight that comes as it is.
 #[allow(clippy::too_many_arguments)] // sizes and slices of one product
 fn multiply_by_panels(
     level: Level,
     precision: Precision,
     patches: &Patches,
     map: &[f32],
-    filter: &[f32],
+    filter: Form,
+    pack: impl Fn(&[f32], usize, Range<usize>, &mut [f32]) + Sync,
     panels: Panels,
     n: usize,
     accumulate: bool,
@@ -129,13 +166,20 @@ fn multiply_by_panels(
     let columns = |panel: usize| panels.width.min(n - panel * panels.width);
     with_scratch(panels.count(n) * pixels * panels.width, |parts| {
         parts.par_chunks_mut(pixels * panels.width).enumerate().for_each(|(panel, part)| {
+            let packs: &dyn Fn(Range<usize>, &mut [f32]) = &|rows, out| match filter {
+                Form::AsIs(weight) => pack(weight, panel, rows, out),
+                Form::Packed(_) => unreachable!("nothing is left to pack"),
+            };
             let multiply = Multiply {
                 level,
                 patches,
                 map,
                 first_channel: 0,
                 positions: 0..pixels,
-                filter: &filter[panel * panels.step..],
+                filter: match filter {
+                    Form::Packed(filter) => Weights::Packed(&filter[panel * panels.step..]),
+                    Form::AsIs(_) => Weights::Packs(packs),
+                },
                 panels,
                 n: columns(panel),
                 places: Places::Strided(panels.width),
@@ -161,24 +205,36 @@ fn multiply_by_panels(
     });
 }
 
-/// The weight, packed for [`forward`]: a group's panels after the other's.
+/// Packs some rows, `[taps, in]`, of a panel of a group's weight for [`forward`].
+fn pack_rows(
+    shape: &Shape,
+    panels: Panels,
+    weight: &[f32],
+    [group, panel]: [usize; 2],
+    rows: Range<usize>,
+    out: &mut [f32],
+) {
+    let n = shape.out_per_group();
+    let first = panel * panels.width;
+    let columns = panels.width.min(n - first);
+    let rows = weight.chunks_exact(shape.out_channels).take(rows.end).skip(rows.start);
+    panels.pack(columns, rows.map(|row| &row[group * n + first..][..columns]), out);
+}
+
+/// The weight, packed for [`forward`].
 pub(super) fn pack_forward(level: Level, shape: &Shape, weight: &[f32], out: &mut Memory) -> usize {
     let panels = forward_panels(level, shape);
-    let n = shape.out_per_group();
-    let group_len = panels.count(n) * panels.step;
-    let len = shape.groups * group_len;
+    let count = panels.count(shape.out_per_group());
+    let len = shape.groups * count * panels.step;
     out.reserve(len);
     // A panel is a piece of work by itself.
     out[..len].par_chunks_mut(panels.step).enumerate().for_each(|(i, out)| {
-        let (group, first) = (i / panels.count(n), i % panels.count(n) * panels.width);
-        let columns = panels.width.min(n - first);
-        let rows = weight.chunks_exact(shape.out_channels).map(|row| &row[group * n + first..][..columns]);
-        panels.pack(columns, rows, out);
+        pack_rows(shape, panels, weight, [i / count, i % count], 0..shape.taps() * shape.in_per_group(), out);
     });
     len
 }
 
-/// Convolves with a weight from [`pack_forward`]. With bfloat16, input and weight consist of pairs of input channels, which
+/// Convolves with a weight from [`pack_forward`], or as it is where it is large. With bfloat16, input and weight consist of pairs of input channels, which
 /// `shape` counts.
 #[allow(clippy::too_many_arguments)] // three choices and the slices
 pub(super) fn forward(
@@ -187,7 +243,7 @@ pub(super) fn forward(
     precision: Precision,
     shape: &Shape,
     input: &[f32],
-    filter: &[f32],
+    filter: Form,
     epilogue: Epilogue,
     output: &mut [f32],
 ) {
@@ -197,8 +253,12 @@ pub(super) fn forward(
     let group_len = panels.count(n) * panels.step;
     let channels = shape.out_channels;
     if threads == Threads::All && shape.groups == 1 && is_weight_bound(&patches, n, shape.output_pixels()) {
-        return multiply_by_panels(level, precision, &patches, input, filter, panels, n, false, epilogue, output);
+        let pack = |weight: &[f32], panel, rows, out: &mut [f32]| {
+            pack_rows(shape, panels, weight, [0, panel], rows, out);
+        };
+        return multiply_by_panels(level, precision, &patches, input, filter, pack, panels, n, false, epilogue, output);
     }
+    let filter = filter.packed();
     let block = match threads {
         Threads::All => pixels_per_block(shape.output_pixels()),
         Threads::Own => PIXELS,
@@ -214,7 +274,7 @@ pub(super) fn forward(
                 map: input,
                 first_channel: group * shape.in_per_group(),
                 positions: first..first + pixels,
-                filter,
+                filter: Weights::Packed(filter),
                 panels,
                 n,
                 places: Places::Strided(channels),
@@ -282,48 +342,56 @@ fn classes(level: Level, shape: &Shape) -> (Vec<Class>, usize) {
     (classes, start)
 }
 
+impl Class {
+    /// Packs some rows, `[taps of the class, out]`, of a panel of a group's weight for [`backward_input`].
+    fn pack_rows(
+        &self,
+        shape: &Shape,
+        weight: &[f32],
+        [group, panel]: [usize; 2],
+        rows: Range<usize>,
+        mut out: &mut [f32],
+    ) {
+        let (inputs, outputs, stride) = (shape.in_per_group(), shape.out_per_group(), self.panels.stride);
+        let first = panel * self.panels.width;
+        let columns = self.panels.width.min(inputs - first);
+        let mut row = rows.start;
+        while row < rows.end {
+            let (tap, output) = (self.taps[row / outputs], row % outputs);
+            let count = (outputs - output).min(rows.end - row);
+            let (part, rest) = out.split_at_mut(count * stride);
+            let from = |column: usize| {
+                &weight[(tap * inputs + first + column) * shape.out_channels + group * outputs + output..]
+            };
+            to_columns(columns, from, count, stride, part);
+            (row, out) = (row + count, rest);
+        }
+    }
+}
+
 /// The weight, packed for [`backward_input`].
 pub(super) fn pack_backward(level: Level, shape: &Shape, weight: &[f32], out: &mut Memory) -> usize {
     let (classes, len) = classes(level, shape);
     out.reserve(len);
-    let (inputs, outputs) = (shape.in_per_group(), shape.out_per_group());
     for class in classes.iter().filter(|class| !class.taps.is_empty()) {
         let panels = class.panels;
+        let count = panels.count(shape.in_per_group());
         let out = &mut out[class.start..][..shape.groups * class.group_len];
         out.par_chunks_mut(panels.step).enumerate().for_each(|(i, out)| {
-            let (group, first) = (i / panels.count(inputs), i % panels.count(inputs) * panels.width);
-            let columns = first..inputs.min(first + panels.width);
-            for (&tap, out) in class.taps.iter().zip(out.chunks_exact_mut(outputs * panels.stride)) {
-                let from = |input: usize| &weight[(tap * inputs + input) * shape.out_channels + group * outputs..];
-                transpose(columns.clone().map(from), outputs, panels.stride, out);
-            }
+            class.pack_rows(shape, weight, [i / count, i % count], 0..class.patches.columns(), out);
         });
     }
     len
 }
 
-/// Writes rows of `len` elements as the columns of a matrix whose rows are `stride` apart.
-fn transpose<'a>(rows: impl Iterator<Item = &'a [f32]> + Clone, len: usize, stride: usize, out: &mut [f32]) {
-    // Some elements of all rows at a time: what they are written to stays in the first-level cache.
-    const BLOCK: usize = 16;
-    for start in (0..len).step_by(BLOCK) {
-        let end = len.min(start + BLOCK);
-        for (column, row) in rows.clone().enumerate() {
-            for (out, &value) in out[start * stride..].chunks_mut(stride).zip(&row[start..end]) {
-                out[column] = value;
-            }
-        }
-    }
-}
-
-/// The gradient of the input with a weight from [`pack_backward`]. With bfloat16, gradient and weight consist of pairs of
+/// The gradient of the input with a weight from [`pack_backward`], or as it is where it is large. With bfloat16, gradient and weight consist of pairs of
 /// output channels, which `shape` counts.
 pub(super) fn backward_input(
     level: Level,
     precision: Precision,
     shape: &Shape,
     grad_output: &[f32],
-    filter: &[f32],
+    filter: Form,
     accumulate: bool,
     grad_input: &mut [f32],
 ) {
@@ -341,6 +409,7 @@ pub(super) fn backward_input(
             patches,
             grad_output,
             filter,
+            |weight, panel, rows, out| class.pack_rows(shape, weight, [0, panel], rows, out),
             *panels,
             n,
             accumulate,
@@ -348,6 +417,7 @@ pub(super) fn backward_input(
             grad_input,
         );
     }
+    let filter = filter.packed();
     // Strips of whole lines of each class, so that a piece of the gradient is contiguous.
     let lines = height.div_ceil(shape.stride[0]);
     let line_len = width.div_ceil(shape.stride[1]);
@@ -386,7 +456,7 @@ pub(super) fn backward_input(
                     map: grad_output,
                     first_channel: group * shape.out_per_group(),
                     positions: start..start + count,
-                    filter: &filter[class.start + group * class.group_len..][..class.group_len],
+                    filter: Weights::Packed(&filter[class.start + group * class.group_len..][..class.group_len]),
                     panels: class.panels,
                     n,
                     places,

@@ -22,7 +22,7 @@ const SMALL: usize = 128 * 1024;
 /// Most parts of the batch.
 const PARTS: usize = 16;
 
-/// Adds the products of some pixels to some rows of one group's gradient.
+/// Sums the products of some pixels to some rows of one group's gradient.
 struct Sum<'a> {
     level: Level,
     precision: Precision,
@@ -93,7 +93,7 @@ impl Sum<'_> {
                     b,
                     panels,
                     places: Places::Strided(channels),
-                    accumulate: true,
+                    accumulate: first > self.pixels.start,
                     finish: Finish::NONE,
                     precision: self.precision,
                 };
@@ -135,8 +135,8 @@ pub(in crate::conv) fn backward_weight(
             }
         });
     };
-    grad_weight.fill(0.0);
     if grad_weight.len() <= SMALL {
+        grad_weight.fill(0.0);
         let part = total.div_ceil(PARTS).next_multiple_of(PIXELS);
         let parts: Vec<Vec<f32>> = (0..total.div_ceil(part))
             .into_par_iter()

@@ -9,6 +9,7 @@ use crate::Memory;
 use crate::conv::Shape;
 use crate::simd::Level;
 use crate::tile::Panels;
+use crate::transpose::to_columns;
 use crate::vector::{load, vectors};
 
 /// A vector of filters, their taps `step` apart.
@@ -31,14 +32,15 @@ impl<S: Simd> Source<S, TAPS> for Taps<'_> {
 }
 
 /// The transformed weight of one panel of output channels: `[36, in, stride]`.
-struct TransformFilter<'a> {
+pub(super) struct TransformFilter<'a> {
     /// The convolution that is computed, with the filter already turned around if it is.
-    shape: &'a Shape,
-    weight: &'a [f32],
-    turned: bool,
-    panels: Panels,
-    panel: usize,
-    out: &'a mut [f32],
+    pub shape: &'a Shape,
+    /// `[3, 3, in, out]`, or, to be `turned` around, `[3, 3, out, in]`.
+    pub weight: &'a [f32],
+    pub turned: bool,
+    pub panels: Panels,
+    pub panel: usize,
+    pub out: &'a mut [f32],
 }
 
 impl WithSimd for TransformFilter<'_> {
@@ -71,12 +73,8 @@ impl WithSimd for TransformFilter<'_> {
             for (column, lanes) in vectors::<S>(columns) {
                 for tap in 0..TAPS * TAPS {
                     let block = &mut block[(TAPS * TAPS - 1 - tap) * BLOCK * S::F32_LANES..][..BLOCK * S::F32_LANES];
-                    for lane in 0..lanes {
-                        let from = (tap * outputs + first + column + lane) * inputs + start;
-                        for (i, &w) in weight[from..from + count].iter().enumerate() {
-                            block[i * S::F32_LANES + lane] = w;
-                        }
-                    }
+                    let from = |lane: usize| &weight[(tap * outputs + first + column + lane) * inputs + start..];
+                    to_columns(lanes, from, count, S::F32_LANES, block);
                 }
                 for i in 0..count {
                     let (step, at) = (BLOCK * S::F32_LANES, i * S::F32_LANES);

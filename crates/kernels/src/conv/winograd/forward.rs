@@ -3,12 +3,14 @@
 use pulp::{Simd, WithSimd};
 use rayon::prelude::*;
 
+use super::filter::TransformFilter;
 use super::maps::{Points, transform_square};
 use super::tiling::Tiling;
 use super::transforms::{Input, OUT, Output, POINTS, SIDE, Sink, in_both};
+use crate::conv::filter::Form;
 use crate::conv::{Epilogue, Shape};
 use crate::prefetch::Ahead;
-use crate::rows::with_scratch;
+use crate::rows::{Slots, with_scratch};
 use crate::simd::Level;
 use crate::tile::{Finish, Panels, Places, Product, Rows};
 use crate::vector::{load, store, vectors};
@@ -242,12 +244,20 @@ fn is_weight_bound(tiling: &Tiling) -> bool {
     tiling.tiles() <= 256 && tiling.shape.in_channels * tiling.shape.out_channels >= 128 * 128
 }
 
-/// Convolves with a weight from [`transform_filter`]; with `accumulate` the result is added to `output`.
+/// Whether [`forward`] takes the weight as it is and transforms each panel where it is used.
+pub(in crate::conv) fn packs_by_panel(shape: &Shape) -> bool {
+    is_weight_bound(&Tiling::new(shape))
+}
+
+/// Convolves with a weight from [`transform_filter`](super::transform_filter), or as it is, to be `turned` around or not;
+/// with `accumulate` the result is added to `output`.
+#[allow(clippy::too_many_arguments)] // a weight in its form, and the slices
 pub(in crate::conv) fn forward(
     level: Level,
     shape: &Shape,
     input: &[f32],
-    filter: &[f32],
+    filter: Form,
+    turned: bool,
     epilogue: Epilogue,
     accumulate: bool,
     output: &mut [f32],
@@ -256,8 +266,9 @@ pub(in crate::conv) fn forward(
     let panels = Panels::new(level, POINTS * shape.in_channels, shape.out_channels);
     let job = Job { level, tiling: &tiling, panels, epilogue, accumulate };
     if is_weight_bound(&tiling) {
-        return forward_by_panels(job, input, filter, output);
+        return forward_by_panels(job, input, filter, turned, output);
     }
+    let filter = filter.packed();
     let blocks = tiling.blocks(strips_per_block(&tiling), output);
     blocks.into_par_iter().for_each(|(first_tile, out)| {
         let first_pixel = tiling.first_pixel(first_tile / tiling.tiles_per_strip);
@@ -290,7 +301,7 @@ pub(in crate::conv) fn forward(
 }
 
 /// [`forward`] in three phases, each parallel by itself: all tiles, all panels of the weight, all tiles.
-fn forward_by_panels(job: Job, input: &[f32], filter: &[f32], output: &mut [f32]) {
+fn forward_by_panels(job: Job, input: &[f32], filter: Form, turned: bool, output: &mut [f32]) {
     let Job { level, tiling, panels, .. } = job;
     let shape = &tiling.shape;
     let group = strips_per_block(tiling) * tiling.tiles_per_strip;
@@ -300,26 +311,36 @@ fn forward_by_panels(job: Job, input: &[f32], filter: &[f32], output: &mut [f32]
     let products_len = POINTS * plane(group, panels.stride);
     let count_panels = panels.count(shape.out_channels);
     let total = groups.len() * transformed_len;
-    with_scratch(total + count_panels * groups.len() * products_len, |scratch| {
+    let filters_len = if let Form::AsIs(_) = filter { Slots::count() * panels.step } else { 0 };
+    with_scratch(filters_len + total + count_panels * groups.len() * products_len, |scratch| {
+        let (filters, scratch) = scratch.split_at_mut(filters_len);
+        let filters = Slots::new(filters, panels.step);
         let (transformed, products) = scratch.split_at_mut(total);
         transformed.par_chunks_mut(transformed_len).zip(&groups).for_each(|(out, &(first_tile, count))| {
             level.run(TransformInput { tiling, input, first_tile, count, out });
         });
         let transformed = &*transformed;
-        products.par_chunks_mut(groups.len() * products_len).zip(filter.par_chunks(panels.step)).for_each(
-            |(products, filter)| {
+        products.par_chunks_mut(groups.len() * products_len).enumerate().for_each(|(panel, products)| {
+            let mut multiply_all = |filter: &[f32]| {
                 // Point by point, so that a point's part of the weight stays in cache for all groups.
                 let ahead = Ahead::read(filter);
                 for point in 0..POINTS {
-                    // The weight comes from main memory: the next point's while this one's is multiplied.
+                    // The weight comes from far: the next point's while this one's is multiplied.
                     ahead.step(point + 1, POINTS);
                     let groups = transformed.chunks(transformed_len).zip(&groups);
                     for (out, (tiles, &(_, count))) in products.chunks_mut(products_len).zip(groups) {
                         multiply(level, shape.in_channels, panels, count, point, tiles, filter, out);
                     }
                 }
-            },
-        );
+            };
+            match filter {
+                Form::Packed(filter) => multiply_all(&filter[panel * panels.step..][..panels.step]),
+                Form::AsIs(weight) => filters.with(|out| {
+                    level.run(TransformFilter { shape, weight, turned, panels, panel, out });
+                    multiply_all(out);
+                }),
+            }
+        });
         let products = &*products;
         let blocks = tiling.blocks(strips_per_block(tiling), output);
         blocks.into_par_iter().zip(&groups).enumerate().for_each(|(index, ((first_tile, out), &(_, count)))| {

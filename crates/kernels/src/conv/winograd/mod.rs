@@ -15,7 +15,7 @@ mod transforms;
 mod weight_gradient;
 
 pub(super) use filter::transform_filter;
-pub(super) use forward::forward;
+pub(super) use forward::{forward, packs_by_panel};
 pub(super) use weight_gradient::backward_weight;
 
 use super::Shape;

@@ -65,10 +65,7 @@ fn main() {
     pool.install(|| {
         let peak = peak::multiply_add_rate(Level::current()) / 1e9;
         println!("{} with {threads} threads: {peak:.0} GFLOP/s of multiply-adds; batch {n}", Level::current().name());
-        println!(
-            "{:24}{:>10}{:>10}{:>10}",
-            "GFLOP/s (% of peak)", "forward", "input", "weight"
-        );
+        println!("{:24}{:>10}{:>10}{:>10}", "GFLOP/s (% of peak)", "forward", "input", "weight");
         for &(name, size, [i, o], kernel, stride, groups) in CASES.iter().filter(|case| case.0.contains(&wanted)) {
             let out = (size + 2 * (kernel / 2) - kernel) / stride + 1;
             let shape = Shape {

@@ -10,15 +10,20 @@ const BLOCK: usize = 16;
 ///
 /// # Panics
 /// If a row is shorter, or the result would not fit.
-pub(crate) fn to_columns<'a>(count: usize, row: impl Fn(usize) -> &'a [f32], len: usize, stride: usize, out: &mut [f32]) {
+pub(crate) fn to_columns<'a>(
+    count: usize,
+    row: impl Fn(usize) -> &'a [f32],
+    len: usize,
+    stride: usize,
+    out: &mut [f32],
+) {
     for start in (0..len).step_by(BLOCK) {
         let end = len.min(start + BLOCK);
         for i in (0..count).step_by(SQUARE) {
             let full = end - start == BLOCK && i + SQUARE <= count;
             if full {
-                let rows: [&[f32; BLOCK]; SQUARE] = std::array::from_fn(|r| {
-                    row(i + r)[start..].first_chunk().expect("a row has `len` elements")
-                });
+                let rows: [&[f32; BLOCK]; SQUARE] =
+                    std::array::from_fn(|r| row(i + r)[start..].first_chunk().expect("a row has `len` elements"));
                 for j in (0..BLOCK).step_by(SQUARE) {
                     square(rows, j, stride, &mut out[(start + j) * stride + i..]);
                 }

@@ -23,8 +23,8 @@ use crate::tile::Finish;
 use crate::{Activation, Precision};
 
 pub use algorithm::{Algorithm, Use};
-use filter::{pairs_of_inputs, pairs_of_outputs};
 pub use filter::{Filter, Ready};
+use filter::{pairs_of_inputs, pairs_of_outputs};
 
 /// Shape of a convolution of a batch.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -184,13 +184,7 @@ impl Epilogue<'_> {
 ///
 /// # Panics
 /// If a slice has another length than the shape says.
-pub fn forward<'a>(
-    shape: &Shape,
-    input: &[f32],
-    weight: impl Into<Ready<'a>>,
-    epilogue: Epilogue,
-    output: &mut [f32],
-) {
+pub fn forward<'a>(shape: &Shape, input: &[f32], weight: impl Into<Ready<'a>>, epilogue: Epilogue, output: &mut [f32]) {
     forward_by(Threads::All, shape, input, weight.into(), epilogue, output);
 }
 

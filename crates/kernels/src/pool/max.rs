@@ -83,13 +83,9 @@ fn max_forward_at(level: Level, shape: &Shape, window: Window, input: &[f32], ou
     assert!(window.kernel_size <= MAX_WINDOW, "windows above {MAX_WINDOW} are not supported");
     assert_eq!((input.len(), output.len(), winners.len()), (shape.input_len(), shape.output_len(), shape.output_len()));
     let line = shape.output[1] * shape.channels;
-    output
-        .par_chunks_mut(line)
-        .zip(winners.par_chunks_mut(line))
-        .enumerate()
-        .for_each(|(row, (output, winners))| {
-            level.run(MaxLine { shape, window, row, above: 0, input, output, winners });
-        });
+    output.par_chunks_mut(line).zip(winners.par_chunks_mut(line)).enumerate().for_each(|(row, (output, winners))| {
+        level.run(MaxLine { shape, window, row, above: 0, input, output, winners });
+    });
 }
 
 /// The maxima of one line of the output.

@@ -2,25 +2,26 @@
 
 use pulp::Simd;
 
-use super::transforms::{SIDE, Sink, Source, Transform, in_both, in_row};
+use super::transforms::{SIDE, Sink, Source, Transform, in_both, in_row, unrolled};
 use crate::vector::{load, store};
 
 /// A square of `N` by `N` pixels of a map, which may reach over its edges, where it is zero.
-struct Square<'a, const N: usize, const WHOLE: bool> {
+#[derive(Clone, Copy)]
+struct Square<'a> {
     map: &'a [f32],
     size: [usize; 2],
     channels: usize,
     image: usize,
     /// The first line and column: may be negative.
     start: [isize; 2],
-    /// The first channel of the vector, and how many of it exist: all with `WHOLE`.
+    /// The first channel of the vector, and how many of it exist.
     channel: usize,
     lanes: usize,
 }
 
-impl<const N: usize, const WHOLE: bool> Square<'_, N, WHOLE> {
-    fn is_inside(&self) -> bool {
-        let inside = |axis: usize| self.start[axis] >= 0 && self.start[axis] as usize + N <= self.size[axis];
+impl Square<'_> {
+    fn is_inside(&self, side: usize) -> bool {
+        let inside = |axis: usize| self.start[axis] >= 0 && self.start[axis] as usize + side <= self.size[axis];
         inside(0) && inside(1)
     }
 
@@ -30,25 +31,39 @@ impl<const N: usize, const WHOLE: bool> Square<'_, N, WHOLE> {
     }
 }
 
-impl<S: Simd, const N: usize, const WHOLE: bool> Source<S, N> for Square<'_, N, WHOLE> {
+/// A square inside of the map, of whole vectors.
+struct Inside<'a>(Square<'a>);
+
+impl<S: Simd, const N: usize> Source<S, N> for Inside<'_> {
     #[inline(always)]
     fn column(&self, simd: S, j: usize) -> [S::f32s; N] {
+        let Self(square) = self;
         let mut values = [simd.splat_f32s(0.0); N];
-        let ([y, x], lanes) = (self.start, if WHOLE { S::F32_LANES } else { self.lanes });
+        let [y, x] = square.start;
+        let line = square.size[1] * square.channels;
+        let column = &square.map[square.at(y, x + j as isize)..][..(N - 1) * line + S::F32_LANES];
+        unrolled!(i in 0..N { values[i] = load(simd, column, i * line, S::F32_LANES) });
+        values
+    }
+}
+
+/// Any square.
+struct Border<'a>(Square<'a>);
+
+impl<S: Simd, const N: usize> Source<S, N> for Border<'_> {
+    #[inline(always)]
+    fn column(&self, simd: S, j: usize) -> [S::f32s; N] {
+        let Self(square) = self;
+        let mut values = [simd.splat_f32s(0.0); N];
+        let [y, x] = square.start;
         let x = x + j as isize;
-        if self.is_inside() {
-            let line = self.size[1] * self.channels;
-            let column = &self.map[self.at(y, x)..][..(N - 1) * line + lanes];
-            for i in 0..N {
-                values[i] = load(simd, column, i * line, lanes);
-            }
-        } else if x >= 0 && (x as usize) < self.size[1] {
-            for i in 0..N {
+        if x >= 0 && (x as usize) < square.size[1] {
+            unrolled!(i in 0..N {
                 let y = y + i as isize;
-                if y >= 0 && (y as usize) < self.size[0] {
-                    values[i] = load(simd, self.map, self.at(y, x), lanes);
+                if y >= 0 && (y as usize) < square.size[0] {
+                    values[i] = load(simd, square.map, square.at(y, x), square.lanes);
                 }
-            }
+            });
         }
         values
     }
@@ -66,9 +81,9 @@ impl<S: Simd> Source<S, SIDE> for Points<&[f32]> {
     #[inline(always)]
     fn column(&self, simd: S, j: usize) -> [S::f32s; SIDE] {
         let mut values = [simd.splat_f32s(0.0); SIDE];
-        for i in 0..SIDE {
+        unrolled!(i in 0..SIDE {
             values[i] = load(simd, self.data, (i * SIDE + j) * self.plane + self.at, S::F32_LANES);
-        }
+        });
         values
     }
 }
@@ -76,29 +91,31 @@ impl<S: Simd> Source<S, SIDE> for Points<&[f32]> {
 impl<S: Simd> Sink<S, SIDE> for Points<&mut [f32]> {
     #[inline(always)]
     fn row(&mut self, simd: S, i: usize, values: [S::f32s; SIDE]) {
-        for j in 0..SIDE {
+        unrolled!(j in 0..SIDE {
             store(simd, self.data, (i * SIDE + j) * self.plane + self.at, S::F32_LANES, values[j]);
-        }
+        });
     }
 }
 
-/// Transforms a square of a map (given with its size and channels) to the points.
+/// A map, with its size and channels.
+pub(super) type Map<'a> = (&'a [f32], [usize; 2], usize);
+
+/// Transforms a square of a map to the points.
 #[inline(always)]
 pub(super) fn transform_square<S: Simd, T: Transform<N, SIDE>, const N: usize>(
     simd: S,
-    (map, size, channels): (&[f32], [usize; 2], usize),
+    (map, size, channels): Map,
     image: usize,
     start: [isize; 2],
     channel: usize,
     lanes: usize,
     mut points: Points<&mut [f32]>,
 ) {
-    if lanes == S::F32_LANES {
-        let square = Square::<N, true> { map, size, channels, image, start, channel, lanes };
-        in_both::<S, T, N, SIDE>(simd, &square, &mut points);
+    let square = Square { map, size, channels, image, start, channel, lanes };
+    if lanes == S::F32_LANES && square.is_inside(N) {
+        in_both::<S, T, N, SIDE>(simd, &Inside(square), &mut points);
     } else {
-        let square = Square::<N, false> { map, size, channels, image, start, channel, lanes };
-        in_both::<S, T, N, SIDE>(simd, &square, &mut points);
+        in_both::<S, T, N, SIDE>(simd, &Border(square), &mut points);
     }
 }
 
@@ -106,18 +123,17 @@ pub(super) fn transform_square<S: Simd, T: Transform<N, SIDE>, const N: usize>(
 #[inline(always)]
 pub(super) fn transform_row<S: Simd, T: Transform<N, SIDE>, const N: usize, const ROW: usize>(
     simd: S,
-    (map, size, channels): (&[f32], [usize; 2], usize),
+    (map, size, channels): Map,
     image: usize,
     start: [isize; 2],
     channel: usize,
     lanes: usize,
     mut points: Points<&mut [f32]>,
 ) {
-    if lanes == S::F32_LANES {
-        let square = Square::<N, true> { map, size, channels, image, start, channel, lanes };
-        in_row::<S, T, N, SIDE, ROW>(simd, &square, &mut points);
+    let square = Square { map, size, channels, image, start, channel, lanes };
+    if lanes == S::F32_LANES && square.is_inside(N) {
+        in_row::<S, T, N, SIDE, ROW>(simd, &Inside(square), &mut points);
     } else {
-        let square = Square::<N, false> { map, size, channels, image, start, channel, lanes };
-        in_row::<S, T, N, SIDE, ROW>(simd, &square, &mut points);
+        in_row::<S, T, N, SIDE, ROW>(simd, &Border(square), &mut points);
     }
 }

@@ -50,6 +50,21 @@ pub(super) trait Sink<S: Simd, const O: usize> {
     fn row(&mut self, simd: S, i: usize, values: [S::f32s; O]);
 }
 
+/// Repeats statements for the indices below a bound, six at most: straight code, whose arrays of vectors the compiler
+/// keeps in registers. With a loop, which it does not always unroll, they go through memory.
+macro_rules! unrolled {
+    ($index:ident in 0..$end:ident $body:block) => {
+        unrolled!(@ $index, $end, $body, 0, 1, 2, 3, 4, 5);
+    };
+    (@ $index:ident, $end:ident, $body:block, $($value:literal),*) => {
+        $(if $value < $end {
+            let $index = $value;
+            $body
+        })*
+    };
+}
+pub(super) use unrolled;
+
 /// Applies a transform to the columns, then to the rows.
 #[inline(always)]
 pub(super) fn in_both<S: Simd, T: Transform<I, O>, const I: usize, const O: usize>(
@@ -58,15 +73,11 @@ pub(super) fn in_both<S: Simd, T: Transform<I, O>, const I: usize, const O: usiz
     sink: &mut impl Sink<S, O>,
 ) {
     let mut half = [[simd.splat_f32s(0.0); I]; O];
-    for j in 0..I {
+    unrolled!(j in 0..I {
         let column = T::apply(simd, source.column(simd, j));
-        for i in 0..O {
-            half[i][j] = column[i];
-        }
-    }
-    for i in 0..O {
-        sink.row(simd, i, T::apply(simd, half[i]));
-    }
+        unrolled!(i in 0..O { half[i][j] = column[i] });
+    });
+    unrolled!(i in 0..O { sink.row(simd, i, T::apply(simd, half[i])) });
 }
 
 /// Row `ROW` of what [`in_both`] gives: only that much is computed.
@@ -77,9 +88,7 @@ pub(super) fn in_row<S: Simd, T: Transform<I, O>, const I: usize, const O: usize
     sink: &mut impl Sink<S, O>,
 ) {
     let mut half = [simd.splat_f32s(0.0); I];
-    for j in 0..I {
-        half[j] = T::apply(simd, source.column(simd, j))[ROW];
-    }
+    unrolled!(j in 0..I { half[j] = T::apply(simd, source.column(simd, j))[ROW] });
     sink.row(simd, 0, T::apply(simd, half));
 }
 

@@ -18,8 +18,11 @@ fn options(trainable: Trainable) -> SessionOptions {
 }
 
 /// torchvision in `f64` is the reference; in `f32` torchvision itself is up to 2e-6 of the scale away from it
-/// (recorded beside the logits), and folded batch norms round differently: 1e-5 leaves room for both.
-const TOLERANCE: f64 = 1e-5;
+/// (recorded beside the logits), and folded batch norms round differently: 1e-5 leaves room for both. ResNet-18, with
+/// Winograd's algorithm in most of its layers, stays within half of that.
+fn tolerance(name: &str) -> f64 {
+    if name == "resnet18" { 5e-6 } else { 1e-5 }
+}
 
 #[test]
 fn logits_are_torchvisions() {
@@ -33,7 +36,13 @@ fn logits_are_torchvisions() {
         transpose(&planes, 3, 224 * 224, false, &mut image);
         let mut session = engine.compile(&graph, &state, options(Trainable::none(&graph))).unwrap();
         let logits = session.infer(&image).unwrap();
-        assert_close_to_scale(name, &logits, &references[name].logits, TOLERANCE);
+        assert_close_to_scale(name, &logits, &references[name].logits, tolerance(name));
+        // A larger batch may be computed by other kernels, and in bands.
+        if ["resnet18", "mobilenet_v2", "squeezenet1_1"].contains(&name) {
+            for logits in session.infer(&image.repeat(8)).unwrap().chunks_exact(1000) {
+                assert_close_to_scale(name, logits, &references[name].logits, tolerance(name));
+            }
+        }
     }
 }
 

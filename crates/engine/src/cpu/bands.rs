@@ -308,3 +308,71 @@ impl Scratch {
         self.0.lock().unwrap_or_else(PoisonError::into_inner).push(windows);
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use regraft_graph::{Graph, Shape, Trainable, zoo};
+    use regraft_testing::{assert_close_to_scale, pattern};
+
+    use super::super::forward;
+    use super::super::parameters::Parameters;
+    use super::super::plan::{Mode, Plan};
+    use super::super::session::eps_of;
+    use super::*;
+    use crate::{BatchNormMode, UpdateRule};
+
+    /// The layers of each chain.
+    fn layers(name: &str) -> Vec<Vec<String>> {
+        let graph = zoo::build(name, 10).unwrap();
+        let plan = Plan::new(&graph, Mode::Inference).unwrap();
+        let name = |step: &Step| graph.nodes()[step.node].name.clone();
+        plan.chains.iter().map(|chain| plan.steps[chain.steps.clone()].iter().map(name).collect()).collect()
+    }
+
+    #[test]
+    fn chains_are_what_memory_would_bound() {
+        assert_eq!(layers("resnet18"), [["conv1", "maxpool"]]);
+        assert_eq!(layers("vgg11"), Vec::<Vec<String>>::new(), "3x3 convolutions with stride 1 are Winograd's");
+        let mobilenet = layers("mobilenet_v2");
+        assert_eq!(mobilenet[0][..3], ["features.0.0", "features.1.conv.0.0", "features.1.conv.1"]);
+        // A block's result is read twice where the next one adds it: a chain ends there.
+        assert_eq!(mobilenet[0].last().unwrap(), "features.2.conv.2");
+        assert!(mobilenet.concat().iter().all(|layer| layer != "features.18.0"), "its weight is larger than its map");
+    }
+
+    #[test]
+    fn the_lines_that_are_read_lie_within_the_map() {
+        let pooling = Reads { stride: 2, padding: 1, extent: 3, height: 7 };
+        assert_eq!([0..1, 1..3, 3..4].map(|lines| pooling.lines(lines)), [0..2, 1..6, 5..7]);
+        let pointwise = Reads { stride: 2, padding: 0, extent: 1, height: 8 };
+        assert_eq!(pointwise.lines(1..3), 2..5);
+    }
+
+    fn infer(graph: &Graph, in_bands: bool, n: usize, inputs: &[f32]) -> Vec<f32> {
+        let mut plan = Plan::new(graph, Mode::Inference).unwrap();
+        if !in_bands {
+            plan.chains.clear();
+        }
+        let rule = UpdateRule::Sgd { momentum: 0.0, weight_decay: 0.0, nesterov: false };
+        let (state, none) = (pattern::state(graph), Trainable::none(graph));
+        let mut parameters = Parameters::new(graph, &state, &none, BatchNormMode::Frozen, rule).unwrap();
+        let mut workspace = Workspace::new(&plan, Precision::F32);
+        workspace.prepare(&plan, &parameters, eps_of(graph), |_| true);
+        let pass = Pass { plan: &plan, n, inputs, keys: &[], seed: 0 };
+        // Twice: the second time the windows hold what the first one left.
+        forward::run(&pass, &mut parameters, &mut workspace);
+        forward::run(&pass, &mut parameters, &mut workspace);
+        workspace.read(&pass, plan.output).to_vec()
+    }
+
+    #[test]
+    fn bands_give_what_whole_maps_give() {
+        for (name, side) in [("resnet18", 150), ("mobilenet_v2", 160), ("squeezenet1_1", 97)] {
+            let graph = zoo::build(name, 10).unwrap().with_input_shape(Shape::rgb(side)).unwrap();
+            let inputs = pattern::values("input", IMAGES * side * side * 3);
+            let (bands, whole) = (infer(&graph, true, IMAGES, &inputs), infer(&graph, false, IMAGES, &inputs));
+            // Few pixels with a large weight are summed in another order than whole maps.
+            assert_close_to_scale(name, &bands, &whole, 1e-5);
+        }
+    }
+}

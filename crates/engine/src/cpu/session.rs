@@ -136,7 +136,7 @@ pub(super) fn available(precision: crate::Precision) -> Result<Precision, Error>
 const MAX_ELEMENTS: usize = 1 << 34;
 
 /// The epsilon of each batch norm of a graph.
-fn eps_of(graph: &Graph) -> impl Fn(usize) -> f32 {
+pub(super) fn eps_of(graph: &Graph) -> impl Fn(usize) -> f32 {
     |node| match &graph.nodes()[node].op {
         Op::BatchNorm2d(bn) => bn.eps,
         _ => unreachable!("only batch norms are folded"),

@@ -4,7 +4,7 @@ use pulp::{Simd, WithSimd};
 use rayon::prelude::*;
 
 use super::maps::Points;
-use super::transforms::{Filter, POINTS, SIDE, Source, TAPS, in_both};
+use super::transforms::{Filter, POINTS, SIDE, Source, TAPS, in_both, unrolled};
 use crate::Memory;
 use crate::conv::Shape;
 use crate::simd::Level;
@@ -24,9 +24,9 @@ impl<S: Simd> Source<S, TAPS> for Taps<'_> {
     #[inline(always)]
     fn column(&self, simd: S, j: usize) -> [S::f32s; TAPS] {
         let mut values = [simd.splat_f32s(0.0); TAPS];
-        for i in 0..TAPS {
+        unrolled!(i in 0..TAPS {
             values[i] = load(simd, self.weight, (i * TAPS + j) * self.step + self.at, self.lanes);
-        }
+        });
         values
     }
 }
@@ -57,9 +57,15 @@ impl WithSimd for TransformFilter<'_> {
             for input in 0..inputs {
                 for (column, lanes) in vectors::<S>(columns) {
                     let (step, at) = (inputs * outputs, input * outputs + first + column);
-                    let taps = Taps { weight, step, at, lanes };
-                    let at = input * panels.stride + column;
-                    in_both::<S, Filter, TAPS, SIDE>(simd, &taps, &mut Points { data: &mut *self.out, plane, at });
+                    let mut points = Points { data: &mut *self.out, plane, at: input * panels.stride + column };
+                    // Twice, so that the number of lanes of all but the last vector is known where it is compiled.
+                    if lanes == S::F32_LANES {
+                        let taps = Taps { weight, step, at, lanes: S::F32_LANES };
+                        in_both::<S, Filter, TAPS, SIDE>(simd, &taps, &mut points);
+                    } else {
+                        let taps = Taps { weight, step, at, lanes };
+                        in_both::<S, Filter, TAPS, SIDE>(simd, &taps, &mut points);
+                    }
                 }
             }
             return;

@@ -49,7 +49,7 @@ impl WithSimd for TransformInput<'_> {
             let start = [y as isize - padding[0] as isize, x as isize - padding[1] as isize];
             for (channel, lanes) in vectors::<S>(channels) {
                 let points = Points { data: &mut *self.out, plane, at: tile * stride + channel };
-                transform_square::<S, Input, SIDE>(
+                transform_square::<S, Input, SIDE, 0, SIDE>(
                     simd,
                     (self.input, size, channels),
                     image,
@@ -133,50 +133,63 @@ impl WithSimd for TransformOutput<'_> {
     type Output = ();
 
     #[inline(always)]
-    fn with_simd<S: Simd>(self, simd: S) {
+    fn with_simd<S: Simd>(mut self, simd: S) {
+        let Job { tiling, panels, .. } = *self.job;
+        let channels = panels.width.min(tiling.shape.out_channels - self.panel * panels.width);
+        for tile in 0..self.count {
+            for (column, lanes) in vectors::<S>(channels) {
+                // Twice, so that the number of lanes of all but the last vector is known where it is compiled.
+                if lanes == S::F32_LANES {
+                    self.vector(simd, tile, column, S::F32_LANES);
+                } else {
+                    self.vector(simd, tile, column, lanes);
+                }
+            }
+        }
+    }
+}
+
+impl TransformOutput<'_> {
+    /// One vector of a tile, `column` elements after the panel's first.
+    #[inline(always)]
+    fn vector<S: Simd>(&mut self, simd: S, tile: usize, column: usize, lanes: usize) {
         let Job { tiling, panels, epilogue, accumulate, .. } = *self.job;
         let Shape { output: [height, width], out_channels: channels, .. } = tiling.shape;
-        let first_channel = self.panel * panels.width;
         let first_pixel = tiling.first_pixel(self.first_tile / tiling.tiles_per_strip);
-        let stride = panels.stride;
-        let plane = plane(self.count, stride);
         let Epilogue { bias, residual, activation, gather } = epilogue;
-        for tile in 0..self.count {
-            let (image, [y, x]) = tiling.position(self.first_tile + tile);
-            for (column, lanes) in vectors::<S>(panels.width.min(channels - first_channel)) {
-                let products = Points { data: self.products, plane, at: tile * stride + column };
-                let channel = first_channel + column;
-                let zero = simd.splat_f32s(0.0);
-                let (mut shift, mut pivot) = (zero, zero);
-                if let Some(bias) = bias {
-                    shift = load(simd, bias, channel, lanes);
-                }
-                if let Some(gather) = gather {
-                    pivot = load(simd, gather.pivots(), channel, lanes);
-                }
-                let mut pixels = Pixels::<S> {
-                    size: [OUT.min(height - y), OUT.min(width - x)],
-                    at: ((image * height + y) * width + x) * channels + channel,
-                    first: first_pixel * channels,
-                    step: [width * channels, channels],
-                    lanes,
-                    shift,
-                    residual,
-                    activation,
-                    accumulate,
-                    pivot: gather.map(|_| pivot),
-                    sums: [zero; 2],
-                    out: &mut *self.out,
-                };
-                in_both::<S, Output, SIDE, OUT>(simd, &products, &mut pixels);
-                if gather.is_some() {
-                    let sums = pixels.sums;
-                    for (i, sum) in sums.into_iter().enumerate() {
-                        let at = i * channels + channel;
-                        let sum = simd.add_f32s(load(simd, self.sums, at, lanes), sum);
-                        store(simd, self.sums, at, lanes, sum);
-                    }
-                }
+        let (image, [y, x]) = tiling.position(self.first_tile + tile);
+        let plane = plane(self.count, panels.stride);
+        let products = Points { data: self.products, plane, at: tile * panels.stride + column };
+        let channel = self.panel * panels.width + column;
+        let zero = simd.splat_f32s(0.0);
+        let (mut shift, mut pivot) = (zero, zero);
+        if let Some(bias) = bias {
+            shift = load(simd, bias, channel, lanes);
+        }
+        if let Some(gather) = gather {
+            pivot = load(simd, gather.pivots(), channel, lanes);
+        }
+        let mut pixels = Pixels::<S> {
+            size: [OUT.min(height - y), OUT.min(width - x)],
+            at: ((image * height + y) * width + x) * channels + channel,
+            first: first_pixel * channels,
+            step: [width * channels, channels],
+            lanes,
+            shift,
+            residual,
+            activation,
+            accumulate,
+            pivot: gather.map(|_| pivot),
+            sums: [zero; 2],
+            out: &mut *self.out,
+        };
+        in_both::<S, Output, SIDE, OUT>(simd, &products, &mut pixels);
+        if gather.is_some() {
+            let sums = pixels.sums;
+            for (i, sum) in sums.into_iter().enumerate() {
+                let at = i * channels + channel;
+                let sum = simd.add_f32s(load(simd, self.sums, at, lanes), sum);
+                store(simd, self.sums, at, lanes, sum);
             }
         }
     }
@@ -241,7 +254,7 @@ fn strips_per_block(tiling: &Tiling) -> usize {
 
 /// Few tiles and a large weight: the weight is dealt out to the threads instead of the tiles.
 fn is_weight_bound(tiling: &Tiling) -> bool {
-    tiling.tiles() <= 256 && tiling.shape.in_channels * tiling.shape.out_channels >= 128 * 128
+    tiling.tiles() <= 128 && tiling.shape.in_channels * tiling.shape.out_channels >= 128 * 128
 }
 
 /// Whether [`forward`] takes the weight as it is and transforms each panel where it is used.

@@ -2,7 +2,7 @@
 
 use pulp::Simd;
 
-use super::transforms::{SIDE, Sink, Source, Transform, in_both, in_row, unrolled};
+use super::transforms::{SIDE, Sink, Source, Transform, in_rows, unrolled};
 use crate::vector::{load, store};
 
 /// A square of `N` by `N` pixels of a map, which may reach over its edges, where it is zero.
@@ -100,9 +100,15 @@ impl<S: Simd> Sink<S, SIDE> for Points<&mut [f32]> {
 /// A map, with its size and channels.
 pub(super) type Map<'a> = (&'a [f32], [usize; 2], usize);
 
-/// Transforms a square of a map to the points.
+/// Transforms a square of a map to `ROWS` rows of the points, from row `FIRST` on.
 #[inline(always)]
-pub(super) fn transform_square<S: Simd, T: Transform<N, SIDE>, const N: usize>(
+pub(super) fn transform_square<
+    S: Simd,
+    T: Transform<N, SIDE>,
+    const N: usize,
+    const FIRST: usize,
+    const ROWS: usize,
+>(
     simd: S,
     (map, size, channels): Map,
     image: usize,
@@ -113,27 +119,8 @@ pub(super) fn transform_square<S: Simd, T: Transform<N, SIDE>, const N: usize>(
 ) {
     let square = Square { map, size, channels, image, start, channel, lanes };
     if lanes == S::F32_LANES && square.is_inside(N) {
-        in_both::<S, T, N, SIDE>(simd, &Inside(square), &mut points);
+        in_rows::<S, T, N, SIDE, FIRST, ROWS>(simd, &Inside(square), &mut points);
     } else {
-        in_both::<S, T, N, SIDE>(simd, &Border(square), &mut points);
-    }
-}
-
-/// Transforms a square of a map to a row of the points.
-#[inline(always)]
-pub(super) fn transform_row<S: Simd, T: Transform<N, SIDE>, const N: usize, const ROW: usize>(
-    simd: S,
-    (map, size, channels): Map,
-    image: usize,
-    start: [isize; 2],
-    channel: usize,
-    lanes: usize,
-    mut points: Points<&mut [f32]>,
-) {
-    let square = Square { map, size, channels, image, start, channel, lanes };
-    if lanes == S::F32_LANES && square.is_inside(N) {
-        in_row::<S, T, N, SIDE, ROW>(simd, &Inside(square), &mut points);
-    } else {
-        in_row::<S, T, N, SIDE, ROW>(simd, &Border(square), &mut points);
+        in_rows::<S, T, N, SIDE, FIRST, ROWS>(simd, &Border(square), &mut points);
     }
 }

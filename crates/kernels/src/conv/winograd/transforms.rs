@@ -72,24 +72,29 @@ pub(super) fn in_both<S: Simd, T: Transform<I, O>, const I: usize, const O: usiz
     source: &impl Source<S, I>,
     sink: &mut impl Sink<S, O>,
 ) {
-    let mut half = [[simd.splat_f32s(0.0); I]; O];
-    unrolled!(j in 0..I {
-        let column = T::apply(simd, source.column(simd, j));
-        unrolled!(i in 0..O { half[i][j] = column[i] });
-    });
-    unrolled!(i in 0..O { sink.row(simd, i, T::apply(simd, half[i])) });
+    in_rows::<S, T, I, O, 0, O>(simd, source, sink);
 }
 
-/// Row `ROW` of what [`in_both`] gives: only that much is computed.
+/// `ROWS` rows from row `FIRST` on of what [`in_both`] gives: only that much is computed.
 #[inline(always)]
-pub(super) fn in_row<S: Simd, T: Transform<I, O>, const I: usize, const O: usize, const ROW: usize>(
+pub(super) fn in_rows<
+    S: Simd,
+    T: Transform<I, O>,
+    const I: usize,
+    const O: usize,
+    const FIRST: usize,
+    const ROWS: usize,
+>(
     simd: S,
     source: &impl Source<S, I>,
     sink: &mut impl Sink<S, O>,
 ) {
-    let mut half = [simd.splat_f32s(0.0); I];
-    unrolled!(j in 0..I { half[j] = T::apply(simd, source.column(simd, j))[ROW] });
-    sink.row(simd, 0, T::apply(simd, half));
+    let mut half = [[simd.splat_f32s(0.0); I]; ROWS];
+    unrolled!(j in 0..I {
+        let column = T::apply(simd, source.column(simd, j));
+        unrolled!(i in 0..ROWS { half[i][j] = column[FIRST + i] });
+    });
+    unrolled!(i in 0..ROWS { sink.row(simd, i, T::apply(simd, half[i])) });
 }
 
 #[inline(always)]

@@ -1,16 +1,16 @@
 //! The gradient of the weight in the transformed domain: `G^T [sum over tiles (B^T x B) (A dy A^T)] G`.
 //!
 //! At each of the 36 points it is a matrix product over the tiles, `[in, tiles] * [tiles, out]`. One piece of work takes
-//! a row of six points, a block of input channels and a part of the batch: what it transforms and what it sums then stay
-//! in the second-level cache together, which all 36 points would not. That each row transforms the maps anew costs
-//! little: of the first dimension's transform only that row is computed.
+//! one to three rows of six points, a block of input channels and a part of the batch: what it transforms and what it
+//! sums then stay in the second-level cache together, which all 36 points would not. Each piece reads the maps anew, but of
+//! the first dimension's transform only its rows are computed.
 
 use pulp::{Simd, WithSimd};
 use rayon::prelude::*;
 
-use super::maps::{Points, transform_row};
+use super::maps::{Points, transform_square};
 use super::tiling::Tiling;
-use super::transforms::{FilterGradient, Input, OutputGradient, POINTS, SIDE, Sink, Source, TAPS, in_both};
+use super::transforms::{FilterGradient, Input, OutputGradient, POINTS, SIDE, Sink, Source, TAPS, in_both, unrolled};
 use crate::Precision;
 use crate::conv::Shape;
 use crate::prefetch::Ahead;
@@ -19,8 +19,9 @@ use crate::simd::Level;
 use crate::tile::{Finish, Panels, Places, Product, Rows};
 use crate::vector::{load, store, vectors};
 
-/// Bytes of transformed maps that a piece of work holds at a time.
+/// Bytes of transformed maps that a piece of work holds at a time, and of sums if it takes more than one row.
 const MAPS: usize = 800 << 10;
+const SUMS: usize = 400 << 10;
 
 /// Input channels in a block.
 const CHANNELS: usize = 256;
@@ -28,9 +29,14 @@ const CHANNELS: usize = 256;
 /// Most elements of all parts' transformed gradients: they are written once and read once.
 const PARTS: usize = 4 << 20;
 
+/// Tiles that a part has at least: fewer would not pay for its sums.
+const TILES: usize = 128;
+
 /// How the work is cut.
 #[derive(Clone, Copy)]
 struct Split {
+    /// Rows of points in a piece: 1, 2 or 3.
+    rows: usize,
     /// Input channels in a block, but for the last.
     channels: usize,
     blocks: usize,
@@ -44,34 +50,37 @@ impl Split {
     fn new(tiling: &Tiling) -> Self {
         let Shape { in_channels, out_channels, .. } = tiling.shape;
         let channels = in_channels.min(CHANNELS);
-        let bytes = SIDE * (channels + out_channels) * size_of::<f32>() * tiling.tiles_per_strip;
-        let group = (MAPS / bytes).clamp(1, tiling.strips());
-        let parts = (PARTS / (POINTS * in_channels * out_channels)).clamp(1, 16);
+        let sums = |rows: usize| rows * SIDE * channels * out_channels * size_of::<f32>();
+        let rows = [3, 2].into_iter().find(|&rows| sums(rows) <= SUMS).unwrap_or(1);
+        let bytes = rows * SIDE * (channels + out_channels) * size_of::<f32>() * tiling.tiles_per_strip;
+        let room = if rows > 1 { MAPS - sums(rows) } else { MAPS };
+        let group = (room / bytes).clamp(1, tiling.strips());
+        let parts = (PARTS / (POINTS * in_channels * out_channels)).min(tiling.tiles() / TILES).clamp(1, 16);
         let part = tiling.strips().div_ceil(parts).next_multiple_of(group);
         let parts = tiling.strips().div_ceil(part);
-        Self { channels, blocks: in_channels.div_ceil(channels), group, part, parts }
+        Self { rows, channels, blocks: in_channels.div_ceil(channels), group, part, parts }
     }
 
     /// Elements of the sums of one piece of work.
     fn sums_len(&self, outputs: usize) -> usize {
-        SIDE * self.channels * outputs
+        self.rows * SIDE * self.channels * outputs
     }
 }
 
-/// One piece of work: a row of points, a block of input channels, a part of the batch.
+/// One piece of work: some rows of points, a block of input channels, a part of the batch.
 struct Piece<'a> {
     level: Level,
     tiling: &'a Tiling,
     split: Split,
     input: &'a [f32],
     grad_output: &'a [f32],
-    row: usize,
+    first_row: usize,
     block: usize,
     part: usize,
 }
 
 impl Piece<'_> {
-    /// Writes the sums, `[6, channels, out]`.
+    /// Writes the sums, `[rows, 6, channels, out]`.
     fn run(&self, sums: &mut [f32]) {
         let Self { level, tiling, split, .. } = *self;
         let Shape { in_channels, out_channels, .. } = tiling.shape;
@@ -83,12 +92,13 @@ impl Piece<'_> {
         let panels = Panels::new(level, tiles, out_channels);
         let plane = panels.count(out_channels) * panels.step;
         let end = ((self.part + 1) * split.part).min(tiling.strips());
-        with_scratch(SIDE * (tiles * stride + plane), |scratch| {
-            let (maps, grads) = scratch.split_at_mut(SIDE * tiles * stride);
+        let points = split.rows * SIDE;
+        with_scratch(points * (tiles * stride + plane), |scratch| {
+            let (maps, grads) = scratch.split_at_mut(points * tiles * stride);
             for first in (self.part * split.part..end).step_by(split.group) {
                 let strips = first..end.min(first + split.group);
                 let count = strips.len() * tiling.tiles_per_strip;
-                level.run(TransformRow {
+                level.run(TransformRows {
                     piece: self,
                     first_tile: first * tiling.tiles_per_strip,
                     count,
@@ -102,7 +112,7 @@ impl Piece<'_> {
                     Ahead::read(tiling.output_lines(next, self.grad_output)),
                 ];
                 for (point, sums) in sums.chunks_exact_mut(split.channels * out_channels).enumerate() {
-                    ahead.iter().for_each(|ahead| ahead.step(point, SIDE));
+                    ahead.iter().for_each(|ahead| ahead.step(point, points));
                     let product = Product {
                         m: channels,
                         n: out_channels,
@@ -122,38 +132,43 @@ impl Piece<'_> {
     }
 }
 
-/// Transforms the input and the output's gradient of some tiles at a row of points.
-struct TransformRow<'a> {
+/// Transforms the input and the output's gradient of some tiles at some rows of points.
+struct TransformRows<'a> {
     piece: &'a Piece<'a>,
     first_tile: usize,
     count: usize,
     /// Of the input.
     channels: std::ops::Range<usize>,
-    /// `[6, tiles, stride]`, with the elements from one tile to the next, and from one point to the next.
+    /// `[rows, 6, tiles, stride]`, with the elements from one tile to the next, and from one point to the next.
     maps: (&'a mut [f32], usize, usize),
-    /// `[6, panels, tiles, width]`, with the elements from one point to the next.
+    /// `[rows, 6, panels, tiles, width]`, with the elements from one point to the next.
     grads: (&'a mut [f32], Panels, usize),
 }
 
-impl WithSimd for TransformRow<'_> {
+impl WithSimd for TransformRows<'_> {
     type Output = ();
 
     #[inline(always)]
     fn with_simd<S: Simd>(self, simd: S) {
-        match self.piece.row {
-            0 => self.row::<S, 0>(simd),
-            1 => self.row::<S, 1>(simd),
-            2 => self.row::<S, 2>(simd),
-            3 => self.row::<S, 3>(simd),
-            4 => self.row::<S, 4>(simd),
-            _ => self.row::<S, 5>(simd),
+        match (self.piece.split.rows, self.piece.first_row) {
+            (3, 0) => self.rows::<S, 0, 3>(simd),
+            (3, _) => self.rows::<S, 3, 3>(simd),
+            (2, 0) => self.rows::<S, 0, 2>(simd),
+            (2, 2) => self.rows::<S, 2, 2>(simd),
+            (2, _) => self.rows::<S, 4, 2>(simd),
+            (_, 0) => self.rows::<S, 0, 1>(simd),
+            (_, 1) => self.rows::<S, 1, 1>(simd),
+            (_, 2) => self.rows::<S, 2, 1>(simd),
+            (_, 3) => self.rows::<S, 3, 1>(simd),
+            (_, 4) => self.rows::<S, 4, 1>(simd),
+            _ => self.rows::<S, 5, 1>(simd),
         }
     }
 }
 
-impl TransformRow<'_> {
+impl TransformRows<'_> {
     #[inline(always)]
-    fn row<S: Simd, const ROW: usize>(self, simd: S) {
+    fn rows<S: Simd, const FIRST: usize, const ROWS: usize>(self, simd: S) {
         let Self { piece, first_tile, count, channels, maps: (maps, stride, map_plane), grads: (grads, panels, plane) } =
             self;
         let Shape { input: in_size, output: out_size, in_channels, out_channels, padding, .. } = piece.tiling.shape;
@@ -165,13 +180,13 @@ impl TransformRow<'_> {
                 let points = Points { data: &mut *maps, plane: map_plane, at: tile * stride + channel };
                 let map = (piece.input, in_size, in_channels);
                 let channel = channels.start + channel;
-                transform_row::<S, Input, SIDE, ROW>(simd, map, image, start, channel, lanes, points);
+                transform_square::<S, Input, SIDE, FIRST, ROWS>(simd, map, image, start, channel, lanes, points);
             }
             for (channel, lanes) in vectors::<S>(out_channels) {
                 let at = channel / panels.width * panels.step + tile * panels.stride + channel % panels.width;
                 let points = Points { data: &mut *grads, plane, at };
                 let map = (piece.grad_output, out_size, out_channels);
-                transform_row::<S, OutputGradient, 4, ROW>(simd, map, image, corner, channel, lanes, points);
+                transform_square::<S, OutputGradient, 4, FIRST, ROWS>(simd, map, image, corner, channel, lanes, points);
             }
         }
     }
@@ -188,10 +203,12 @@ pub(in crate::conv) fn backward_weight(
     let tiling = &Tiling::new(shape);
     let split = Split::new(tiling);
     let sums_len = split.sums_len(shape.out_channels);
-    with_scratch(split.parts * split.blocks * SIDE * sums_len, |summed| {
+    let pieces = SIDE / split.rows;
+    with_scratch(split.parts * split.blocks * pieces * sums_len, |summed| {
         summed.par_chunks_mut(sums_len).enumerate().for_each(|(i, sums)| {
-            let (row, block, part) = (i % SIDE, i / SIDE % split.blocks, i / SIDE / split.blocks);
-            Piece { level, tiling, split, input, grad_output, row, block, part }.run(sums);
+            let (first_row, block, part) =
+                (i % pieces * split.rows, i / pieces % split.blocks, i / pieces / split.blocks);
+            Piece { level, tiling, split, input, grad_output, first_row, block, part }.run(sums);
         });
         transform_back(level, shape, split, summed, grad_weight);
     });
@@ -232,9 +249,16 @@ impl WithSimd for TransformBack<'_> {
             let (block, channel) = ((first_row + row) / split.channels, (first_row + row) % split.channels);
             for (column, lanes) in vectors::<S>(outputs) {
                 let at = block * POINTS * plane + channel * outputs + column;
-                let parts = Parts { summed, part: split.blocks * POINTS * plane, count: split.parts, plane, at, lanes };
+                let mut parts =
+                    Parts { summed, part: split.blocks * POINTS * plane, count: split.parts, plane, at, lanes };
                 let mut taps = TapRows { out: &mut self.out, at: row * outputs + column, lanes };
-                in_both::<S, FilterGradient, SIDE, TAPS>(simd, &parts, &mut taps);
+                // Twice, so that the number of lanes of all but the last vector is known where it is compiled.
+                if lanes == S::F32_LANES {
+                    (taps.lanes, parts.lanes) = (S::F32_LANES, S::F32_LANES);
+                    in_both::<S, FilterGradient, SIDE, TAPS>(simd, &parts, &mut taps);
+                } else {
+                    in_both::<S, FilterGradient, SIDE, TAPS>(simd, &parts, &mut taps);
+                }
             }
         }
     }
@@ -256,11 +280,11 @@ impl<S: Simd> Source<S, SIDE> for Parts<'_> {
     #[inline(always)]
     fn column(&self, simd: S, j: usize) -> [S::f32s; SIDE] {
         let mut values = [simd.splat_f32s(0.0); SIDE];
-        for i in 0..SIDE {
-            for part in 0..self.count {
+        for part in 0..self.count {
+            unrolled!(i in 0..SIDE {
                 let at = part * self.part + (i * SIDE + j) * self.plane + self.at;
                 values[i] = simd.add_f32s(values[i], load(simd, self.summed, at, self.lanes));
-            }
+            });
         }
         values
     }
@@ -276,8 +300,6 @@ struct TapRows<'a, 'b> {
 impl<S: Simd> Sink<S, TAPS> for TapRows<'_, '_> {
     #[inline(always)]
     fn row(&mut self, simd: S, i: usize, values: [S::f32s; TAPS]) {
-        for j in 0..TAPS {
-            store(simd, self.out[i * TAPS + j], self.at, self.lanes, values[j]);
-        }
+        unrolled!(j in 0..TAPS { store(simd, self.out[i * TAPS + j], self.at, self.lanes, values[j]) });
     }
 }

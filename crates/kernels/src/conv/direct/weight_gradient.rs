@@ -6,7 +6,7 @@ use super::patches::Patches;
 use crate::Precision;
 use crate::bf16::pair_all_rows;
 use crate::conv::Shape;
-use crate::rows::with_scratch;
+use crate::rows::{rows_per_piece, with_scratch};
 use crate::simd::Level;
 use crate::tile::{Finish, Panels, Places, Product, Rows};
 
@@ -136,7 +136,6 @@ pub(in crate::conv) fn backward_weight(
         });
     };
     if grad_weight.len() <= SMALL {
-        grad_weight.fill(0.0);
         let part = total.div_ceil(PARTS).next_multiple_of(PIXELS);
         let parts: Vec<Vec<f32>> = (0..total.div_ceil(part))
             .into_par_iter()
@@ -146,9 +145,13 @@ pub(in crate::conv) fn backward_weight(
                 out
             })
             .collect();
-        for part in &parts {
-            grad_weight.iter_mut().zip(part).for_each(|(g, &p)| *g += p);
-        }
+        let piece = rows_per_piece(1);
+        grad_weight.par_chunks_mut(piece).enumerate().for_each(|(i, grad)| {
+            grad.fill(0.0);
+            for part in &parts {
+                grad.iter_mut().zip(&part[i * piece..]).for_each(|(g, &p)| *g += p);
+            }
+        });
     } else {
         let rows = patches.columns().div_ceil(16).clamp(48, COLUMNS).next_multiple_of(6);
         grad_weight.par_chunks_mut(rows * shape.out_channels).enumerate().for_each(|(i, out)| {

@@ -4,6 +4,7 @@
 //! them where they lie (Dukhan, "The Indirect Convolution Algorithm", 2019); only runs that reach over the map's sides
 //! are copied. The whole patch matrix, nine times the input for a 3x3 filter, never exists.
 
+mod input_gradient;
 mod patches;
 mod weight_gradient;
 
@@ -11,6 +12,8 @@ use std::ops::Range;
 
 use rayon::prelude::*;
 
+use input_gradient::classes;
+pub(super) use input_gradient::{backward_input, pack_backward};
 pub(super) use weight_gradient::backward_weight;
 
 use super::filter::Form;
@@ -18,7 +21,6 @@ use super::{Epilogue, Shape};
 use crate::rows::{Threads, with_scratch};
 use crate::simd::Level;
 use crate::tile::{Finish, Panels, Places, Product, ROWS, Rows};
-use crate::transpose::to_columns;
 use crate::{Memory, Precision};
 use patches::Patches;
 
@@ -289,183 +291,5 @@ pub(super) fn forward(
             }
         }
         epilogue.gathered(first, sums);
-    });
-}
-
-/// The input pixels of one residue of the stride: all of them are reached by the same taps, so that their gradient is a
-/// convolution with stride 1 of the output's gradient.
-struct Class {
-    /// The first line and column of these pixels.
-    first: [usize; 2],
-    /// The taps that reach them.
-    taps: Vec<usize>,
-    patches: Patches,
-    panels: Panels,
-    /// Where this class's packed weight begins, and a group's length in it.
-    start: usize,
-    group_len: usize,
-}
-
-/// All classes of a shape, and the elements of their packed weights.
-fn classes(level: Level, shape: &Shape) -> (Vec<Class>, usize) {
-    let mut classes = Vec::new();
-    let mut start = 0;
-    for first_y in 0..shape.stride[0].min(shape.input[0]) {
-        for first_x in 0..shape.stride[1].min(shape.input[1]) {
-            let first = [first_y, first_x];
-            // The output position that reads the class's first pixel through a tap: a whole number, or none.
-            let offset = |axis: usize, tap: usize| {
-                let from = (first[axis] + shape.padding[axis]) as isize - (tap * shape.dilation[axis]) as isize;
-                let stride = shape.stride[axis] as isize;
-                (from.rem_euclid(stride) == 0).then_some(from.div_euclid(stride))
-            };
-            let reached = (0..shape.taps()).filter_map(|tap| {
-                let [y, x] = [offset(0, tap / shape.kernel[1])?, offset(1, tap % shape.kernel[1])?];
-                Some((tap, [y, x]))
-            });
-            let (taps, offsets): (Vec<_>, Vec<_>) = reached.unzip();
-            let positions = std::array::from_fn(|i| (shape.input[i] - first[i]).div_ceil(shape.stride[i]));
-            let patches = Patches {
-                map: shape.output,
-                map_channels: shape.out_channels,
-                channels: shape.out_per_group(),
-                positions,
-                step: [1, 1],
-                offsets,
-            };
-            let panels = Panels::new(level, patches.columns(), shape.in_per_group());
-            let group_len = panels.count(shape.in_per_group()) * panels.step;
-            classes.push(Class { first, taps, patches, panels, start, group_len });
-            start += shape.groups * group_len;
-        }
-    }
-    (classes, start)
-}
-
-impl Class {
-    /// Packs some rows, `[taps of the class, out]`, of a panel of a group's weight for [`backward_input`].
-    fn pack_rows(
-        &self,
-        shape: &Shape,
-        weight: &[f32],
-        [group, panel]: [usize; 2],
-        rows: Range<usize>,
-        mut out: &mut [f32],
-    ) {
-        let (inputs, outputs, stride) = (shape.in_per_group(), shape.out_per_group(), self.panels.stride);
-        let first = panel * self.panels.width;
-        let columns = self.panels.width.min(inputs - first);
-        let mut row = rows.start;
-        while row < rows.end {
-            let (tap, output) = (self.taps[row / outputs], row % outputs);
-            let count = (outputs - output).min(rows.end - row);
-            let (part, rest) = out.split_at_mut(count * stride);
-            let from = |column: usize| {
-                &weight[(tap * inputs + first + column) * shape.out_channels + group * outputs + output..]
-            };
-            to_columns(columns, from, count, stride, part);
-            (row, out) = (row + count, rest);
-        }
-    }
-}
-
-/// The weight, packed for [`backward_input`].
-pub(super) fn pack_backward(level: Level, shape: &Shape, weight: &[f32], out: &mut Memory) -> usize {
-    let (classes, len) = classes(level, shape);
-    out.reserve(len);
-    for class in classes.iter().filter(|class| !class.taps.is_empty()) {
-        let panels = class.panels;
-        let count = panels.count(shape.in_per_group());
-        let out = &mut out[class.start..][..shape.groups * class.group_len];
-        out.par_chunks_mut(panels.step).enumerate().for_each(|(i, out)| {
-            class.pack_rows(shape, weight, [i / count, i % count], 0..class.patches.columns(), out);
-        });
-    }
-    len
-}
-
-/// The gradient of the input with a weight from [`pack_backward`], or as it is where it is large. With bfloat16, gradient and weight consist of pairs of
-/// output channels, which `shape` counts.
-pub(super) fn backward_input(
-    level: Level,
-    precision: Precision,
-    shape: &Shape,
-    grad_output: &[f32],
-    filter: Form,
-    accumulate: bool,
-    grad_input: &mut [f32],
-) {
-    let (classes, _) = classes(level, shape);
-    let [height, width] = shape.input;
-    let channels = shape.in_channels;
-    let n = shape.in_per_group();
-    if let ([class], 1) = (classes.as_slice(), shape.groups)
-        && is_weight_bound(&class.patches, n, shape.n * height * width)
-    {
-        let Class { patches, panels, .. } = class;
-        return multiply_by_panels(
-            level,
-            precision,
-            patches,
-            grad_output,
-            filter,
-            |weight, panel, rows, out| class.pack_rows(shape, weight, [0, panel], rows, out),
-            *panels,
-            n,
-            accumulate,
-            Epilogue::NONE,
-            grad_input,
-        );
-    }
-    let filter = filter.packed();
-    // Strips of whole lines of each class, so that a piece of the gradient is contiguous.
-    let lines = height.div_ceil(shape.stride[0]);
-    let line_len = width.div_ceil(shape.stride[1]);
-    let lines_per_strip = pixels_per_block(shape.n * lines * line_len).div_ceil(line_len).min(lines);
-    let rows_per_strip = lines_per_strip * shape.stride[0];
-    let strips_per_image = height.div_ceil(rows_per_strip);
-    let mut strips = Vec::new();
-    for image in grad_input.chunks_exact_mut(height * width * channels) {
-        strips.extend(image.chunks_mut(rows_per_strip * width * channels));
-    }
-    strips.into_par_iter().enumerate().for_each(|(i, out)| {
-        let (image, first_line) = (i / strips_per_image, i % strips_per_image * lines_per_strip);
-        for class in &classes {
-            let [class_lines, class_width] = class.patches.positions;
-            let end_line = (first_line + lines_per_strip).min(class_lines);
-            let count = end_line.saturating_sub(first_line) * class_width;
-            let start = (image * class_lines + first_line) * class_width;
-            let place = |pixel: usize| {
-                let y = pixel / class_width * shape.stride[0] + class.first[0];
-                let x = pixel % class_width * shape.stride[1] + class.first[1];
-                (y * width + x) * channels
-            };
-            let is_all = shape.stride == [1, 1];
-            let scattered: Vec<usize> = if is_all { Vec::new() } else { (0..count).map(place).collect() };
-            let places = if is_all { Places::Strided(channels) } else { Places::At(&scattered) };
-            if class.taps.is_empty() {
-                if !accumulate {
-                    scattered.iter().for_each(|&at| out[at..at + channels].fill(0.0));
-                }
-                continue;
-            }
-            for group in 0..shape.groups {
-                let multiply = Multiply {
-                    level,
-                    patches: &class.patches,
-                    map: grad_output,
-                    first_channel: group * shape.out_per_group(),
-                    positions: start..start + count,
-                    filter: Weights::Packed(&filter[class.start + group * class.group_len..][..class.group_len]),
-                    panels: class.panels,
-                    n,
-                    places,
-                    accumulate,
-                    finish: Finish::NONE,
-                    precision,
-                };
-                multiply.run(&mut out[group * n..], &mut []);
-            }
-        }
     });
 }

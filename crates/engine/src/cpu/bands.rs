@@ -51,9 +51,10 @@ struct Reads {
 }
 
 impl Reads {
-    /// Of a step that can work on a band. Winograd's algorithm can't: its filters are too large to be read for each.
+    /// Of a step that can work on a band. Winograd's algorithm can't: its filters are too large to be read for each. Nor
+    /// can one with lines that read nothing but padding.
     fn of(step: &Step) -> Option<Self> {
-        match step.kind {
+        let reads = match step.kind {
             Kind::Conv { conv, input, output, .. } => {
                 let shape = conv_shape(&conv, 1, input, output);
                 let fits = Algorithm::fitting(&shape).all(|algorithm| algorithm != Algorithm::Winograd);
@@ -71,7 +72,8 @@ impl Reads {
                 height: input[0],
             }),
             _ => None,
-        }
+        };
+        reads.filter(|reads| reads.padding < reads.extent)
     }
 
     /// The lines that some lines of the result read.
@@ -311,7 +313,7 @@ impl Scratch {
 
 #[cfg(test)]
 mod tests {
-    use regraft_graph::{Graph, Shape, Trainable, zoo};
+    use regraft_graph::{Conv2d, Graph, Op, Shape, Trainable, zoo};
     use regraft_testing::{assert_close_to_scale, pattern};
 
     use super::super::forward;
@@ -363,6 +365,18 @@ mod tests {
         forward::run(&pass, &mut parameters, &mut workspace);
         forward::run(&pass, &mut parameters, &mut workspace);
         workspace.read(&pass, plan.output).to_vec()
+    }
+
+    #[test]
+    fn lines_of_nothing_but_padding_are_in_no_chain() {
+        let mut graph = Graph::new(Shape::rgb(8));
+        let mut node = 0;
+        for (name, padding) in [("a", 0), ("b", 2), ("c", 0)] {
+            node = graph.push(name, Op::Conv2d(Conv2d::new(3, 3, 1).padding(padding)), &[node]);
+        }
+        assert_eq!(Plan::new(&graph, Mode::Inference).unwrap().chains, []);
+        let inputs = pattern::values("input", IMAGES * 8 * 8 * 3);
+        assert_eq!(infer(&graph, true, IMAGES, &inputs), infer(&graph, false, IMAGES, &inputs));
     }
 
     #[test]

@@ -110,7 +110,7 @@ pub enum Reason {
         expected: String,
     },
     /// The connection breaks off or stalls.
-    #[error("{what} after {done} bytes{}; the next attempt goes on from there", after(*attempts))]
+    #[error("{what}{}{}", arrived(*done), after(*attempts))]
     Broken {
         /// Which of the two.
         what: String,
@@ -133,6 +133,10 @@ pub enum Reason {
 
 fn by_hand(path: &std::path::Path) -> String {
     format!("put the file at {} by hand", path.display())
+}
+
+fn arrived(bytes: u64) -> String {
+    if bytes > 0 { format!(" after {bytes} bytes, which are kept for the next try") } else { String::new() }
 }
 
 fn after(attempts: u32) -> String {

@@ -19,7 +19,7 @@ use std::io;
 use std::path::{Path, PathBuf};
 
 pub use error::{Error, Reason, Result};
-pub use registry::{DEFAULT, Interpolation, OWN, Registry, Weights};
+pub use registry::{DEFAULT, Interpolation, Known, OWN, Registry, Weights};
 pub use settings::{Cached, Patience, Settings};
 
 /// Hears about a download, and may end it.

@@ -6,7 +6,9 @@ use std::ops::RangeInclusive;
 use std::path::Path;
 
 use serde::Deserialize;
+use sha2::Digest;
 
+use crate::part::{hash, hex};
 use crate::{Error, Result};
 
 /// The name that stands for the weights which a network's publisher recommends.
@@ -122,7 +124,7 @@ impl Weights {
             ),
             (self.bytes.is_some() != self.mib.is_some(), "either bytes or mib is given"),
             (low > 0 && high < 1 << 34, "the size is above 0 and below 16 GiB"),
-            (self.resize > 0 && self.crop > 0, "resize and crop are above 0"),
+            ([self.resize, self.crop].iter().all(|side| (1..=4096).contains(side)), "resize and crop are 1 to 4096"),
             (self.mean.iter().all(|mean| mean.is_finite()), "mean is finite"),
             (self.std.iter().all(|&std| std.is_normal() && std > 0.0), "std is positive"),
         ];
@@ -153,6 +155,15 @@ pub const OWN: &str = "registry.toml";
 
 /// The most bytes of a user's own entries that are read.
 const LARGEST: u64 = 1 << 20;
+
+/// How a file was recognised.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub enum Known<'a> {
+    /// It is the published file, as far as its hash is published.
+    Content(&'a Weights),
+    /// It has the published file's name and another content.
+    Name(&'a Weights),
+}
 
 impl Registry {
     /// What torchvision and others have published.
@@ -185,6 +196,24 @@ impl Registry {
         }
         weights.extend(Self::published().weights);
         Ok(Self { weights })
+    }
+
+    /// What the file at `path` is among the published weights of `backbone`: by its content, or else by its name. A file
+    /// that cannot be read is nothing known.
+    pub fn recognise(&self, backbone: &str, path: &Path) -> Option<Known<'_>> {
+        let mut file = File::open(path).ok()?;
+        let len = file.metadata().ok()?.len();
+        let mut candidates = self.weights.iter().filter(|weights| weights.backbone == backbone);
+        // Hashing takes a while, so that its size is asked first.
+        if candidates.clone().any(|weights| weights.bytes().contains(&len)) {
+            let digest = hex(&hash(&mut file).ok()?.finalize());
+            let same = |weights: &&Weights| weights.bytes().contains(&len) && weights.has_digest(&digest);
+            if let Some(weights) = candidates.clone().find(same) {
+                return Some(Known::Content(weights));
+            }
+        }
+        let name = path.file_name()?;
+        candidates.find(|weights| name == weights.file_name()).map(Known::Name)
     }
 
     /// All of them.

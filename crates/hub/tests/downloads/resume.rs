@@ -59,7 +59,7 @@ fn a_download_that_cannot_go_on_leaves_what_has_arrived_to_the_next() {
         _ => Reply::file(request, &file(), "\"it\"").cut(MISSING),
     });
     let message = place.fails(&server, |reason| matches!(reason, Reason::Broken { attempts: 3, .. }));
-    assert!(message.contains("tried 3 times") && message.contains("goes on from there"), "{message}");
+    assert!(message.contains("tried 3 times") && message.contains("kept for the next try"), "{message}");
     place.holds(len() - MISSING);
     assert_eq!(place.settings.cached(&weights(&server.url(NAME))), Cached::Partial((len() - MISSING) as u64));
     let server = Server::of(file());

@@ -251,7 +251,7 @@ fn a_run_whose_weights_have_gone_fetches_them_again() {
     // As if it had been stopped: a probe begins again.
     fs::remove_file(scene.place.path("run/best.safetensors")).unwrap();
     fs::remove_file(scene.cached()).unwrap();
-    scene.from(&server, "resume run --offline").fails(&["--offline", URL]);
+    scene.with(&[], "resume run --offline").fails(&["--offline", URL]);
     scene.from(&server, "resume run").done();
     assert!(scene.place.read("run/best.safetensors") == model);
     assert_eq!(server.requests().len(), 2);

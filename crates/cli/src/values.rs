@@ -1,6 +1,5 @@
 //! Values of flags: read, and checked against what is allowed, so that the message names the flag.
 
-use std::ffi::OsString;
 use std::str::FromStr;
 
 use clap::builder::{OsStringValueParser, PossibleValuesParser, RangedI64ValueParser, TypedValueParser};
@@ -23,7 +22,7 @@ pub fn backbone() -> PossibleValuesParser {
 
 /// A parser of what a network starts from.
 pub fn weights() -> impl TypedValueParser<Value = Choice> {
-    OsStringValueParser::new().map(|text: OsString| Choice::from(text))
+    OsStringValueParser::new().map(Choice::from)
 }
 
 /// A parser of finite numbers for which `fine` holds; `allowed` says which those are.

@@ -292,11 +292,11 @@ fn backbones_are_listed_with_what_is_here() {
         "{text}"
     );
     assert!(line(&text, "resnet50 imagenet1k_v1 25.6M 4.09 224 76.13 ImageNet-1K top-1 98 MiB BSD-3-Clause"), "{text}");
-    assert!(line(&text, "squeezenet1_1 chance* 1.2M 0.01 32 0.10 nothing 5 MiB CC0-1.0"), "{text}");
+    assert!(line(&text, "squeezenet1_1 chance* 1.2M 0.00 32 0.10 nothing 5 MiB CC0-1.0"), "{text}");
     assert!(text.contains(&scene.place.path("cache").display().to_string()), "{text}");
     scene.place.write(&format!("cache/{NAME}.part"), &scene.file[..scene.file.len() / 2]);
     let text = scene.place.run("backbones").done().stdout;
-    assert!(line(&text, "squeezenet1_1 chance* 1.2M 0.01 32 0.10 nothing 5 MiB CC0-1.0 50%"), "{text}");
+    assert!(line(&text, "squeezenet1_1 chance* 1.2M 0.00 32 0.10 nothing 5 MiB CC0-1.0 50%"), "{text}");
     scene.put();
     let about = scene.place.run("backbones --json").done().json();
     assert_eq!(about["cache"], scene.place.path("cache").display().to_string());

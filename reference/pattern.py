@@ -18,6 +18,7 @@ from pathlib import Path
 import numpy as np
 import torch
 import torch.fx
+import torchvision
 from torch import nn
 
 CHUNK = 1 << 20
@@ -55,7 +56,7 @@ def spread(module, suffix, added):
     `added` says that the layer is a batch norm whose output a residual sum reads: at full size every
     sum would double the variance, and a ResNet-152 has fifty of them.
     """
-    if isinstance(module, nn.BatchNorm2d):
+    if isinstance(module, (nn.BatchNorm1d, nn.BatchNorm2d)):
         return {
             "weight": (0.3, 0.1) if added else (1.0, 0.2),
             "bias": (0.0, 0.1),
@@ -64,8 +65,12 @@ def spread(module, suffix, added):
         }[suffix]
     if suffix == "bias":
         return 0.0, 0.1
+    if suffix == "layer_scale":
+        return 0.3, 0.1
+    if isinstance(module, nn.LayerNorm):
+        return 1.0, 0.2
     # Uniform in ±sqrt(6 / fan_in) has He's variance 2 / fan_in, which makes up for a ReLU's half.
-    gain = {nn.Conv2d: 6, nn.Linear: 3}[type(module)]
+    gain = 6 if isinstance(module, nn.Conv2d) else 3
     return 0.0, math.sqrt(gain / math.prod(module.weight.shape[1:]))
 
 
@@ -74,11 +79,13 @@ def parameter(name, shape, offset, scale):
 
 
 def added_batch_norms(model):
-    """The batch norms whose output a residual sum reads."""
+    """The batch norms whose output a residual sum reads, directly or by way of a stochastic depth."""
     graph = torch.fx.symbolic_trace(model).graph
     sums = [node for node in graph.nodes if node.target in (operator.add, operator.iadd)]
-    terms = [model.get_submodule(term.target) for node in sums for term in node.args if term.op == "call_module"]
-    return {module for module in terms if isinstance(module, nn.BatchNorm2d)}
+    terms = [term for node in sums for term in node.args if isinstance(term, torch.fx.Node)]
+    terms = [term.args[0] if term.target is torchvision.ops.stochastic_depth else term for term in terms]
+    modules = [model.get_submodule(term.target) for term in terms if term.op == "call_module"]
+    return {module for module in modules if isinstance(module, nn.BatchNorm2d)}
 
 
 def state(model):
@@ -99,7 +106,10 @@ def fill(model):
     weights = state(model)
     expected = {n: tuple(t.shape) for n, t in model.state_dict().items() if not n.endswith("num_batches_tracked")}
     assert {n: w.shape for n, w in weights.items()} == expected
-    tensors = {name: torch.from_numpy(array) for name, array in weights.items()}
+    tensors = model.state_dict()  # keeps the versions of the modules, which some look at
+    tensors.update({name: torch.from_numpy(array) for name, array in weights.items()})
+    for name in [name for name in tensors if name.endswith("num_batches_tracked")]:
+        del tensors[name]
     missing, unexpected = model.load_state_dict(tensors, strict=False)
     assert not unexpected and all(name.endswith("num_batches_tracked") for name in missing)
     return weights

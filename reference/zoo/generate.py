@@ -17,9 +17,17 @@ from safetensors.torch import save_file
 
 sys.path.insert(0, str(Path(__file__).parents[1]))
 import pattern
+from inception_resnet_v1 import InceptionResnetV1
 
 NETWORKS = """resnet18 resnet34 resnet50 resnet101 resnet152 vgg11 vgg11_bn vgg13 vgg13_bn vgg16 vgg16_bn
-vgg19 vgg19_bn squeezenet1_0 squeezenet1_1 mobilenet_v2""".split()
+vgg19 vgg19_bn squeezenet1_0 squeezenet1_1 mobilenet_v2 wide_resnet50_2 wide_resnet101_2 resnext50_32x4d
+resnext101_32x8d resnext101_64x4d mobilenet_v3_small mobilenet_v3_large efficientnet_b0 efficientnet_b1
+efficientnet_b2 efficientnet_b3 efficientnet_b4 densenet121 densenet169 googlenet inception_v3 shufflenet_v2_x0_5
+shufflenet_v2_x1_0 shufflenet_v2_x1_5 shufflenet_v2_x2_0 mnasnet0_5 mnasnet0_75 mnasnet1_0 mnasnet1_3
+regnet_x_400mf regnet_x_800mf regnet_x_1_6gf regnet_x_3_2gf regnet_y_400mf regnet_y_800mf regnet_y_1_6gf
+regnet_y_3_2gf convnext_tiny convnext_small inception_resnet_v1""".split()
+# Auxiliary heads only exist in training, and are not taken over.
+WITHOUT_AUXILIARY = {name: {"aux_logits": False, "init_weights": False} for name in ("googlenet", "inception_v3")}
 SIDE = 224
 CLASSES = 1000
 
@@ -49,7 +57,11 @@ def main():
     image = torch.from_numpy(pattern.values("input", (1, 3, SIDE, SIDE)))
     logits, networks = {}, {}
     for name in NETWORKS:
-        model = torchvision.models.get_model(name, weights=None, num_classes=CLASSES).eval()
+        if name == "inception_resnet_v1":
+            model = InceptionResnetV1(CLASSES).eval()
+        else:
+            settings = WITHOUT_AUXILIARY.get(name, {})
+            model = torchvision.models.get_model(name, weights=None, num_classes=CLASSES, **settings).eval()
         weights = pattern.fill(model)
         single = model(image)[0].double()
         exact = model.double()(image.double())[0]

@@ -56,7 +56,9 @@ impl Start {
     /// A name that no published weights of the backbone have.
     pub fn find(choice: &Choice, backbone: &str, registry: &Registry, reporter: &dyn Reporter) -> Result<Self> {
         match choice {
-            Choice::Random => Ok(Self { file: None, published: None, preprocessing: Preprocessing::default() }),
+            Choice::Random => {
+                Ok(Self { file: None, published: None, preprocessing: usual(backbone, registry, reporter) })
+            }
             Choice::Named(name) => {
                 let weights = registry.find(backbone, name).ok_or_else(|| unknown(name, backbone, registry))?;
                 let preprocessing = preprocessing(weights, reporter);
@@ -75,14 +77,10 @@ impl Start {
                     }
                     None => (None, None),
                 };
-                let default = Preprocessing::default();
-                let preprocessing = known.map_or(default, |weights| {
-                    let prepared = preprocessing(weights, reporter);
-                    let Preprocessing { resize, crop, .. } = prepared;
-                    let what = title(weights);
-                    reporter.note(&format!("photos are prepared as for {what}: resize {resize}, crop {crop}"));
-                    prepared
-                });
+                let preprocessing = match known {
+                    Some(weights) => noted(weights, reporter),
+                    None => usual(backbone, registry, reporter),
+                };
                 Ok(Self { file: Some(path.clone()), published, preprocessing })
             }
         }
@@ -141,6 +139,27 @@ fn unknown(name: &str, backbone: &str, registry: &Registry) -> anyhow::Error {
         "--weights {name}: no published weights of {backbone} have that name, and no file here; {known}, {OTHERWISE}"
     );
     Error::Setting(text).into()
+}
+
+/// How photos are prepared for weights of unknown origin: in the usual way of ImageNet's networks, unless the published
+/// weights of this backbone want pictures of another size, or colours on another scale.
+fn usual(backbone: &str, registry: &Registry, reporter: &dyn Reporter) -> Preprocessing {
+    let usual = Preprocessing::default();
+    match registry.find(backbone, regraft_hub::DEFAULT) {
+        Some(weights) if (weights.crop, weights.mean, weights.std) != (usual.crop, usual.mean, usual.std) => {
+            noted(weights, reporter)
+        }
+        _ => usual,
+    }
+}
+
+/// [`preprocessing`], with a word about it.
+fn noted(weights: &Weights, reporter: &dyn Reporter) -> Preprocessing {
+    let prepared = preprocessing(weights, reporter);
+    let Preprocessing { resize, crop, .. } = prepared;
+    let what = title(weights);
+    reporter.note(&format!("photos are prepared as for {what}: resize {resize}, crop {crop}"));
+    prepared
 }
 
 /// How photos were prepared when the published accuracy was measured.

@@ -20,13 +20,14 @@ pub fn values(name: &str, len: usize) -> Vec<f32> {
 
 /// Pattern weights for every tensor of a network: the `state_dict` that `pattern.fill` gives torchvision's.
 ///
-/// A batch norm whose output a residual sum reads gets small weights: at full size every sum would double
+/// A batch norm whose output a residual sum reads, directly or by way of a stochastic depth, gets small weights: at full size every sum would double
 /// the variance, and a ResNet-152 has fifty of them.
 pub fn state(graph: &Graph) -> StateDict {
     let mut added = vec![false; graph.nodes().len()];
     for node in graph.nodes().iter().filter(|node| node.op == Op::Add) {
         for &input in &node.inputs {
-            added[input] = true;
+            let term = &graph.nodes()[input];
+            added[if matches!(term.op, Op::StochasticDepth { .. }) { term.inputs[0] } else { input }] = true;
         }
     }
     let mut state = StateDict::new();
@@ -39,6 +40,8 @@ pub fn state(graph: &Graph) -> StateDict {
             (Op::BatchNorm2d(_), "weight") => (1.0, 0.2),
             (Op::BatchNorm2d(_), "running_var") => (1.0, 0.3),
             (_, "bias" | "running_mean") => (0.0, 0.1),
+            (Op::LayerNorm { .. }, _) => (1.0, 0.2),
+            (Op::LayerScale { .. }, _) => (0.3, 0.1),
             // Uniform in ±sqrt(6 / fan_in) has He's variance 2 / fan_in, which makes up for a ReLU's half.
             (Op::Conv2d(_), _) => (0.0, (6.0 / fan_in as f64).sqrt() as f32),
             _ => (0.0, (3.0 / fan_in as f64).sqrt() as f32),

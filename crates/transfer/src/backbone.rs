@@ -41,7 +41,9 @@ impl Backbone {
         };
         let expected: Vec<_> = graph.parameters().into_iter().map(|spec| (spec.name, spec.shape)).collect();
         // The head is not taken over; a file whose head was replaced by this program may call it `fc`.
-        let state = regraft_weights::fit(&expected, regraft_weights::read(path)?, &[&head, "fc"]);
+        let found = regraft_weights::read(path)?.into_iter();
+        let found = found.filter_map(|(tensor, value)| Some((zoo::present_name(name, &tensor)?, value))).collect();
+        let state = regraft_weights::fit(&expected, found, &[&head, "fc"]);
         let state = state.map_err(|error| match error {
             regraft_weights::Error::Mismatch(mismatch) => {
                 Error::WrongWeights { path: path.to_owned(), backbone: name.into(), reason: mismatch.to_string() }

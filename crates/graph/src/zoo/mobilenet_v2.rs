@@ -1,7 +1,7 @@
 //! MobileNetV2 (Sandler et al. 2018), as `torchvision.models.mobilenet_v2`.
 
 use super::builder::{Builder, INPUT};
-use crate::{Conv2d, Graph, NodeId};
+use crate::{Conv2d, Graph, NodeId, Op};
 
 /// Expansion, output channels, blocks, stride of the first: table 2 of the paper.
 const STAGES: [(usize, usize, usize, usize); 7] =
@@ -11,7 +11,8 @@ const FEATURES: usize = 1280;
 
 pub(super) fn mobilenet_v2(classes: usize) -> Graph {
     let mut b = Builder::new();
-    let mut x = conv_norm_relu6(&mut b, "features.0", INPUT, Conv2d::new(3, 32, 3).stride(2).padding(1));
+    let mut x =
+        b.conv_norm_activation("features.0", INPUT, Conv2d::new(3, 32, 3).stride(2).padding(1), Some(Op::ReLU6));
     let mut channels = 32;
     let mut index = 1;
     for (expansion, width, blocks, stride) in STAGES {
@@ -22,19 +23,9 @@ pub(super) fn mobilenet_v2(classes: usize) -> Graph {
             index += 1;
         }
     }
-    x = conv_norm_relu6(&mut b, &format!("features.{index}"), x, Conv2d::new(channels, FEATURES, 1));
-    x = b.avg_pool("avgpool", x, 1);
-    x = b.flatten("flatten", x);
-    x = b.dropout("classifier.0", x, 0.2);
-    b.linear("classifier.1", x, FEATURES, classes);
+    x = b.conv_norm_activation(&format!("features.{index}"), x, Conv2d::new(channels, FEATURES, 1), Some(Op::ReLU6));
+    b.pooled_head(x, ("classifier.0", 0.2), "classifier.1", FEATURES, classes);
     b.finish()
-}
-
-/// torchvision's `Conv2dNormActivation`.
-fn conv_norm_relu6(b: &mut Builder, path: &str, x: NodeId, conv: Conv2d) -> NodeId {
-    let y = b.conv(&format!("{path}.0"), x, conv);
-    let y = b.batch_norm(&format!("{path}.1"), y, conv.out_channels);
-    b.relu6(&format!("{path}.2"), y)
 }
 
 fn inverted_residual(
@@ -50,11 +41,11 @@ fn inverted_residual(
     let mut y = x;
     let mut index = 0;
     if expansion != 1 {
-        y = conv_norm_relu6(b, &format!("{path}.conv.0"), y, Conv2d::new(channels, hidden, 1));
+        y = b.conv_norm_activation(&format!("{path}.conv.0"), y, Conv2d::new(channels, hidden, 1), Some(Op::ReLU6));
         index = 1;
     }
     let depthwise = Conv2d::new(hidden, hidden, 3).stride(stride).padding(1).groups(hidden);
-    y = conv_norm_relu6(b, &format!("{path}.conv.{index}"), y, depthwise);
+    y = b.conv_norm_activation(&format!("{path}.conv.{index}"), y, depthwise, Some(Op::ReLU6));
     y = b.conv(&format!("{path}.conv.{}", index + 1), y, Conv2d::new(hidden, width, 1));
     y = b.batch_norm(&format!("{path}.conv.{}", index + 2), y, width);
     if stride == 1 && channels == width { b.add(&format!("{path}.add"), x, y) } else { y }

@@ -1,4 +1,5 @@
-//! ResNet (He et al. 2016, "Deep Residual Learning for Image Recognition"), as `torchvision.models.resnet`.
+//! ResNet (He et al. 2016, "Deep Residual Learning for Image Recognition"), with its relatives ResNeXt (Xie et al. 2017)
+//! and Wide ResNet (Zagoruyko and Komodakis 2016), as `torchvision.models.resnet`.
 
 use super::builder::{Builder, INPUT};
 use crate::{Conv2d, Graph, MaxPool2d, NodeId};
@@ -21,8 +22,20 @@ impl Block {
     }
 }
 
+/// The groups of a bottleneck's 3x3 convolution, and the width of each for 64 channels.
+#[derive(Clone, Copy)]
+pub(super) struct Groups {
+    pub count: usize,
+    pub width: usize,
+}
+
 /// The network with `layers[i]` blocks in `layer{i+1}`.
 pub(super) fn resnet(block: Block, layers: [usize; 4], classes: usize) -> Graph {
+    grouped(block, layers, Groups { count: 1, width: 64 }, classes)
+}
+
+/// The same with groups in its bottlenecks.
+pub(super) fn grouped(block: Block, layers: [usize; 4], groups: Groups, classes: usize) -> Graph {
     let mut b = Builder::new();
     let conv1 = b.conv("conv1", INPUT, Conv2d::new(3, 64, 7).stride(2).padding(3));
     let bn1 = b.batch_norm("bn1", conv1, 64);
@@ -34,34 +47,37 @@ pub(super) fn resnet(block: Block, layers: [usize; 4], classes: usize) -> Graph 
         let width = 64 << stage;
         for i in 0..blocks {
             let stride = if stage > 0 && i == 0 { 2 } else { 1 };
-            x = residual(&mut b, &format!("layer{}.{i}", stage + 1), x, block, channels, width, stride);
+            let shape = Shape { channels, width, stride, groups };
+            x = residual(&mut b, &format!("layer{}.{i}", stage + 1), x, block, shape);
             channels = width * block.expansion();
         }
     }
-    let pooled = b.avg_pool("avgpool", x, 1);
-    let flat = b.flatten("flatten", pooled);
-    b.linear("fc", flat, channels, classes);
+    b.pooled_head(x, ("", 0.0), "fc", channels, classes);
     b.finish()
 }
 
-fn residual(
-    b: &mut Builder,
-    path: &str,
-    x: NodeId,
-    block: Block,
+/// The numbers of a block.
+struct Shape {
+    /// Channels of its input.
     channels: usize,
+    /// Channels of its stage, before their expansion.
     width: usize,
     stride: usize,
-) -> NodeId {
+    groups: Groups,
+}
+
+fn residual(b: &mut Builder, path: &str, x: NodeId, block: Block, shape: Shape) -> NodeId {
+    let Shape { channels, width, stride, groups } = shape;
     let out_channels = width * block.expansion();
+    let inner = width * groups.width / 64 * groups.count;
     let convs: &[Conv2d] = match block {
         Block::Basic => {
             &[Conv2d::new(channels, width, 3).stride(stride).padding(1), Conv2d::new(width, width, 3).padding(1)]
         }
         Block::Bottleneck => &[
-            Conv2d::new(channels, width, 1),
-            Conv2d::new(width, width, 3).stride(stride).padding(1),
-            Conv2d::new(width, out_channels, 1),
+            Conv2d::new(channels, inner, 1),
+            Conv2d::new(inner, inner, 3).stride(stride).padding(1).groups(groups.count),
+            Conv2d::new(inner, out_channels, 1),
         ],
     };
     let mut branch = x;

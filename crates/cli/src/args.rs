@@ -10,8 +10,8 @@ use regraft_engine::Precision;
 use regraft_transfer::ClassWeights;
 
 use crate::values::{
-    MAX_SEED, MAX_THREADS, at_least_one, backbone, class_weights, color_jitter, not_negative, number, pixels, positive,
-    weights,
+    MAX_SEED, MAX_THREADS, at_least_one, backbone, backbone_and_weights, class_weights, color_jitter, not_negative,
+    number, pixels, positive, weights,
 };
 use crate::weights::Choice;
 
@@ -66,6 +66,8 @@ pub enum Command {
     Predict(Predict),
     /// List the backbones and their published weights
     Backbones,
+    /// Find out which backbone and head suit a folder of photos
+    Compare(Compare),
     /// Show a model, or the layers of a backbone
     Info(Info),
     /// Measure images per second on this machine
@@ -275,6 +277,28 @@ pub struct Resume {
     /// Folder of the run
     pub run: PathBuf,
     /// Download nothing: published weights must be here still
+    #[arg(long)]
+    pub offline: bool,
+}
+
+#[derive(Args)]
+pub struct Compare {
+    /// Folder with train/ and val/ of class folders, or with the class folders themselves: all photos are used
+    pub data: PathBuf,
+    /// A backbone to try, with its default published weights or others as for train --weights; may be repeated [default:
+    /// all whose default weights have been downloaded]
+    #[arg(long = "backbone", value_name = "NAME[=WEIGHTS]", value_parser = backbone_and_weights)]
+    pub backbones: Vec<(String, Choice)>,
+    /// Parts that the photos are divided into, each of which is held out in turn
+    #[arg(long, default_value_t = 5, value_parser = clap::value_parser!(u16).range(2..=100))]
+    pub folds: u16,
+    /// Seed of the division
+    #[arg(long, default_value_t = 0, value_parser = clap::value_parser!(u64).range(..=MAX_SEED))]
+    pub seed: u64,
+    /// An unreadable photo is an error instead of a warning
+    #[arg(long)]
+    pub strict: bool,
+    /// Download nothing: published weights must be here already
     #[arg(long)]
     pub offline: bool,
 }

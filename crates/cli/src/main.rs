@@ -37,6 +37,7 @@ fn main() -> ExitCode {
         Command::Eval(eval) => commands::eval::run(&arguments.common, &eval),
         Command::Predict(predict) => commands::predict::run(&arguments.common, &predict),
         Command::Backbones => commands::backbones::run(&arguments.common),
+        Command::Compare(compare) => commands::compare::run(&arguments.common, &compare),
         Command::Info(info) => commands::info::run(&arguments.common, &info),
         Command::Bench(bench) => commands::bench::run(&arguments.common, &bench),
     };

@@ -25,6 +25,18 @@ pub fn weights() -> impl TypedValueParser<Value = Choice> {
     OsStringValueParser::new().map(Choice::from)
 }
 
+/// Parses a backbone's name with what it starts from: its default weights, unless `=` and something else follows.
+pub fn backbone_and_weights(text: &str) -> Result<(String, Choice), String> {
+    let (name, weights) = text.split_once('=').unwrap_or((text, regraft_hub::DEFAULT));
+    if !zoo::NAMES.contains(&name) {
+        return Err(format!("there is no backbone {name}; regraft backbones lists them"));
+    }
+    if weights.is_empty() {
+        return Err(format!("after {name}= there must be a file, or the name of published weights"));
+    }
+    Ok((name.into(), Choice::from(std::ffi::OsString::from(weights))))
+}
+
 /// A parser of finite numbers for which `fine` holds; `allowed` says which those are.
 pub fn number(
     fine: fn(f64) -> bool,

@@ -8,6 +8,7 @@
 
 mod backbone;
 mod checkpoint;
+mod compare;
 mod config;
 mod context;
 mod epochs;
@@ -26,6 +27,7 @@ mod train;
 mod validation;
 
 pub use backbone::Backbone;
+pub use compare::{Candidate, CompareOptions, Comparison, Entry, SIGNIFICANT, compare, head_name};
 pub use config::{BatchNorm, ClassWeights, Config, Mode, Published};
 pub use context::{Context, Finished, Outcome};
 pub use error::{Error, Result};

@@ -3,25 +3,17 @@
 use std::time::Instant;
 
 use regraft_data::Sample;
-use regraft_engine::Session;
 use regraft_graph::Tensor;
 use regraft_learn::history::Row;
 use regraft_learn::linear::{ClassWeight, Control, CvOptions, FitOptions, LinearHead, Progress, Samples, fit, fit_cv};
 use regraft_learn::metrics::Tally;
 
-use crate::features::{for_each_batch, labels_u32, loader};
+use crate::features::Features;
 use crate::model::{Golden, inference};
 use crate::prepare::Photos;
 use crate::{
     Backbone, ClassWeights, Config, Context, EpochEnd, Finished, Model, Outcome, Provenance, Result, RunFolder,
 };
-
-/// The features of some photos and their classes.
-struct Features {
-    values: Vec<f32>,
-    dim: usize,
-    labels: Vec<u32>,
-}
 
 /// Computes features, fits the head, and seals it on the network as an ordinary fully connected layer.
 ///
@@ -42,8 +34,11 @@ pub(crate) fn run(
     let divided = graph.split(graph.nodes()[head].inputs[0])?;
     let (extractor, top) = divided.expect("nothing goes past a head");
     let mut below = context.engine.compile(&extractor, &state, inference(&extractor))?;
-    let train = extract("training features", &dataset.train, below.as_mut(), config, photos, context)?;
-    let val = extract("validation features", &dataset.val, below.as_mut(), config, photos, context)?;
+    let mut extract = |what: &str, samples: &[Sample]| {
+        Features::extract(what, samples, below.as_mut(), &photos.store, &config.preprocessing, context)
+    };
+    let train = extract("training features", &dataset.train)?;
+    let val = extract("validation features", &dataset.val)?;
 
     let linear = fit_head(config, &train, dataset.classes.len(), context)?;
     let measure = |features: &Features| -> Result<Tally> {
@@ -91,25 +86,6 @@ pub(crate) fn run(
         val_n: dataset.val.len(),
         seconds,
     }))
-}
-
-fn extract(
-    what: &str,
-    samples: &[Sample],
-    session: &mut dyn Session,
-    config: &Config,
-    photos: &Photos,
-    context: &Context,
-) -> Result<Features> {
-    let loader = loader(samples, &photos.store, &config.preprocessing, context)?;
-    let mut features = Features { values: Vec::new(), dim: 0, labels: Vec::new() };
-    for_each_batch(what, &loader, session, context, |values, batch| {
-        features.dim = values.len() / batch.n;
-        features.values.extend_from_slice(values);
-        features.labels.extend(labels_u32(&batch.labels));
-        Ok(())
-    })?;
-    Ok(features)
 }
 
 /// Fits the head with the given `C`, or chooses it by cross-validation.

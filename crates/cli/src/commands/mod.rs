@@ -2,6 +2,7 @@
 
 pub mod backbones;
 pub mod bench;
+pub mod compare;
 pub mod eval;
 pub mod info;
 pub mod predict;

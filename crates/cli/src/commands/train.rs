@@ -41,15 +41,15 @@ pub fn resume(common: &Common, args: &Resume) -> Result<End> {
 }
 
 /// What a run works with, and who owns it.
-struct Tools {
+pub(super) struct Tools {
     threads: usize,
     engine: CpuEngine,
-    terminal: Terminal,
+    pub terminal: Terminal,
     interrupt: Arc<AtomicBool>,
 }
 
 impl Tools {
-    fn new(common: &Common) -> Result<Self> {
+    pub fn new(common: &Common) -> Result<Self> {
         let threads = setup::threads(common);
         Ok(Self {
             threads,
@@ -59,11 +59,11 @@ impl Tools {
         })
     }
 
-    fn context(&self) -> Context<'_> {
+    pub fn context(&self) -> Context<'_> {
         Context { engine: &self.engine, reporter: &self.terminal, interrupt: &self.interrupt, threads: self.threads }
     }
 
-    fn downloads(&self) -> Downloads<'_> {
+    pub fn downloads(&self) -> Downloads<'_> {
         Downloads { terminal: &self.terminal, interrupt: &self.interrupt }
     }
 }

@@ -130,6 +130,78 @@ pub fn cross_validate(
     options: &FitOptions,
     control: Control,
 ) -> Result<Vec<CvRow>, Error> {
+    let per_fold = on_folds(samples, folds, cs, options, control)?;
+    Ok(means(cs, per_fold.iter()))
+}
+
+/// The mean scores over some folds, one row for each of `cs`.
+fn means<'a>(cs: &[f64], folds: impl Iterator<Item = &'a OnFold> + Clone) -> Vec<CvRow> {
+    let count = folds.clone().count() as f64;
+    let mean = |column: usize, value: fn(&CvRow) -> f64| {
+        folds.clone().map(|fold| value(&fold.answers[column].row)).sum::<f64>() / count
+    };
+    let row = |(i, &c)| CvRow { c, accuracy: mean(i, |r| r.accuracy), log_loss: mean(i, |r| r.log_loss) };
+    cs.iter().enumerate().map(row).collect()
+}
+
+/// What heads answer for samples that they have not seen.
+#[derive(Clone, Debug, PartialEq)]
+pub struct HeldOut {
+    /// Whether the answer was right, `[samples]`.
+    pub correct: Vec<bool>,
+    /// The `C` with which each fold was answered.
+    pub cs: Vec<f64>,
+}
+
+/// Answers every sample by a head that was fitted on the other folds, with the `C` that did best on those of the other
+/// folds that were held out in their turn: a sample has no say in how it is answered, so that the accuracy is not
+/// flattered by the choice among many `C` as the best row of [`cross_validate`] is.
+///
+/// # Errors
+/// Those of [`cross_validate`].
+pub fn held_out(
+    samples: Samples,
+    folds: &[u32],
+    cs: &[f64],
+    options: &FitOptions,
+    control: Control,
+) -> Result<HeldOut, Error> {
+    let per_fold = on_folds(samples, folds, cs, options, control)?;
+    let mut held_out = HeldOut { correct: vec![false; samples.len()], cs: Vec::new() };
+    for (i, fold) in per_fold.iter().enumerate() {
+        let others = per_fold.iter().enumerate().filter(|&(other, _)| other != i).map(|(_, other)| other);
+        let chosen = best(&means(cs, others)).c;
+        let column = cs.iter().position(|&c| c == chosen).expect("one of those tried");
+        held_out.cs.push(chosen);
+        for (&sample, &correct) in fold.samples.iter().zip(&fold.answers[column].correct) {
+            held_out.correct[sample] = correct;
+        }
+    }
+    Ok(held_out)
+}
+
+/// One fold, held out.
+struct OnFold {
+    samples: Vec<usize>,
+    /// For each `C`.
+    answers: Vec<Answers>,
+}
+
+/// What one head made of a fold.
+struct Answers {
+    row: CvRow,
+    /// Whether the answer was right, for each of the fold's samples.
+    correct: Vec<bool>,
+}
+
+/// Fits every `C` of `cs` with each fold held out in turn.
+fn on_folds(
+    samples: Samples,
+    folds: &[u32],
+    cs: &[f64],
+    options: &FitOptions,
+    control: Control,
+) -> Result<Vec<OnFold>, Error> {
     if folds.len() != samples.len() {
         return Err(Error::Shape { what: "number of fold labels", expected: samples.len(), found: folds.len() });
     }
@@ -149,58 +221,49 @@ pub fn cross_validate(
         let done = done.fetch_add(1, std::sync::atomic::Ordering::Relaxed) + 1;
         (control.progress)(Progress::Fold { done, total });
     };
-    let scores = |&fold: &u32| held_out_scores(&problem, folds, fold, cs, progress);
+    let scores = |&fold: &u32| on_fold(&problem, folds, fold, cs, progress);
     let small = samples.classes() * samples.dim() <= SMALL_MODEL;
-    let per_fold: Vec<Vec<CvRow>> = match small {
-        true => names.par_iter().map(scores).collect::<Result<_, _>>()?,
-        false => names.iter().map(scores).collect::<Result<_, _>>()?,
-    };
-    let mean = |column: usize, value: fn(&CvRow) -> f64| {
-        per_fold.iter().map(|rows| value(&rows[column])).sum::<f64>() / per_fold.len() as f64
-    };
-    let row = |(i, &c)| CvRow { c, accuracy: mean(i, |r| r.accuracy), log_loss: mean(i, |r| r.log_loss) };
-    Ok(cs.iter().enumerate().map(row).collect())
+    match small {
+        true => names.par_iter().map(scores).collect(),
+        false => names.iter().map(scores).collect(),
+    }
 }
 
-/// The scores on `fold` of the fits on the other folds, one row for each of `cs`.
-fn held_out_scores(
-    problem: &Problem,
-    folds: &[u32],
-    fold: u32,
-    cs: &[f64],
-    progress: impl Fn(),
-) -> Result<Vec<CvRow>, Error> {
+/// What the fits on the other folds make of `fold`.
+fn on_fold(problem: &Problem, folds: &[u32], fold: u32, cs: &[f64], progress: impl Fn()) -> Result<OnFold, Error> {
     let (held_out, train): (Vec<usize>, Vec<usize>) = (0..folds.len()).partition(|&i| folds[i] == fold);
     if let Some(class) = problem.samples.counts(train.iter().copied()).iter().position(|&count| count == 0) {
         let purpose = "the training part of each cross-validation fold";
         return Err(Error::TooFewSamples { class, found: 0, needed: 1, purpose });
     }
     let mut model = None;
-    let mut rows = Vec::with_capacity(cs.len());
+    let mut answers = Vec::with_capacity(cs.len());
     for &c in cs {
         let solution = problem.solve(&train, c, model.as_ref(), |_, _| ())?;
-        let (accuracy, log_loss) = score(problem, &solution.model, &held_out)?;
-        rows.push(CvRow { c, accuracy, log_loss });
+        let (correct, log_loss) = score(problem, &solution.model, &held_out)?;
+        let right = correct.iter().filter(|&&correct| correct).count();
+        let row = CvRow { c, accuracy: right as f64 / held_out.len() as f64, log_loss };
+        answers.push(Answers { row, correct });
         model = Some(solution.model);
         progress();
     }
-    Ok(rows)
+    Ok(OnFold { samples: held_out, answers })
 }
 
-/// Accuracy and mean log loss of `model` on `rows`.
-fn score(problem: &Problem, model: &Model, rows: &[usize]) -> Result<(f64, f64), Error> {
-    let (mut correct, mut loss) = (0usize, 0.0);
+/// Which answers of `model` on `rows` are right, and their mean log loss.
+fn score(problem: &Problem, model: &Model, rows: &[usize]) -> Result<(Vec<bool>, f64), Error> {
+    let (mut correct, mut loss) = (Vec::with_capacity(rows.len()), 0.0);
     let mut block = Block::default();
     for rows in rows.chunks(BLOCK) {
         problem.control.check()?;
         block.compute(problem.samples, &problem.mean, model, rows);
         for (logits, &i) in block.logits.chunks_exact(problem.samples.classes()).zip(rows) {
             let label = problem.samples.label(i);
-            correct += usize::from(crate::metrics::argmax(logits) == label);
+            correct.push(crate::metrics::argmax(logits) == label);
             loss -= log_probabilities(problem.options.kind, logits)[label];
         }
     }
-    Ok((correct as f64 / rows.len() as f64, loss / rows.len() as f64))
+    Ok((correct, loss / rows.len() as f64))
 }
 
 #[cfg(test)]

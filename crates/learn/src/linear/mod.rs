@@ -21,7 +21,7 @@ mod samples;
 #[cfg(test)]
 mod tests;
 
-pub use cross_validation::{CvFit, CvOptions, CvRow, cross_validate, fit_cv, stratified_folds};
+pub use cross_validation::{CvFit, CvOptions, CvRow, HeldOut, cross_validate, fit_cv, held_out, stratified_folds};
 pub use fit::{ClassWeight, Fit, FitOptions, fit};
 pub use head::{HeadKind, LinearHead, log_probabilities, probabilities};
 pub use samples::Samples;

@@ -303,3 +303,31 @@ fn progress_counts_up_and_a_cancelled_fit_stops() {
     let stopped = fit_cv(data.samples(), &options, &CvOptions::new(0), Control { progress: &|_| (), cancel: &cancel });
     assert!(matches!(stopped, Err(Error::Cancelled)));
 }
+
+#[test]
+fn held_out_answers_are_those_of_heads_that_have_not_seen_the_sample() {
+    let data = blobs(3, 20, 6);
+    let samples = data.samples();
+    let folds = stratified_folds(samples, 4, 7).unwrap();
+    let (options, cs) = (FitOptions::new(HeadKind::Softmax), [1e-3, 1e-1, 10.0]);
+    let answers = held_out(samples, &folds, &cs, &options, Control::none()).unwrap();
+    assert_eq!(answers.cs.len(), 4);
+    for fold in 0..4u32 {
+        // What is left without the fold decides, and answers.
+        let kept: Vec<usize> = (0..samples.len()).filter(|&i| folds[i] != fold).collect();
+        let features: Vec<f32> =
+            kept.iter().flat_map(|&i| data.features[i * data.dim..][..data.dim].to_vec()).collect();
+        let labels: Vec<u32> = kept.iter().map(|&i| data.labels[i]).collect();
+        let rest = Samples::new(&features, data.dim, &labels, data.classes).unwrap();
+        let head = fit(rest, answers.cs[fold as usize], &options, Control::none()).unwrap().head;
+        for i in (0..samples.len()).filter(|&i| folds[i] == fold) {
+            let logits = head.logits(&data.features[i * data.dim..][..data.dim]);
+            assert_eq!(answers.correct[i], crate::metrics::argmax(&logits) == data.labels[i] as usize, "sample {i}");
+        }
+    }
+    // One value of C leaves no choice: the accuracy is the cross-validation's.
+    let answers = held_out(samples, &folds, &cs[1..2], &options, Control::none()).unwrap();
+    let row = cross_validate(samples, &folds, &cs[1..2], &options, Control::none()).unwrap()[0];
+    let right = answers.correct.iter().filter(|&&correct| correct).count();
+    assert!((right as f64 / 60.0 - row.accuracy).abs() < 1e-12);
+}

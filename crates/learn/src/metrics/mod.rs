@@ -4,11 +4,13 @@
 //! serialises to the JSON that `eval --json` prints and displays as tables.
 
 mod evaluation;
+mod mcnemar;
 mod tally;
 mod text;
 mod wilson;
 
 pub use evaluation::{Averages, ClassMetrics, Evaluation};
+pub use mcnemar::mcnemar;
 pub use tally::Tally;
 pub use wilson::wilson;
 

@@ -1,0 +1,125 @@
+//! `regraft compare`: which backbone to take for a folder of photos.
+
+use std::io::{Write, stdout};
+
+use anyhow::{Result, bail};
+use regraft_hub::{Cached, Registry, Settings};
+use regraft_transfer::{Candidate, CompareOptions, Comparison, Config, Entry, SIGNIFICANT, head_name};
+use serde_json::{Value, json};
+
+use super::train::Tools;
+use crate::End;
+use crate::args::{Common, Compare};
+use crate::weights::{self, Choice, Start};
+
+pub fn run(common: &Common, args: &Compare) -> Result<End> {
+    let tools = Tools::new(common)?;
+    let (hub, registry) = weights::hub(args.offline)?;
+    let mut candidates = Vec::new();
+    for (backbone, choice) in chosen(args, &registry, &hub)? {
+        let start = Start::find(&choice, &backbone, &registry, &tools.terminal)?;
+        let preprocessing = start.preprocessing.clone();
+        let mut config = Config::tutorial(args.data.clone(), backbone.clone());
+        start.enter(&mut config, &hub, &tools.downloads())?;
+        candidates.push(Candidate { backbone, weights: config.weights, preprocessing });
+    }
+    let options =
+        CompareOptions { data: args.data.clone(), strict: args.strict, folds: args.folds.into(), seed: args.seed };
+    let comparison = regraft_transfer::compare(&candidates, &options, &tools.context())?;
+    let mut out = stdout();
+    if common.json {
+        writeln!(out, "{}", in_json(&comparison))?;
+    } else {
+        write(&mut out, &comparison)?;
+    }
+    Ok(End::Done)
+}
+
+/// The backbones that were named, or all whose published weights are here.
+fn chosen(args: &Compare, registry: &Registry, hub: &Settings) -> Result<Vec<(String, Choice)>> {
+    if !args.backbones.is_empty() {
+        return Ok(args.backbones.clone());
+    }
+    let here = registry.all().iter().filter(|weights| weights.default && hub.cached(weights) == Cached::Whole);
+    let here: Vec<_> = here.map(|weights| (weights.backbone.clone(), Choice::Named(weights.name.clone()))).collect();
+    if here.is_empty() {
+        bail!(
+            "no published weights have been downloaded yet, so there is nothing to compare; name backbones, such as \
+             --backbone resnet18 --backbone mobilenet_v2=FILE"
+        );
+    }
+    Ok(here)
+}
+
+fn write(out: &mut impl Write, comparison: &Comparison) -> Result<()> {
+    let Comparison { entries, recommended, photos, classes, folds } = comparison;
+    writeln!(
+        out,
+        "{photos} photos of {classes} classes, each answered by a head that was fitted on the other {folds} folds'"
+    )?;
+    let widest = entries.iter().map(|entry| entry.backbone.len()).max().unwrap_or(0).max("backbone".len());
+    writeln!(
+        out,
+        "{:widest$}  {:7}  accuracy  95% interval      C chosen           features  head    params  against the best",
+        "backbone", "head"
+    )?;
+    for (i, entry) in entries.iter().enumerate() {
+        let verdict = match entry.p_value {
+            _ if i == 0 => "the best".to_owned(),
+            p if p < SIGNIFICANT => format!("worse (p {p:.3})"),
+            p => format!("within noise (p {p:.2})"),
+        };
+        let (low, high) = entry.interval;
+        writeln!(
+            out,
+            "{:widest$}  {:7}  {:.4}    {low:.4} to {high:.4}  {:17}  {:6.1} s  {:4.1} s  {:5.1}M  {verdict}",
+            entry.backbone,
+            head_name(entry.head),
+            entry.accuracy,
+            spread(&entry.cs),
+            entry.feature_seconds,
+            entry.fit_seconds,
+            entry.parameters as f64 / 1e6,
+        )?;
+    }
+    let entry = &entries[*recommended];
+    let why =
+        if *recommended == 0 { "the best, and none as good is faster" } else { "the fastest that may be as good" };
+    writeln!(out, "take {} with --head {}: {why}", entry.backbone, head_name(entry.head))?;
+    Ok(())
+}
+
+/// The values of `C` that were chosen, from the least to the most.
+fn spread(cs: &[f64]) -> String {
+    match cs {
+        [] => String::new(),
+        [c] => format!("{c:.3}"),
+        [least, .., most] => format!("{least:.3} to {most:.3}"),
+    }
+}
+
+fn in_json(comparison: &Comparison) -> Value {
+    let entry = |entry: &Entry| {
+        json!({
+            "backbone": entry.backbone,
+            "head": head_name(entry.head),
+            "accuracy": entry.accuracy,
+            "correct": entry.correct,
+            "accuracy_ci95": [entry.interval.0, entry.interval.1],
+            "c": entry.cs,
+            "feature_seconds": entry.feature_seconds,
+            "fit_seconds": entry.fit_seconds,
+            "parameters": entry.parameters,
+            "p_value": entry.p_value,
+            "within_noise": entry.p_value >= SIGNIFICANT,
+        })
+    };
+    let recommended = &comparison.entries[comparison.recommended];
+    json!({
+        "photos": comparison.photos,
+        "classes": comparison.classes,
+        "folds": comparison.folds,
+        "entries": comparison.entries.iter().map(entry).collect::<Vec<_>>(),
+        "recommended": {"backbone": recommended.backbone, "head": head_name(recommended.head)},
+    })
+}

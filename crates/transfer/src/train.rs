@@ -4,7 +4,7 @@ use std::path::Path;
 
 use crate::checkpoint::Loaded;
 use crate::prepare::{self, Photos};
-use crate::{Backbone, Config, Context, Error, Mode, Outcome, Result, RunFolder, epochs, probe};
+use crate::{Backbone, Config, Context, Error, InitHead, Mode, Outcome, Result, RunFolder, epochs, probe};
 
 /// Trains a classifier on a folder of photos. The run's folder is made once the photos and the network have
 /// been looked at: `output_dir`, or the next free one under `runs`.
@@ -40,14 +40,17 @@ pub fn resume(run: &Path, context: &Context) -> Result<Outcome> {
             return Err(Error::File { path: run.to_owned(), reason });
         }
         None // a probe takes seconds and starts again
+    } else if config.init_head == InitHead::Probe && !folder.checkpoint_path().exists() {
+        None // it was stopped while the head's probe was at work
     } else {
         Some(Loaded::read(&folder.checkpoint_path())?)
     };
     if let Some(loaded) = &checkpoint
-        && loaded.progress.epoch >= config.epochs
+        && loaded.progress.is_complete(&config)
     {
+        let stopped = if loaded.progress.epoch < config.epochs { ", and then --patience ended it" } else { "" };
         let reason = format!(
-            "is complete: {} of {} epochs are done; its best model is {}",
+            "is complete: {} of {} epochs are done{stopped}; its best model is {}",
             loaded.progress.epoch,
             config.epochs,
             folder.best_path().display()
@@ -75,9 +78,8 @@ pub fn resume(run: &Path, context: &Context) -> Result<Outcome> {
 fn look(config: &Config, context: &Context) -> Result<(Photos, Backbone)> {
     context.engine.supports(config.precision)?;
     let backbone = Backbone::load(&config.backbone, config.weights.as_deref(), config.preprocessing.crop, config.seed)?;
-    if let Some(layer) = &config.freeze_until {
-        backbone.graph.first_node_of(layer)?;
-    }
+    // How many classes there are is not known yet, and makes no difference to what may be wrong here.
+    config.trainable(&config.graft(&backbone, 2)?.0, 0)?;
     let photos = prepare::photos(config, context)?;
     config.validate_for(&photos.dataset.classes)?;
     Ok((photos, backbone))

@@ -7,13 +7,12 @@ use std::sync::atomic::AtomicBool;
 use anyhow::Result;
 use regraft_data::{Augmentation, Preprocessing};
 use regraft_engine::{CpuEngine, Engine, UpdateRule};
-use regraft_learn::linear::HeadKind;
 use regraft_learn::metrics::wilson;
 use regraft_learn::schedule::{Policy, Schedule, Warmup};
-use regraft_transfer::{BatchNorm, Config, Context, Mode, Outcome, Reporter};
+use regraft_transfer::{BatchNorm, Config, Context, Head, InitHead, Mode, Outcome, Reporter};
 use serde_json::json;
 
-use crate::args::{BatchNormArg, Common, HeadArg, ModeArg, OptimizerArg, Resume, SchedulerArg, Train};
+use crate::args::{BatchNormArg, Common, InitHeadArg, ModeArg, OptimizerArg, Resume, SchedulerArg, Train};
 use crate::terminal::Terminal;
 use crate::{End, setup};
 
@@ -127,9 +126,12 @@ fn config(args: &Train) -> Config {
             ModeArg::Frozen => Mode::Frozen,
             ModeArg::Finetune => Mode::Finetune,
         },
-        head: match args.head {
-            HeadArg::Softmax => HeadKind::Softmax,
-            HeadArg::Ovr => HeadKind::Ovr,
+        head: args.head.clone().unwrap_or(if args.mode == ModeArg::Probe { Head::Softmax } else { Head::Linear }),
+        cut: args.cut.clone(),
+        head_dropout: args.head_dropout as f32,
+        init_head: match args.init_head {
+            InitHeadArg::Random => InitHead::Random,
+            InitHeadArg::Probe => InitHead::Probe,
         },
         c: args.c,
         freeze_until: args.freeze_until.clone(),
@@ -140,6 +142,13 @@ fn config(args: &Train) -> Config {
         epochs: args.epochs,
         batch_size: args.batch_size,
         lr: args.lr,
+        backbone_lr: args.backbone_lr,
+        lr_layer_decay: args.lr_layer_decay,
+        unfreeze_every: args.unfreeze_every,
+        clip_grad_norm: args.clip_grad_norm,
+        accumulate: args.accumulate,
+        ema: args.ema,
+        patience: args.patience,
         optimizer,
         schedule: Schedule { policy, warmup },
         label_smoothing: args.label_smoothing,

@@ -269,7 +269,7 @@ impl<'a> Lowering<'a> {
     /// Whether a node is a batch norm that normalises with the batch's statistics.
     fn takes_batch_statistics(&self, node: NodeId) -> bool {
         let trains = matches!(self.mode,
-            Mode::Training(trainable, BatchNormMode::Train) if trainable.contains(node));
+            Mode::Training(trainable, mode) if mode.takes_batch_statistics(trainable, node));
         trains && matches!(self.op(node), Op::BatchNorm2d(_))
     }
 

@@ -5,6 +5,7 @@
 pub mod fixture;
 pub mod pattern;
 pub mod steps;
+pub mod updates;
 pub mod zoo;
 
 use std::path::PathBuf;

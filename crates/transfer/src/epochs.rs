@@ -14,7 +14,7 @@ use crate::checkpoint::{self, Best, Changing, Loaded, Progress, Sums};
 use crate::gradients::{Accumulation, clip_norm};
 use crate::inputs::{Inputs, Step};
 use crate::model::Golden;
-use crate::network::Network;
+use crate::network::{Network, take_over};
 use crate::prepare::Photos;
 use crate::validation::validate;
 use crate::{
@@ -255,9 +255,7 @@ impl<'a> Run<'a> {
         state.extend(self.network.top.trained_state());
         let Self { config, batch_norm, context, .. } = *self;
         let (mut network, frozen) = compile(config, batch_norm, &self.grafted.graph, &trainable, state, context)?;
-        let mut optimizer = network.top.optimizer_state();
-        optimizer.extend(self.network.top.optimizer_state());
-        network.top.restore_optimizer(&optimizer)?;
+        take_over(network.top.as_mut(), self.network.top.as_ref())?;
         if let Some(average) = &mut self.average {
             average.take_in(network.top.as_mut());
         }

@@ -15,6 +15,8 @@ mod epochs;
 mod error;
 mod evaluate;
 mod features;
+#[cfg(test)]
+mod golden;
 mod gradients;
 mod head;
 mod inputs;

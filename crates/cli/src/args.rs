@@ -193,6 +193,9 @@ pub struct Train {
     /// Learning rate
     #[arg(long, default_value_t = 0.001, value_parser = positive(), help_heading = "Training")]
     pub lr: f64,
+    /// Train nothing; try learning rates, suggest one, and draw the curve (lr_find.svg and .csv in --output-dir)
+    #[arg(long, help_heading = "Training")]
+    pub find_lr: bool,
     /// Learning rate of the backbone [default: that of the head, --lr]
     #[arg(long, value_name = "LR", value_parser = positive(), help_heading = "Training")]
     pub backbone_lr: Option<f64>,

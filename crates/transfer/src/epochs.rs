@@ -91,10 +91,7 @@ impl<'a> Run<'a> {
         let learning = grafted.graph.parameters().into_iter().filter(|spec| last.contains(spec.node));
         let learning: usize = learning.map(|spec| spec.len()).sum();
         folder.require_room(4 * 2 * (parameters + slots * learning as u64) + (1 << 20))?;
-        let batch_norm = match batch_norm(config, backbone, context) {
-            BatchNorm::Train => BatchNormMode::Train,
-            BatchNorm::Frozen => BatchNormMode::Frozen,
-        };
+        let batch_norm = batch_norm(config, backbone, context);
         let trainable = config.trainable(&grafted, epoch)?;
         let (network, frozen) = compile(config, batch_norm, &grafted.graph, &trainable, state, context)?;
         Ok(Self {
@@ -167,7 +164,7 @@ impl<'a> Run<'a> {
             self.context.reporter.end();
             let sums = self.progress.sums;
             let (tally, better) = self.measure(&mut val, lr)?;
-            let unfroze = self.unfreeze(epoch + 1)?;
+            let unfroze = epoch + 1 < epochs && self.unfreeze(epoch + 1)?;
             let seconds = self.progress.epoch_seconds + self.epoch_began.elapsed().as_secs_f64();
             let row = Row {
                 epoch: epoch + 1,
@@ -328,6 +325,14 @@ impl<'a> Run<'a> {
         let saved = self.save_best().and_then(|()| self.folder.write_results(&self.progress.rows));
         self.or_rescue(saved)?;
         let best = self.progress.best.expect("there was at least one epoch");
+        let Config { epochs, patience, .. } = *self.config;
+        if let (Some(patience), true) = (patience, self.progress.epoch < epochs) {
+            let (epoch, best) = (self.progress.epoch, best.epoch);
+            let text = format!(
+                "stopped after epoch {epoch} of {epochs}: none since {best} was better (--patience {patience})"
+            );
+            self.context.reporter.note(&text);
+        }
         Ok(Outcome::Finished(Finished {
             folder: self.folder.clone(),
             best_val_acc: best.val_acc,
@@ -367,7 +372,7 @@ impl Sums {
 }
 
 /// The network with these layers learning, and the tensors of the others.
-fn compile(
+pub(crate) fn compile(
     config: &Config,
     batch_norm: BatchNormMode,
     graph: &Graph,
@@ -392,7 +397,7 @@ fn compile(
 }
 
 /// What batch norms do, where nothing was asked for.
-fn batch_norm(config: &Config, backbone: &Backbone, context: &Context) -> BatchNorm {
+pub(crate) fn batch_norm(config: &Config, backbone: &Backbone, context: &Context) -> BatchNormMode {
     let folded = backbone.weights_sha256.is_some() && backbone.batch_norms_are_folded();
     let trains_them = config.mode == Mode::Finetune;
     match config.bn {
@@ -400,15 +405,16 @@ fn batch_norm(config: &Config, backbone: &Backbone, context: &Context) -> BatchN
             if trains_them {
                 context.reporter.note("the batch norms of these weights are folded into the convolutions: --bn frozen");
             }
-            BatchNorm::Frozen
+            BatchNormMode::Frozen
         }
-        None => BatchNorm::Train,
+        None => BatchNormMode::Train,
         Some(BatchNorm::Train) if folded && trains_them => {
             let text = "the batch norms of these weights are folded; with --bn train they will normalise again, \
                         and the network starts broken: use --bn frozen";
             context.reporter.warn(text);
-            BatchNorm::Train
+            BatchNormMode::Train
         }
-        Some(mode) => mode,
+        Some(BatchNorm::Train) => BatchNormMode::Train,
+        Some(BatchNorm::Frozen) => BatchNormMode::Frozen,
     }
 }

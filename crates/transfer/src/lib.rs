@@ -15,6 +15,7 @@ mod epochs;
 mod error;
 mod evaluate;
 mod features;
+mod find_lr;
 #[cfg(test)]
 mod golden;
 mod gradients;
@@ -36,6 +37,7 @@ pub use config::{BatchNorm, ClassWeights, Config, Mode};
 pub use context::{Context, Finished, Outcome};
 pub use error::{Error, Result};
 pub use evaluate::evaluate;
+pub use find_lr::{FoundRate, Point, find_lr};
 pub use head::{Head, InitHead};
 pub use model::{Golden, Model, Provenance};
 pub use predict::{Prediction, Ranked, predict};

@@ -14,14 +14,14 @@ use crate::{Backbone, Config, Context, Error, InitHead, Mode, Outcome, Result, R
 pub fn train(config: &Config, output_dir: Option<&Path>, replace: bool, context: &Context) -> Result<Outcome> {
     config.validate()?;
     RunFolder::require_free(output_dir, replace)?;
-    let (photos, backbone) = look(config, context)?;
+    let (photos, backbone) = prepare::look(config, context)?;
     if config.weights.is_none() {
         context.reporter.warn(&format!(
             "no --weights given: {} starts from random weights, which have learned nothing yet and give a poor classifier",
             config.backbone
         ));
     }
-    let folder = RunFolder::create(output_dir)?;
+    let folder = RunFolder::create(output_dir, "train")?;
     folder.start(&config.resolved()?, &photos.dataset.classes)?;
     context.reporter.run_folder(folder.path());
     take_road(config, backbone, &photos, &folder, None, context)
@@ -57,7 +57,7 @@ pub fn resume(run: &Path, context: &Context) -> Result<Outcome> {
         );
         return Err(Error::File { path: run.to_owned(), reason });
     }
-    let (photos, backbone) = look(&config, context)?;
+    let (photos, backbone) = prepare::look(&config, context)?;
     if let Some(loaded) = &checkpoint
         && loaded.progress.data_sha256 != photos.sha256
     {
@@ -72,17 +72,6 @@ pub fn resume(run: &Path, context: &Context) -> Result<Outcome> {
     }
     context.reporter.run_folder(folder.path());
     take_road(&config, backbone, &photos, &folder, checkpoint, context)
-}
-
-/// Looks at the network first, which is quick, then at the photos.
-fn look(config: &Config, context: &Context) -> Result<(Photos, Backbone)> {
-    context.engine.supports(config.precision)?;
-    let backbone = Backbone::load(&config.backbone, config.weights.as_deref(), config.preprocessing.crop, config.seed)?;
-    // How many classes there are is not known yet, and makes no difference to what may be wrong here.
-    config.trainable(&config.graft(&backbone, 2)?.0, 0)?;
-    let photos = prepare::photos(config, context)?;
-    config.validate_for(&photos.dataset.classes)?;
-    Ok((photos, backbone))
 }
 
 fn take_road(

@@ -9,7 +9,7 @@ use regraft_data::{Augmentation, Preprocessing};
 use regraft_engine::{CpuEngine, Engine, UpdateRule};
 use regraft_learn::metrics::wilson;
 use regraft_learn::schedule::{Policy, Schedule, Warmup};
-use regraft_transfer::{BatchNorm, Config, Context, Head, InitHead, Mode, Outcome, Reporter};
+use regraft_transfer::{BatchNorm, Config, Context, FoundRate, Head, InitHead, Mode, Outcome, Reporter};
 use serde_json::json;
 
 use crate::args::{BatchNormArg, Common, InitHeadArg, ModeArg, OptimizerArg, Resume, SchedulerArg, Train};
@@ -21,6 +21,10 @@ pub fn train(common: &Common, args: Box<Train>) -> Result<End> {
     let tools = Tools::new(common)?;
     tools.terminal.note(&tools.engine.describe());
     args.idle.iter().for_each(|text| tools.terminal.warn(text));
+    if args.find_lr {
+        let found = regraft_transfer::find_lr(&config, args.output_dir.as_deref(), &tools.context())?;
+        return tell_rate(common, &found);
+    }
     let outcome = regraft_transfer::train(&config, args.output_dir.as_deref(), args.exist_ok, &tools.context())?;
     finish(common, outcome)
 }
@@ -52,6 +56,21 @@ impl Tools {
     fn context(&self) -> Context<'_> {
         Context { engine: &self.engine, reporter: &self.terminal, interrupt: &self.interrupt, threads: self.threads }
     }
+}
+
+fn tell_rate(common: &Common, found: &FoundRate) -> Result<End> {
+    let mut out = stdout();
+    if common.json {
+        let line = json!({"lr": found.lr, "steps": found.points.len(), "csv": found.csv, "plot": found.plot});
+        writeln!(out, "{line}")?;
+        return Ok(End::Done);
+    }
+    match found.lr {
+        Some(lr) => writeln!(out, "Suggested rate: --lr {lr:.1e}")?,
+        None => writeln!(out, "No rate lets the loss fall; look at the curve, the weights and the labels")?,
+    }
+    writeln!(out, "Curve: {}, {}", found.plot.display(), found.csv.display())?;
+    Ok(End::Done)
 }
 
 fn finish(common: &Common, outcome: Outcome) -> Result<End> {

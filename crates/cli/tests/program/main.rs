@@ -6,6 +6,7 @@ mod bad_input;
 mod common;
 #[cfg(unix)]
 mod full_disk;
+mod heads;
 mod help;
 mod model_file;
 mod predict_eval;

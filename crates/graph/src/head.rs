@@ -1,6 +1,6 @@
 //! Grafting a new head on a network that is cut at a layer.
 
-use crate::{BatchNorm2d, Conv2d, Error, Graph, Linear, NodeId, Op, Shape};
+use crate::{BatchNorm2d, Conv2d, CosineLinear, Error, Graph, Linear, NodeId, Op, Shape};
 
 /// Name of what is grafted on; its layers are numbered as those of a `torch.nn.Sequential`.
 const HEAD: &str = "fc";
@@ -21,6 +21,8 @@ pub struct HeadLayers {
     pub convolutions: Vec<HeadConvolution>,
     /// Widths of fully connected layers with ReLU before the last.
     pub hidden: Vec<usize>,
+    /// Whether the last layer is a [`CosineLinear`], and not a [`Linear`].
+    pub cosine: bool,
     /// Probability of the dropout before every fully connected layer; none if 0.
     pub dropout: f32,
 }
@@ -96,13 +98,16 @@ impl Graph {
             features = width;
         }
         stack.dropout(layers.dropout);
-        let linear = Op::Linear(Linear { in_features: features, out_features: classes, bias: true });
+        let last = match layers.cosine {
+            true => Op::CosineLinear(CosineLinear { in_features: features, out_features: classes }),
+            false => Op::Linear(Linear { in_features: features, out_features: classes, bias: true }),
+        };
         let classifier = if stack.number > 0 {
-            stack.push(linear)
+            stack.push(last)
         } else {
             let replaces = cut.is_none() && matches!(self.nodes()[old].op, Op::Linear(_));
             let name = if replaces { &self.nodes()[old].name } else { HEAD };
-            graph.push(name, linear, &[graph.output()])
+            graph.push(name, last, &[graph.output()])
         };
         Ok(Grafted { graph, first, classifier })
     }
@@ -179,7 +184,7 @@ mod tests {
 
     fn convolutional() -> HeadLayers {
         let convolution = HeadConvolution { out_channels: 32, kernel_size: 3 };
-        HeadLayers { convolutions: vec![convolution], hidden: vec![16], dropout: 0.5 }
+        HeadLayers { convolutions: vec![convolution], hidden: vec![16], dropout: 0.5, cosine: false }
     }
 
     #[test]

@@ -22,7 +22,7 @@ pub mod zoo;
 pub use error::Error;
 pub use graph::{Graph, Node, NodeId, ParameterSpec};
 pub use head::{Grafted, HeadConvolution, HeadLayers};
-pub use op::{BatchNorm2d, Conv2d, Linear, MaxPool2d, Op, ParameterKind};
+pub use op::{BatchNorm2d, Conv2d, CosineLinear, Linear, MaxPool2d, Op, ParameterKind};
 pub use shape::Shape;
 pub use stages::Stage;
 pub use summary::LayerSummary;

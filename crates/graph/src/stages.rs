@@ -25,7 +25,7 @@ impl Graph {
         for (first, node) in self.nodes().iter().enumerate() {
             let depth = CONTAINERS.iter().find(|(container, _)| node.name.starts_with(container));
             let name = prefix(&node.name, depth.map_or(1, |&(_, depth)| depth));
-            let computes = matches!(node.op, Op::Conv2d(_) | Op::Linear(_));
+            let computes = matches!(node.op, Op::Conv2d(_) | Op::Linear(_) | Op::CosineLinear(_));
             if computes && stages.last().is_none_or(|stage| stage.name != name) {
                 stages.push(Stage { name: name.into(), first });
             }

@@ -19,6 +19,8 @@ pub enum Head {
     Softmax,
     /// One-vs-rest logistic regression; a probe's alone.
     Ovr,
+    /// A cosine classifier: features and weights of unit length, times a learned scale.
+    Cosine,
     /// Layers with ReLU before the last fully connected one: `mlp:512`, `conv:256,fc:128`.
     Layers {
         /// New convolutions on the last map, each with batch norm and ReLU.
@@ -42,7 +44,7 @@ impl Head {
 
     /// Whether the classes are told apart by one fully connected layer, which a probe can fit.
     pub(crate) fn is_linear(&self) -> bool {
-        !matches!(self, Head::Layers { .. })
+        !matches!(self, Head::Layers { .. } | Head::Cosine)
     }
 }
 
@@ -54,6 +56,7 @@ impl FromStr for Head {
             "linear" => return Ok(Head::Linear),
             "softmax" => return Ok(Head::Softmax),
             "ovr" => return Ok(Head::Ovr),
+            "cosine" => return Ok(Head::Cosine),
             _ => {}
         }
         let number = |text: &str, max: usize| text.parse().ok().filter(|&n: &usize| (1..=max).contains(&n));
@@ -80,7 +83,7 @@ impl FromStr for Head {
                 }
                 Some(("fc", layer)) if !convolutions.is_empty() => hidden.push(width(layer)?),
                 _ => {
-                    let known = "linear, softmax, ovr, mlp:512, mlp:512,256, conv:256, conv:256x1,fc:128";
+                    let known = "linear, cosine, softmax, ovr, mlp:512, mlp:512,256, conv:256, conv:256x1,fc:128";
                     return Err(format!("{part:?} is no head; heads are such as {known}"));
                 }
             }
@@ -95,6 +98,7 @@ impl fmt::Display for Head {
             Head::Linear => f.write_str("linear"),
             Head::Softmax => f.write_str("softmax"),
             Head::Ovr => f.write_str("ovr"),
+            Head::Cosine => f.write_str("cosine"),
             Head::Layers { convolutions, hidden } if convolutions.is_empty() => {
                 let widths: Vec<String> = hidden.iter().map(ToString::to_string).collect();
                 write!(f, "mlp:{}", widths.join(","))
@@ -148,7 +152,7 @@ impl Config {
             return wrong(format!("--head ovr goes with --mode probe; --mode {mode} trains a softmax head"));
         }
         if mode == Mode::Probe && !head.is_linear() {
-            let text = "its layers are learned by gradient descent, so it goes with --mode frozen or --mode finetune";
+            let text = "it is learned by gradient descent, so it goes with --mode frozen or --mode finetune";
             return wrong(format!("--head {head} is no probe: {text}"));
         }
         if self.init_head == InitHead::Probe && !head.is_linear() {
@@ -170,8 +174,9 @@ impl Config {
         let dropout = if self.mode == Mode::Probe { 0.0 } else { self.head_dropout };
         let layers = match &self.head {
             Head::Layers { convolutions, hidden } => {
-                HeadLayers { convolutions: convolutions.clone(), hidden: hidden.clone(), dropout }
+                HeadLayers { convolutions: convolutions.clone(), hidden: hidden.clone(), dropout, cosine: false }
             }
+            Head::Cosine => HeadLayers { dropout, cosine: true, ..HeadLayers::default() },
             _ => HeadLayers { dropout, ..HeadLayers::default() },
         };
         // A probe's weights are those of a fully connected layer.
@@ -199,8 +204,16 @@ mod tests {
 
     #[test]
     fn every_head_is_written_as_it_is_read() {
-        for text in ["linear", "softmax", "ovr", "mlp:512", "mlp:512,256", "conv:256", "conv:256x1,conv:64,fc:128,fc:8"]
-        {
+        for text in [
+            "linear",
+            "softmax",
+            "ovr",
+            "cosine",
+            "mlp:512",
+            "mlp:512,256",
+            "conv:256",
+            "conv:256x1,conv:64,fc:128,fc:8",
+        ] {
             let head: Head = text.parse().unwrap();
             assert_eq!(head.to_string(), text);
             assert_eq!(serde_json::from_str::<Head>(&serde_json::to_string(&head).unwrap()).unwrap(), head);
@@ -240,6 +253,7 @@ mod tests {
             config(|c| c.mode = Mode::Probe),
             config(|c| c.head = "conv:16,fc:8".parse().unwrap()),
             config(|c| c.cut = Some("features.7".into())),
+            config(|c| c.head = Head::Cosine),
         ] {
             let (Grafted { graph, first, .. }, state) = config.graft(&backbone, 5).unwrap();
             let specs = graph.parameters();

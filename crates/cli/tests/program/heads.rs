@@ -50,6 +50,7 @@ fn every_head_trains_and_its_model_serves() {
                 "fc.10 Linear",
             ],
         ),
+        ("--mode frozen --head cosine", &["flatten Flatten", "fc CosineLinear"]),
         (
             "--mode probe --cut layer2",
             &["layer2.1.relu ReLU", "avgpool AdaptiveAvgPool2d", "flatten Flatten", "fc Linear"],
@@ -151,6 +152,7 @@ fn heads_and_rates_that_do_not_go_are_explained() {
         ("--head conv:0", &["no width"]),
         ("--head conv:8x4 --mode frozen", &["filter size"]),
         ("--head mlp:16", &["--head mlp:16 is no probe", "--mode frozen"]),
+        ("--head cosine", &["--head cosine is no probe", "--mode frozen"]),
         ("--mode finetune --cut layer3.9", &["layer3.9", "layer3.0, layer3.1"]),
         ("--mode finetune --cut fc", &["fc", "own head"]),
         ("--mode frozen --head conv:8 --cut flatten", &["needs a feature map", "--cut"]),

@@ -20,6 +20,8 @@ pub(super) enum Kind {
     BatchNorm { batch_statistics: bool, eps: f32, momentum: f32, from: Option<usize> },
     /// A fully connected layer.
     Linear,
+    /// Scaled cosines.
+    Cosine,
     /// Maximum pooling.
     MaxPool { window: pool::Window, input: [usize; 2], output: [usize; 2] },
     /// Adaptive average pooling.
@@ -208,6 +210,7 @@ impl<'a> Lowering<'a> {
                 Kind::BatchNorm { batch_statistics, eps: bn.eps, momentum: bn.momentum, from }
             }
             Op::Linear(_) => Kind::Linear,
+            Op::CosineLinear(_) => Kind::Cosine,
             Op::MaxPool2d(pool) => Kind::MaxPool { window: self.window(node, pool)?, input, output },
             Op::AdaptiveAvgPool2d { .. } if input == output => return self.alias(node, inputs[0]),
             Op::AdaptiveAvgPool2d { .. } => Kind::AvgPool { input, output },
@@ -392,6 +395,7 @@ fn lifetimes(
 fn reads_input(step: &Step, back: &BackwardStep) -> bool {
     match step.kind {
         Kind::Conv { .. } | Kind::Linear => back.trains,
+        Kind::Cosine => true,
         Kind::BatchNorm { batch_statistics, .. } => batch_statistics || back.trains,
         _ => false,
     }
@@ -407,6 +411,7 @@ mod tests {
             Kind::Conv { .. } => "conv",
             Kind::BatchNorm { .. } => "bn",
             Kind::Linear => "linear",
+            Kind::Cosine => "cosine",
             Kind::MaxPool { .. } => "max",
             Kind::AvgPool { .. } => "avg",
             Kind::Concat { .. } => "concat",

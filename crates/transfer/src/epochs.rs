@@ -193,8 +193,7 @@ impl<'a> Run<'a> {
 
     /// One batch: its gradients, and with the last of those that make a step, the optimiser's step.
     fn step(&mut self, step: &Step, targets: Targets, lr: f64, num_steps: usize) -> Result<Losses> {
-        let epoch = (self.progress.epoch as u64) << 32;
-        let keys: Vec<u64> = step.samples.iter().map(|&sample| epoch | sample).collect();
+        let keys = step.keys(self.progress.epoch as u64);
         let top = self.network.top.as_mut();
         let losses = top.gradients(Batch { inputs: step.values, keys: &keys }, targets)?;
         if self.accumulation.add(top, losses.weight, self.progress.step + 1 == num_steps) {

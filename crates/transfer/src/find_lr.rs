@@ -103,7 +103,7 @@ fn sweep(config: &Config, network: &mut Network, photos: &Photos, context: &Cont
         let (mut accumulation, mut batches) = (Accumulation::new(config.accumulate), 0);
         let (mut loss, mut weight) = (0.0, 0.0);
         while let Some(step) = steps.next(network)? {
-            let keys: Vec<u64> = step.samples.iter().map(|&sample| (epoch << 32) | sample).collect();
+            let keys = step.keys(epoch);
             let targets = Targets {
                 labels: step.labels,
                 label_smoothing: config.label_smoothing,
@@ -182,7 +182,8 @@ fn draw_into(svg: &mut String, points: &[Point], lr: Option<f64>) -> Result<(), 
     let low = points.iter().fold(f64::INFINITY, |low, point| low.min(point.smoothed));
     // A loss that runs away would flatten the rest.
     let first = points.first().map_or(1.0, |point| point.smoothed);
-    let (bottom, top) = if low.is_finite() { ((2.0 * low - first).max(0.0), 2.0 * first) } else { (0.0, 1.0) };
+    let top = if first > 0.0 { 2.0 * first } else { 1.0 };
+    let bottom = if low.is_finite() { (2.0 * low - first).max(0.0) } else { 0.0 };
     let root = SVGBackend::with_string(svg, (800, 480)).into_drawing_area();
     root.fill(&WHITE)?;
     let mut chart = ChartBuilder::on(&root)
@@ -231,12 +232,14 @@ mod tests {
 
     #[test]
     fn a_loss_that_only_rises_suggests_nothing() {
-        let points = curve(|lr| 1.0 + lr);
+        // Not enough to end the test.
+        let points = curve(|lr| 1.0 + 0.1 * lr);
         assert_eq!(suggest(&points), None);
         assert_eq!((points.len(), points[0].lr), (STEPS, RATES[0]));
         assert!((points[STEPS - 1].lr - RATES[1]).abs() < 1e-9);
         assert_eq!(suggest(&[]), None);
         draw(&[], None).unwrap();
+        draw(&curve(|_| 0.0), None).unwrap();
     }
 
     #[test]

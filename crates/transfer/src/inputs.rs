@@ -192,6 +192,13 @@ pub(crate) struct Step<'a> {
     pub samples: &'a [u64],
 }
 
+impl Step<'_> {
+    /// What keys each photo's randomness in the layers that learn: dropout drops anew in every epoch.
+    pub fn keys(&self, epoch: u64) -> Vec<u64> {
+        self.samples.iter().map(|&sample| (epoch << 32) | sample).collect()
+    }
+}
+
 impl Steps<'_> {
     /// The next step; `None` at the end.
     ///

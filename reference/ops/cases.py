@@ -45,6 +45,12 @@ def linear(ins, outs, bias=True):
     return network
 
 
+def cosine_linear(ins, outs):
+    network = Network(ins)
+    network.cosine("fc", 0, ins, outs)
+    return network
+
+
 def add(identity):
     network = Network(4, 5, 4)
     a = network.conv("a", 0, 4, 4, 3, padding=1)
@@ -255,6 +261,7 @@ CASES = {
     "adaptive_avg_pool_7_from_14x5": (avg_pool(2, 14, 5, 7), 2, EVAL),
     "linear": (linear(17, 7), 3, EVAL),
     "linear_without_bias": (linear(8, 5, bias=False), 2, EVAL),
+    "cosine_linear": (cosine_linear(17, 7), 3, EVAL),
     "flatten_linear": (flatten_linear(), 3, EVAL),
     "add": (add(identity=False), 2, EVAL),
     "add_identity": (add(identity=True), 2, EVAL),

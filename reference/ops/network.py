@@ -43,6 +43,9 @@ class Network:
     def linear(self, name, source, ins, outs, bias=True):
         return self.node(name, "Linear", source, in_features=ins, out_features=outs, bias=bias)
 
+    def cosine(self, name, source, ins, outs):
+        return self.node(name, "CosineLinear", source, in_features=ins, out_features=outs)
+
     def max_pool(self, name, source, kernel, stride, padding=0, ceil_mode=False):
         settings = dict(kernel_size=kernel, stride=stride, padding=padding, ceil_mode=ceil_mode)
         return self.node(name, "MaxPool2d", source, **settings)
@@ -65,6 +68,8 @@ class Network:
                 owned = {"weight": (outs, ins, *node["kernel_size"]), "bias": (outs,)}
             elif node["op"] == "Linear":
                 owned = {"weight": (node["out_features"], node["in_features"]), "bias": (node["out_features"],)}
+            elif node["op"] == "CosineLinear":
+                owned = {"weight": (node["out_features"], node["in_features"]), "scale": (1,)}
             elif node["op"] == "BatchNorm2d":
                 owned = dict.fromkeys(["weight", "bias", "running_mean", "running_var"], (node["num_features"],))
             elif node["op"] == "LayerNorm":
@@ -142,6 +147,8 @@ class Network:
                     y = F.adaptive_avg_pool2d(sources[0], node["output_size"])
                 case "Linear":
                     y = F.linear(sources[0].movedim(1, -1), own("weight"), own("bias")).movedim(-1, 1)
+                case "CosineLinear":
+                    y = own("scale") * F.linear(F.normalize(sources[0]), F.normalize(own("weight")))
                 case "Add":
                     y = sources[0] + sources[1]
                 case "Concat":

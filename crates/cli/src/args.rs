@@ -7,7 +7,7 @@ use clap::parser::ValueSource;
 use clap::{Args, CommandFactory, FromArgMatches, Parser, Subcommand, ValueEnum};
 use regraft_data::ColorJitter;
 use regraft_engine::Precision;
-use regraft_transfer::ClassWeights;
+use regraft_transfer::{ClassWeights, Head};
 
 use crate::values::{
     MAX_SEED, MAX_THREADS, at_least_one, backbone, backbone_and_weights, class_weights, color_jitter, not_negative,
@@ -84,12 +84,12 @@ pub enum ModeArg {
     Finetune,
 }
 
-#[derive(Clone, Copy, ValueEnum)]
-pub enum HeadArg {
-    /// Multinomial logistic regression
-    Softmax,
-    /// One-vs-rest: a binary decision for each class
-    Ovr,
+#[derive(Clone, Copy, PartialEq, ValueEnum)]
+pub enum InitHeadArg {
+    /// PyTorch's random values
+    Random,
+    /// The solution of a probe: linear probing, then fine-tuning (LP-FT)
+    Probe,
 }
 
 #[derive(Clone, Copy, ValueEnum)]
@@ -165,16 +165,30 @@ pub struct Train {
     #[arg(long, help_heading = "Data")]
     pub cache_mib: Option<usize>,
 
-    /// Kind of logistic regression (with --mode probe)
-    #[arg(long, value_enum, default_value = "softmax", help_heading = "Probe")]
-    pub head: HeadArg,
-    /// Inverse regularisation strength [default: chosen by cross-validation]
-    #[arg(short = 'C', long = "C", value_name = "C", value_parser = positive(), help_heading = "Probe")]
+    /// What classifies: softmax (the same as linear) or ovr for a probe; linear, cosine, mlp:512 (or mlp:512,256) or
+    /// conv:256,fc:128 (convolutions, :256x1 for 1x1 ones, with batch norm and ReLU, then fully connected layers)
+    /// [default: softmax for a probe, else linear]
+    #[arg(long, help_heading = "Head")]
+    pub head: Option<Head>,
+    /// Last layer of the backbone that stays, such as layer3; its map is averaged over its area
+    #[arg(long, value_name = "LAYER", help_heading = "Head")]
+    pub cut: Option<String>,
+    /// Probability of dropout before each fully connected layer of the head
+    #[arg(long, default_value_t = 0.0, value_name = "P", value_parser = number(|x| (0.0..1.0).contains(&x), "of at least 0 and below 1"), help_heading = "Head")]
+    pub head_dropout: f64,
+    /// What the head starts from
+    #[arg(long, value_enum, default_value = "random", help_heading = "Head")]
+    pub init_head: InitHeadArg,
+    /// Inverse regularisation strength of a probe [default: chosen by cross-validation]
+    #[arg(short = 'C', long = "C", value_name = "C", value_parser = positive(), help_heading = "Head")]
     pub c: Option<f64>,
 
     /// Freeze everything before this layer (with --mode finetune), such as layer4
     #[arg(long, value_name = "LAYER", help_heading = "Training")]
     pub freeze_until: Option<String>,
+    /// Begin with the head alone, and let one more stage of the backbone learn every E epochs, from the head downwards
+    #[arg(long, value_name = "E", value_parser = at_least_one, help_heading = "Training")]
+    pub unfreeze_every: Option<usize>,
     /// What batch norms of trained layers do [default: train; frozen where the weights have theirs folded]
     #[arg(long, value_enum, help_heading = "Training")]
     pub bn: Option<BatchNormArg>,
@@ -190,6 +204,27 @@ pub struct Train {
     /// Learning rate
     #[arg(long, default_value_t = 0.001, value_parser = positive(), help_heading = "Training")]
     pub lr: f64,
+    /// Train nothing; try learning rates, suggest one, and draw the curve (lr_find.svg and .csv in --output-dir)
+    #[arg(long, help_heading = "Training")]
+    pub find_lr: bool,
+    /// Learning rate of the backbone [default: that of the head, --lr]
+    #[arg(long, value_name = "LR", value_parser = positive(), help_heading = "Training")]
+    pub backbone_lr: Option<f64>,
+    /// Factor of the rate from each stage of the backbone to the one below, such as 0.7
+    #[arg(long, value_name = "FACTOR", value_parser = number(|x| x > 0.0 && x <= 1.0, "above 0 and up to 1"), help_heading = "Training")]
+    pub lr_layer_decay: Option<f64>,
+    /// Scale gradients down to this norm, taken over all of them
+    #[arg(long, value_name = "NORM", value_parser = positive(), help_heading = "Training")]
+    pub clip_grad_norm: Option<f64>,
+    /// Batches whose gradients make one step
+    #[arg(long, default_value_t = 1, value_name = "N", value_parser = at_least_one, help_heading = "Training")]
+    pub accumulate: usize,
+    /// Validate and save a moving average of the weights with this decay a step, such as 0.99
+    #[arg(long, value_name = "DECAY", value_parser = number(|x| (0.0..1.0).contains(&x), "of at least 0 and below 1"), help_heading = "Training")]
+    pub ema: Option<f64>,
+    /// Stop after so many epochs without a better validation accuracy
+    #[arg(long, value_name = "N", value_parser = at_least_one, help_heading = "Training")]
+    pub patience: Option<usize>,
     /// Momentum of SGD
     #[arg(long, default_value_t = 0.9, value_parser = not_negative(), help_heading = "Training")]
     pub momentum: f64,
@@ -249,9 +284,11 @@ impl Train {
         let (mode, scheduler) = (self.mode, self.lr_scheduler);
         let by_steps = "--epochs --batch-size --optimizer --lr --momentum --nesterov --weight-decay --lr-scheduler \
             --lr-step-size --lr-gamma --lr-min --lr-warmup-epochs --lr-warmup-decay --label-smoothing --no-augment \
-            --hflip-prob --color-jitter --rotation";
+            --hflip-prob --color-jitter --rotation --clip-grad-norm --accumulate --ema --patience --head-dropout \
+            --init-head";
+        let probes = mode == ModeArg::Probe || self.init_head == InitHeadArg::Probe;
         let rules = [
-            (mode == ModeArg::Probe, "--mode probe", "--head -C"),
+            (probes, "--mode probe or --init-head probe", "-C"),
             (mode != ModeArg::Probe, "--mode frozen or --mode finetune", by_steps),
             (mode == ModeArg::Finetune, "--mode finetune", "--bn --precision"),
             (self.optimizer == OptimizerArg::Sgd, "--optimizer sgd", "--momentum --nesterov"),
@@ -404,7 +441,7 @@ mod tests {
             asked.borrow_mut().push(id.to_owned());
             true
         });
-        assert_eq!(idle.len(), 8, "{idle:?}");
+        assert_eq!(idle.len(), 7, "{idle:?}");
         for id in asked.into_inner() {
             assert!(train.get_arguments().any(|arg| arg.get_id() == id.as_str()), "no flag has the id {id}");
         }

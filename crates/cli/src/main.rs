@@ -81,9 +81,10 @@ fn message(error: &anyhow::Error) -> String {
 
 /// Whether a flag's value is at fault, which only the library could tell.
 fn is_usage(error: &anyhow::Error) -> bool {
-    use regraft_graph::Error::{NoSuchArchitecture, NoSuchLayer};
+    use regraft_graph::Error::{Graft, NoSuchArchitecture, NoSuchLayer};
     use regraft_transfer::Error;
-    let unknown_name = |error: &regraft_graph::Error| matches!(error, NoSuchArchitecture { .. } | NoSuchLayer { .. });
+    let unknown_name =
+        |error: &regraft_graph::Error| matches!(error, NoSuchArchitecture { .. } | NoSuchLayer { .. } | Graft { .. });
     let lacks_precision = |error: &regraft_engine::Error| matches!(error, regraft_engine::Error::Precision { .. });
     match error.downcast_ref() {
         Some(Error::Setting(_)) => true,

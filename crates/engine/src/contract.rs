@@ -1,6 +1,6 @@
 //! What every engine offers.
 
-use regraft_graph::{Graph, StateDict, Trainable};
+use regraft_graph::{Graph, NodeId, StateDict, Trainable};
 use serde::{Deserialize, Serialize};
 
 use crate::{Error, UpdateRule};
@@ -37,13 +37,21 @@ pub struct Losses {
     pub logits: Vec<f32>,
 }
 
-/// What the batch norms of trainable layers do in training. Those of frozen layers never move.
+/// What the batch norms of trainable layers do in training. Those of frozen layers never move, and those of
+/// [new](Trainable::is_new) layers always do: their running statistics stand for nothing yet.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum BatchNormMode {
     /// Normalise with the batch's statistics and move the running ones.
     Train,
     /// Normalise with the running statistics, which stay; weight and bias learn.
     Frozen,
+}
+
+impl BatchNormMode {
+    /// Whether a batch norm normalises with the batch's statistics and moves the running ones.
+    pub fn takes_batch_statistics(self, trainable: &Trainable, node: NodeId) -> bool {
+        trainable.contains(node) && (self == Self::Train || trainable.is_new(node))
+    }
 }
 
 /// What the convolutions of a session are computed in. Parameters, sums and everything else are `f32` in any case.
@@ -60,7 +68,7 @@ pub enum Precision {
 /// How a network is to be compiled.
 #[derive(Clone, Debug)]
 pub struct SessionOptions {
-    /// The layers that learn.
+    /// The layers that learn, how fast each of them, and which are new.
     pub trainable: Trainable,
     /// What their batch norms do.
     pub batch_norm: BatchNormMode,
@@ -136,14 +144,22 @@ pub trait Session: Send {
     /// The layout of the elements is the engine's own, the same on every session of one engine.
     fn visit_gradients(&mut self, visit: &mut dyn FnMut(&str, &mut [f32]));
 
-    /// Changes the trainable parameters by the gradients, with this learning rate.
+    /// Changes the trainable parameters by the gradients, with this learning rate times each layer's own
+    /// [`rate`](Trainable::rate).
     fn update(&mut self, lr: f64);
+
+    /// Shows every tensor that training changes (trainable parameters, moving statistics), always in the same order, to
+    /// read or to change. The layout of the elements is the engine's own, as in
+    /// [`visit_gradients`](Self::visit_gradients).
+    fn visit_trained(&mut self, visit: &mut dyn FnMut(&str, &mut [f32]));
 
     /// The tensors that training changes (trainable parameters, moving statistics), in PyTorch's layouts.
     fn trained_state(&self) -> StateDict;
 
-    /// The optimiser's tensors, named `<parameter>.<slot>`, in PyTorch's layouts, and its step count.
-    fn optimizer_state(&self) -> (StateDict, u64);
+    /// The optimiser's tensors, named `<parameter>.<slot>`, in PyTorch's layouts. Where the rule counts steps, each
+    /// parameter has a count of its own, `<parameter>.step` of shape `[1]`, as in PyTorch: one that starts to learn later
+    /// than others has taken fewer.
+    fn optimizer_state(&self) -> StateDict;
 
     /// Puts back what [`trained_state`](Self::trained_state) gave.
     ///
@@ -155,7 +171,7 @@ pub trait Session: Send {
     ///
     /// # Errors
     /// [`Error::Tensor`] if one is absent or misshapen; nothing is changed then.
-    fn restore_optimizer(&mut self, state: &StateDict, steps: u64) -> Result<(), Error>;
+    fn restore_optimizer(&mut self, state: &StateDict) -> Result<(), Error>;
 
     /// Starts to measure how long each layer takes, from zero. An engine that cannot tell leaves it.
     fn measure_layers(&mut self) {}

@@ -2,7 +2,8 @@
 
 use serde::{Deserialize, Serialize};
 
-/// An optimiser and its settings, with PyTorch's names and defaults. The learning rate comes with each step.
+/// An optimiser and its settings, with PyTorch's names and defaults. The learning rate comes with each step,
+/// and a factor of it for each layer with [`Trainable`](regraft_graph::Trainable): PyTorch's parameter groups.
 ///
 /// It is part of the contract because the parameters may live where only the engine can reach them.
 #[derive(Clone, Copy, Debug, PartialEq, Serialize, Deserialize)]
@@ -35,5 +36,10 @@ impl UpdateRule {
             UpdateRule::Sgd { .. } => &["momentum_buffer"],
             UpdateRule::AdamW { .. } => &["exp_avg", "exp_avg_sq"],
         }
+    }
+
+    /// Whether the rule depends on how many steps a parameter has taken.
+    pub fn counts_steps(&self) -> bool {
+        matches!(self, UpdateRule::AdamW { .. })
     }
 }

@@ -18,10 +18,12 @@ pub enum Error {
         reason: String,
     },
     /// No layer has the name asked for.
-    #[error("the network has no layer {name:?}; its top-level layers are {}", known.join(", "))]
+    #[error("the network has no layer {name:?}; {near} {}", known.join(", "))]
     NoSuchLayer {
         /// The name asked for.
         name: String,
+        /// Which layers `known` names.
+        near: String,
         /// What could be meant.
         known: Vec<String>,
     },
@@ -40,6 +42,18 @@ pub enum Error {
         layer: String,
         /// Its operation.
         op: &'static str,
+    },
+    /// A head cannot be grafted where it was asked for.
+    #[error("{head} cannot be grafted on layer {layer}, whose value is {value}: {reason}")]
+    Graft {
+        /// What was to be grafted.
+        head: &'static str,
+        /// Name of the last layer that stays.
+        layer: String,
+        /// Shape of its value.
+        value: Shape,
+        /// What is wrong and what to do.
+        reason: String,
     },
     /// A stored graph breaks an invariant.
     #[error("the stored network is not valid at layer {layer:?}: {reason}")]

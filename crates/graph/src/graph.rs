@@ -167,23 +167,42 @@ impl Graph {
     /// The first node of a layer: the node with this name or below it (`layer4` finds `layer4.0.conv1`).
     ///
     /// # Errors
-    /// [`Error::NoSuchLayer`], listing the top-level names.
+    /// [`Error::NoSuchLayer`], listing the names near it.
     pub fn first_node_of(&self, layer: &str) -> Result<NodeId, Error> {
         self.nodes.iter().position(|node| belongs_to(&node.name, layer)).ok_or_else(|| self.no_such_layer(layer))
     }
 
+    /// The last node of a layer: the last of the nodes with this name or below it (`layer3` finds `layer3.1.relu`).
+    ///
+    /// # Errors
+    /// [`Error::NoSuchLayer`], listing the names near it.
+    pub fn last_node_of(&self, layer: &str) -> Result<NodeId, Error> {
+        self.nodes.iter().rposition(|node| belongs_to(&node.name, layer)).ok_or_else(|| self.no_such_layer(layer))
+    }
+
+    /// The error for a name that is none, with the layers below the longest part of it that is one.
     fn no_such_layer(&self, name: &str) -> Error {
+        let parents = name.match_indices('.').rev().map(|(end, _)| &name[..end]);
+        let parent = parents.into_iter().find(|parent| self.nodes.iter().any(|node| belongs_to(&node.name, parent)));
         let mut known: Vec<String> = Vec::new();
-        for node in &self.nodes[1..] {
-            // `features.3.conv` is known as `features.3`, `layer4.0.conv1` as `layer4`.
-            let depth = if node.name.starts_with("features.") { 2 } else { 1 };
-            let top: String = node.name.split('.').take(depth).collect::<Vec<_>>().join(".");
-            if !known.contains(&top) {
-                known.push(top);
+        for node in self.nodes[1..].iter().filter(|node| parent.is_none_or(|parent| belongs_to(&node.name, parent))) {
+            let near = match parent {
+                Some(parent) => prefix(&node.name, parent.split('.').count() + 1),
+                // `features.3.conv` is known as `features.3`, `layer4.0.conv1` as `layer4`.
+                None => prefix(&node.name, if node.name.starts_with("features.") { 2 } else { 1 }),
+            };
+            if !known.iter().any(|known| known == near) {
+                known.push(near.into());
             }
         }
-        Error::NoSuchLayer { name: name.into(), known }
+        let near = parent.map_or("its top-level layers are".into(), |parent| format!("the layers of {parent} are"));
+        Error::NoSuchLayer { name: name.into(), near, known }
     }
+}
+
+/// The first `parts` parts of a name.
+pub(crate) fn prefix(name: &str, parts: usize) -> &str {
+    name.match_indices('.').nth(parts - 1).map_or(name, |(end, _)| &name[..end])
 }
 
 /// Whether `name` is `layer` itself or lies below it.

@@ -14,6 +14,9 @@ enum Scheme {
     KaimingNormal,
 }
 
+/// The scale that a cosine classifier starts from (Gidaris and Komodakis 2018).
+const COSINE_SCALE: f32 = 10.0;
+
 /// Initial values for every parameter of a network that starts from nothing.
 ///
 /// Convolutions start as torchvision starts them, fully connected layers with PyTorch's default, batch
@@ -43,12 +46,14 @@ fn fill(graph: &Graph, id: NodeId, scheme: Scheme, seed: u64, state: &mut StateD
             (conv.in_channels / conv.groups * taps, conv.out_channels * taps)
         }
         Op::Linear(linear) => (linear.in_features, linear.out_features),
+        Op::CosineLinear(cosine) => (cosine.in_features, cosine.out_features),
         _ => (1, 1),
     };
     for (suffix, shape, _) in node.op.parameters() {
         let name = format!("{}.{suffix}", node.name);
         let tensor = match (&node.op, suffix, scheme) {
             (Op::BatchNorm2d(_) | Op::LayerNorm { .. }, "weight" | "running_var", _) => Tensor::full(shape, 1.0),
+            (Op::CosineLinear(_), "scale", _) => Tensor::full(shape, COSINE_SCALE),
             // Small, so that a deep network starts near the identity: torchvision's ConvNeXt.
             (Op::LayerScale { .. }, ..) => Tensor::full(shape, 1e-6),
             (Op::BatchNorm2d(_) | Op::LayerNorm { .. }, _, _) | (_, "bias", Scheme::KaimingNormal) => {

@@ -90,6 +90,16 @@ pub struct Linear {
     pub bias: bool,
 }
 
+/// `scale * F.linear(F.normalize(x), F.normalize(weight))`: a classifier by the cosine, with a learned scale (Gidaris and
+/// Komodakis 2018). Weight `[out_features, in_features]`, scale `[1]`.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct CosineLinear {
+    /// Length of the input vector.
+    pub in_features: usize,
+    /// Length of the output vector.
+    pub out_features: usize,
+}
+
 /// `torch.nn.MaxPool2d`.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct MaxPool2d {
@@ -167,6 +177,8 @@ pub enum Op {
     },
     /// Fully connected layer; on a map it is applied to the channels of each pixel.
     Linear(Linear),
+    /// Scaled cosines with the rows of a weight.
+    CosineLinear(CosineLinear),
     /// In training, zeroes each element with probability `p` and scales the rest by `1 / (1 - p)`.
     Dropout {
         /// Probability of zeroing.
@@ -231,6 +243,7 @@ impl Op {
             Op::AvgPool2d(_) => "AvgPool2d",
             Op::AdaptiveAvgPool2d { .. } => "AdaptiveAvgPool2d",
             Op::Linear(_) => "Linear",
+            Op::CosineLinear(_) => "CosineLinear",
             Op::Dropout { .. } => "Dropout",
             Op::StochasticDepth { .. } => "StochasticDepth",
             Op::Add => "Add",
@@ -260,6 +273,10 @@ impl Op {
                 }
                 list
             }
+            Op::CosineLinear(cosine) => vec![
+                ("weight", vec![cosine.out_features, cosine.in_features], Parameter),
+                ("scale", vec![1], Parameter),
+            ],
             Op::BatchNorm2d(bn) => vec![
                 ("weight", vec![bn.num_features], Parameter),
                 ("bias", vec![bn.num_features], Parameter),

@@ -181,6 +181,10 @@ fn output_shape(node: &Node, inputs: &[Shape]) -> Result<Shape, Error> {
         }
         (Op::Linear(linear), Shape::Map { .. }) => wrong(input, format!("it needs {} channels", linear.in_features)),
         (Op::Linear(linear), _) => wrong(input, format!("it needs a vector of {}", linear.in_features)),
+        (Op::CosineLinear(cosine), Shape::Features(features)) if features == cosine.in_features => {
+            Ok(Shape::Features(cosine.out_features))
+        }
+        (Op::CosineLinear(cosine), _) => wrong(input, format!("it needs a vector of {}", cosine.in_features)),
         (Op::Add, _) if inputs[1] != input => wrong(inputs[1], format!("its other input is {input}")),
         (Op::Concat, Shape::Map { height, width, .. }) => {
             let mut channels = 0usize;

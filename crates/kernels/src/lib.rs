@@ -16,6 +16,7 @@ pub mod activation;
 pub mod batch_norm;
 mod bf16;
 pub mod conv;
+pub mod cosine;
 pub mod elementwise;
 mod float;
 pub mod gate;

@@ -6,6 +6,7 @@ pub mod fixture;
 pub mod pattern;
 pub mod server;
 pub mod steps;
+pub mod updates;
 pub mod zoo;
 
 use std::path::PathBuf;

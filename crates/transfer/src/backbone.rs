@@ -2,7 +2,7 @@
 
 use std::path::Path;
 
-use regraft_graph::{Graph, NodeId, Op, Shape, StateDict, init, zoo};
+use regraft_graph::{Graph, Op, Shape, StateDict, init, zoo};
 
 use crate::{Error, Result};
 
@@ -54,24 +54,6 @@ impl Backbone {
         Ok(Self { name: name.into(), graph, state, weights_sha256 })
     }
 
-    /// The same network with a head for `classes`, its own kind if `linear` is false, and the head's id; the new
-    /// head's weights are drawn from `seed`.
-    ///
-    /// # Errors
-    /// [`Error::Graph`] if the network's head is of an unknown kind.
-    pub fn graft(&self, classes: usize, linear: bool, seed: u64) -> Result<(Graph, StateDict, NodeId)> {
-        let (graph, head) = if linear {
-            self.graph.with_linear_head(classes)?
-        } else {
-            let mut graph = self.graph.clone();
-            let head = graph.replace_head(classes)?;
-            (graph, head)
-        };
-        let mut state = self.state.clone();
-        state.extend(init::new_layer(&graph, head, seed));
-        Ok((graph, state, head))
-    }
-
     /// Whether the weights have batch norms and all of them are identities: they have been folded into the
     /// convolutions, and normalising by batch statistics would break the network.
     pub fn batch_norms_are_folded(&self) -> bool {
@@ -100,21 +82,6 @@ impl Backbone {
 #[cfg(test)]
 mod tests {
     use super::*;
-
-    #[test]
-    fn a_new_head_is_all_that_is_added() {
-        let backbone = Backbone::load("squeezenet1_1", None, 224, 3).unwrap();
-        for linear in [false, true] {
-            let (graph, state, head) = backbone.graft(5, linear, 3).unwrap();
-            let specs = graph.parameters();
-            assert_eq!(specs.len(), state.len());
-            for spec in &specs {
-                assert_eq!(state[&spec.name].shape(), spec.shape, "{}", spec.name);
-                let new = spec.node == head;
-                assert_eq!(backbone.state.contains_key(&spec.name), !new, "{}", spec.name);
-            }
-        }
-    }
 
     #[test]
     fn folded_batch_norms_are_recognised() {

@@ -8,7 +8,9 @@ use regraft_graph::StateDict;
 use regraft_learn::history::Row;
 use serde::{Deserialize, Serialize};
 
-use crate::{Error, Result};
+use crate::average::Average;
+use crate::gradients::{Accumulation, Pending};
+use crate::{Config, Error, Result};
 
 /// The best epoch so far.
 #[derive(Clone, Copy, Debug, PartialEq, Serialize, Deserialize)]
@@ -36,6 +38,9 @@ pub(crate) struct Progress {
     pub step: usize,
     /// Its sums.
     pub sums: Sums,
+    /// Batches of a step that is not taken yet.
+    #[serde(default)]
+    pub pending: Pending,
     pub best: Option<Best>,
     pub rows: Vec<Row>,
     /// Time spent on the epoch at hand.
@@ -54,6 +59,7 @@ impl Progress {
             epoch: 0,
             step: 0,
             sums: Sums::default(),
+            pending: Pending::default(),
             best: None,
             rows: Vec::new(),
             epoch_seconds: 0.0,
@@ -62,26 +68,57 @@ impl Progress {
             weights_sha256,
         }
     }
+
+    /// Goes on to the next epoch after one with these results.
+    pub fn end_epoch(&mut self, row: Row) {
+        self.rows.push(row);
+        self.epoch += 1;
+        self.step = 0;
+        self.sums = Sums::default();
+        self.epoch_seconds = 0.0;
+        self.seconds += row.seconds;
+    }
+
+    /// Whether nothing is left to do: all epochs are done, or the last `patience` of them were no better than one before.
+    pub fn is_complete(&self, config: &Config) -> bool {
+        let since_best = self.best.map_or(0, |best| self.epoch - best.epoch.min(self.epoch));
+        self.epoch >= config.epochs || config.patience.is_some_and(|patience| since_best >= patience)
+    }
 }
 
 /// Names in the file.
 const STATE: &str = "state/";
 const OPTIMIZER: &str = "optimizer/";
+const AVERAGE: &str = "ema/";
+const GRADIENT: &str = "gradient/";
+
+/// What training changes, in a session and beside it.
+pub(crate) struct Changing<'a> {
+    pub session: &'a mut dyn Session,
+    pub accumulation: &'a mut Accumulation,
+    pub average: Option<&'a mut Average>,
+}
 
 /// Writes the run's state, whole or not at all.
 ///
 /// # Errors
 /// [`Error::Weights`] if the file cannot be written.
-pub(crate) fn save(path: &Path, session: &dyn Session, progress: &Progress) -> Result<()> {
-    let (optimizer, optimizer_steps) = session.optimizer_state();
+pub(crate) fn save(path: &Path, changing: Changing, progress: &Progress) -> Result<()> {
+    let Changing { session, accumulation, average } = changing;
+    let (gradient, pending) = accumulation.state();
+    let average = average.map(|average| average.state(session)).unwrap_or_default();
     let mut tensors = StateDict::new();
-    tensors.extend(session.trained_state().into_iter().map(|(name, tensor)| (format!("{STATE}{name}"), tensor)));
-    tensors.extend(optimizer.into_iter().map(|(name, tensor)| (format!("{OPTIMIZER}{name}"), tensor)));
-    let progress = serde_json::to_string(progress).expect("progress has no JSON that can fail");
-    let metadata = BTreeMap::from([
-        ("progress".to_string(), progress),
-        ("optimizer_steps".to_string(), optimizer_steps.to_string()),
-    ]);
+    for (prefix, state) in [
+        (STATE, session.trained_state()),
+        (OPTIMIZER, session.optimizer_state()),
+        (AVERAGE, average),
+        (GRADIENT, gradient),
+    ] {
+        tensors.extend(state.into_iter().map(|(name, tensor)| (format!("{prefix}{name}"), tensor)));
+    }
+    let progress = Progress { pending, ..progress.clone() };
+    let progress = serde_json::to_string(&progress).expect("progress has no JSON that can fail");
+    let metadata = BTreeMap::from([("progress".to_string(), progress)]);
     Ok(regraft_weights::write_safetensors(path, &tensors, &metadata)?)
 }
 
@@ -90,7 +127,8 @@ pub(crate) struct Loaded {
     pub progress: Progress,
     state: StateDict,
     optimizer: StateDict,
-    optimizer_steps: u64,
+    average: StateDict,
+    gradient: StateDict,
 }
 
 impl Loaded {
@@ -104,25 +142,33 @@ impl Loaded {
         let (tensors, metadata) = regraft_weights::read_safetensors_with_metadata(path)?;
         let progress = metadata.get("progress").ok_or_else(|| wrong("it has no progress"))?;
         let progress = serde_json::from_str(progress).map_err(|e| wrong(&e.to_string()))?;
-        let steps = metadata.get("optimizer_steps").and_then(|steps| steps.parse().ok());
-        let optimizer_steps = steps.ok_or_else(|| wrong("it has no step count"))?;
-        let (mut state, mut optimizer) = (StateDict::new(), StateDict::new());
+        let mut parts = [STATE, OPTIMIZER, AVERAGE, GRADIENT].map(|prefix| (prefix, StateDict::new()));
         for (name, tensor) in tensors {
-            if let Some(name) = name.strip_prefix(STATE) {
-                state.insert(name.into(), tensor);
-            } else if let Some(name) = name.strip_prefix(OPTIMIZER) {
-                optimizer.insert(name.into(), tensor);
+            let of = parts.iter_mut().find_map(|(prefix, part)| Some((name.strip_prefix(*prefix)?.to_owned(), part)));
+            if let Some((name, part)) = of {
+                part.insert(name, tensor);
             }
         }
-        Ok(Self { progress, state, optimizer, optimizer_steps })
+        let [state, optimizer, average, gradient] = parts.map(|(_, part)| part);
+        Ok(Self { progress, state, optimizer, average, gradient })
     }
 
-    /// Puts the state into a session that was compiled as the run's was.
+    /// Puts the state into a session that was compiled as the run's was, and gives back where the run is.
     ///
     /// # Errors
     /// [`Error::Engine`] if a tensor is absent or misshapen.
-    pub fn restore(&self, session: &mut dyn Session) -> Result<()> {
+    pub fn restore(self, changing: Changing, path: &Path) -> Result<Progress> {
+        let Changing { session, accumulation, average } = changing;
         session.restore_trained(&self.state)?;
-        Ok(session.restore_optimizer(&self.optimizer, self.optimizer_steps)?)
+        session.restore_optimizer(&self.optimizer)?;
+        if let Some(average) = average {
+            average.restore(session, &self.average)?;
+        }
+        if !accumulation.restore(session, self.gradient, self.progress.pending) {
+            let reason = "was written in the middle of a step, and its gradients are not those of this network; start \
+                          the run again";
+            return Err(Error::File { path: path.to_owned(), reason: reason.into() });
+        }
+        Ok(self.progress)
     }
 }

@@ -4,13 +4,14 @@ use std::path::PathBuf;
 use std::time::Instant;
 
 use regraft_data::Preprocessing;
+use regraft_graph::Grafted;
 use regraft_learn::linear::{Control, CvOptions, FitOptions, HeadKind, Progress, Samples, held_out, stratified_folds};
 use regraft_learn::metrics::{mcnemar, wilson};
 
 use crate::features::Features;
 use crate::model::inference;
 use crate::prepare;
-use crate::{Backbone, Config, Context, Error, Result};
+use crate::{Backbone, Config, Context, Error, Mode, Result};
 
 /// Two classifiers whose difference has a larger p-value may as well be equally good.
 pub const SIGNIFICANT: f64 = 0.05;
@@ -89,6 +90,7 @@ pub fn compare(candidates: &[Candidate], options: &CompareOptions, context: &Con
     let largest = candidates.iter().max_by_key(|candidate| candidate.preprocessing.resize);
     let largest = largest.ok_or_else(|| Error::Setting("there is no backbone to compare".into()))?;
     let config = Config {
+        mode: Mode::Probe,
         strict: options.strict,
         seed: options.seed,
         preprocessing: largest.preprocessing.clone(),
@@ -109,7 +111,7 @@ pub fn compare(candidates: &[Candidate], options: &CompareOptions, context: &Con
     for (candidate, backbone) in candidates.iter().zip(&backbones) {
         let name = &candidate.backbone;
         let started = Instant::now();
-        let (graph, state, head) = backbone.graft(classes, true, options.seed)?;
+        let (Grafted { graph, classifier: head, .. }, state) = config.graft(backbone, classes)?;
         let (extractor, _) = graph.split(graph.nodes()[head].inputs[0])?.expect("nothing goes past a head");
         let mut session = context.engine.compile(&extractor, &state, inference(&extractor))?;
         let what = format!("features of {name}");

@@ -5,11 +5,10 @@ use std::path::PathBuf;
 
 use regraft_data::{Augmentation, Preprocessing};
 use regraft_engine::{Precision, UpdateRule};
-use regraft_learn::linear::HeadKind;
 use regraft_learn::schedule::{Policy, Schedule};
 use serde::{Deserialize, Serialize};
 
-use crate::{Error, Result};
+use crate::{Error, Head, InitHead, Result};
 
 /// The road from a pretrained network to a classifier.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -81,8 +80,17 @@ pub struct Config {
     pub weights: Option<PathBuf>,
     /// The road.
     pub mode: Mode,
-    /// Kind of head of a probe.
-    pub head: HeadKind,
+    /// The new head.
+    pub head: Head,
+    /// The backbone's last layer; if absent, all of it stays.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub cut: Option<String>,
+    /// Probability of the dropout before each fully connected layer of the head; its own, if it has one, for 0.
+    #[serde(default)]
+    pub head_dropout: f32,
+    /// What the head starts from.
+    #[serde(default)]
+    pub init_head: InitHead,
     /// Inverse regularisation strength of a probe; chosen by cross-validation if absent.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub c: Option<f64>,
@@ -98,6 +106,27 @@ pub struct Config {
     pub batch_size: usize,
     /// Learning rate at the start.
     pub lr: f64,
+    /// Learning rate of the backbone at the start; the head's if absent.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub backbone_lr: Option<f64>,
+    /// Factor of the rate from each stage of the backbone to the one below it.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub lr_layer_decay: Option<f64>,
+    /// Epochs after which one more stage of the backbone begins to learn; all learn at once if absent.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub unfreeze_every: Option<usize>,
+    /// Largest norm of all gradients together.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub clip_grad_norm: Option<f64>,
+    /// Batches whose gradients make one step.
+    #[serde(default = "one")]
+    pub accumulate: usize,
+    /// Decay of the moving average of the weights, which is then what is validated and saved.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub ema: Option<f64>,
+    /// Epochs without a better validation accuracy after which the run ends.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub patience: Option<usize>,
     /// Share of the target spread over all classes.
     pub label_smoothing: f64,
     /// Seed of every random decision.
@@ -124,6 +153,10 @@ pub struct Config {
     pub augmentation: Option<Augmentation>,
 }
 
+fn one() -> usize {
+    1
+}
+
 impl Config {
     /// The tutorial's settings: 25 epochs of batches of 4, SGD at 0.001 with momentum 0.9, a tenth of the rate
     /// every 7 epochs, random crops and flips.
@@ -136,7 +169,10 @@ impl Config {
             weights: None,
             published: None,
             mode: Mode::Finetune,
-            head: HeadKind::Softmax,
+            head: Head::Linear,
+            cut: None,
+            head_dropout: 0.0,
+            init_head: InitHead::Random,
             c: None,
             freeze_until: None,
             bn: None,
@@ -145,6 +181,13 @@ impl Config {
             lr: 0.001,
             optimizer: UpdateRule::Sgd { momentum: 0.9, weight_decay: 0.0, nesterov: false },
             schedule: Policy::StepLR { step_size: 7, gamma: 0.1 }.into(),
+            backbone_lr: None,
+            lr_layer_decay: None,
+            unfreeze_every: None,
+            clip_grad_norm: None,
+            accumulate: 1,
+            ema: None,
+            patience: None,
             label_smoothing: 0.0,
             class_weights: ClassWeights::Uniform,
             preprocessing: Preprocessing::default(),
@@ -176,12 +219,20 @@ impl Config {
         if self.c.is_some_and(|c| !(c.is_finite() && c > 0.0)) {
             return wrong("-C must be a positive number".into());
         }
-        if self.mode != Mode::Probe && self.head == HeadKind::Ovr {
-            return wrong(format!("--head ovr goes with --mode probe; --mode {} trains a softmax head", self.mode));
+        if self.clip_grad_norm.is_some_and(|norm| !(norm.is_finite() && norm > 0.0)) {
+            return wrong("--clip-grad-norm must be a positive number".into());
         }
-        if self.mode != Mode::Finetune && self.freeze_until.is_some() {
-            return wrong(format!("--freeze-until goes with --mode finetune, not with {}", self.mode));
+        if self.accumulate == 0 {
+            return wrong("--accumulate is 0; it must be at least 1 batch".into());
         }
+        if self.ema.is_some_and(|decay| !(0.0..1.0).contains(&decay)) {
+            return wrong("--ema must be at least 0 and below 1; 0.99 averages over about 100 steps".into());
+        }
+        if self.patience == Some(0) {
+            return wrong("--patience is 0; it must be at least 1 epoch".into());
+        }
+        self.validate_head()?;
+        self.validate_learning()?;
         if let ClassWeights::Given(weights) = &self.class_weights
             && !weights.iter().all(|weight| weight.is_finite() && *weight > 0.0)
         {
@@ -243,8 +294,22 @@ mod tests {
         config.published = Some(Published { name: "V1".into(), url: "https://host/weights.pth".into() });
         config.bn = Some(BatchNorm::Frozen);
         config.class_weights = ClassWeights::Given(vec![0.5, 2.0]);
+        config.head = "conv:256,fc:128".parse().unwrap();
+        (config.cut, config.init_head) = (Some("layer3".into()), InitHead::Probe);
+        (config.ema, config.patience, config.accumulate) = (Some(0.99), Some(3), 2);
         let text = toml::to_string(&config).unwrap();
         assert_eq!(toml::from_str::<Config>(&text).unwrap(), config, "{text}");
+    }
+
+    #[test]
+    fn what_older_versions_did_not_know_has_its_default() {
+        let config = Config::tutorial("photos".into(), "resnet18".into());
+        let text = toml::to_string(&config).unwrap();
+        let old: Vec<&str> = text
+            .lines()
+            .filter(|line| !["head_dropout", "init_head", "accumulate"].iter().any(|new| line.starts_with(new)))
+            .collect();
+        assert_eq!(toml::from_str::<Config>(&old.join("\n")).unwrap(), config);
     }
 
     #[test]
@@ -269,7 +334,7 @@ mod tests {
         assert!(with(|_| ()).is_ok());
         assert!(with(|c| c.epochs = 0).unwrap_err().contains("--epochs"));
         assert!(with(|c| c.lr = f64::NAN).unwrap_err().contains("--lr"));
-        assert!(with(|c| c.head = HeadKind::Ovr).unwrap_err().contains("--mode probe"));
+        assert!(with(|c| c.head = Head::Ovr).unwrap_err().contains("--mode probe"));
         assert!(with(|c| c.schedule = Policy::StepLR { step_size: 0, gamma: 0.1 }.into()).is_err());
         assert!(
             with(|c| c.optimizer = UpdateRule::Sgd { momentum: 0.9, weight_decay: f64::NAN, nesterov: false })

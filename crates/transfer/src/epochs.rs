@@ -4,20 +4,22 @@ use std::path::PathBuf;
 use std::time::Instant;
 
 use regraft_engine::{Batch, BatchNormMode, Losses, Precision, SessionOptions, Targets};
-use regraft_graph::{Graph, StateDict, Trainable};
+use regraft_graph::{Grafted, Graph, StateDict, Trainable};
 use regraft_learn::history::Row;
 use regraft_learn::linear::HeadKind;
-use regraft_learn::metrics::argmax;
+use regraft_learn::metrics::{Tally, argmax};
 
-use crate::checkpoint::{self, Best, Loaded, Progress, Sums};
+use crate::average::Average;
+use crate::checkpoint::{self, Best, Changing, Loaded, Progress, Sums};
+use crate::gradients::{Accumulation, clip_norm};
 use crate::inputs::{Inputs, Step};
 use crate::model::Golden;
-use crate::network::Network;
+use crate::network::{Network, take_over};
 use crate::prepare::Photos;
 use crate::validation::validate;
 use crate::{
-    Backbone, BatchNorm, Config, Context, EpochEnd, Error, Finished, Mode, Model, Outcome, Provenance, Result,
-    RunFolder,
+    Backbone, BatchNorm, Config, Context, EpochEnd, Error, Finished, InitHead, Mode, Model, Outcome, Provenance,
+    Result, RunFolder, probe,
 };
 
 /// A run by gradient descent: its network, its photos and where it is.
@@ -26,10 +28,15 @@ struct Run<'a> {
     context: &'a Context<'a>,
     folder: &'a RunFolder,
     photos: &'a Photos,
-    graph: Graph,
+    grafted: Grafted,
+    batch_norm: BatchNormMode,
     network: Network,
+    trainable: Trainable,
     /// The tensors that training does not change.
     frozen: StateDict,
+    accumulation: Accumulation,
+    /// The moving average of the weights, if it is asked for.
+    average: Option<Average>,
     provenance: Provenance,
     progress: Progress,
     /// Since when this sitting works on the epoch at hand.
@@ -50,11 +57,15 @@ pub(crate) fn run(
     checkpoint: Option<Loaded>,
     context: &Context,
 ) -> Result<Outcome> {
-    let mut run = Run::new(config, backbone, photos, folder, context)?;
+    let (grafted, mut state) = config.graft(&backbone, photos.dataset.classes.len())?;
+    if config.init_head == InitHead::Probe && checkpoint.is_none() {
+        probe::initialise(config, &grafted, &mut state, photos, context)?;
+    }
+    let epoch = checkpoint.as_ref().map_or(0, |loaded| loaded.progress.epoch);
+    let mut run = Run::new(config, &backbone, grafted, state, epoch, photos, folder, context)?;
     match checkpoint {
         Some(loaded) => {
-            loaded.restore(run.network.top.as_mut())?;
-            run.progress = loaded.progress;
+            run.progress = loaded.restore(run.changing(), &folder.checkpoint_path())?;
         }
         None => run.save_checkpoint()?,
     }
@@ -62,53 +73,43 @@ pub(crate) fn run(
 }
 
 impl<'a> Run<'a> {
+    #[allow(clippy::too_many_arguments)] // one call: what a run is about
     fn new(
         config: &'a Config,
-        backbone: Backbone,
+        backbone: &Backbone,
+        grafted: Grafted,
+        state: StateDict,
+        epoch: usize,
         photos: &'a Photos,
         folder: &'a RunFolder,
         context: &'a Context<'a>,
     ) -> Result<Self> {
-        let classes = &photos.dataset.classes;
-        let (graph, mut state, head) = backbone.graft(classes.len(), false, config.seed)?;
-        let trainable = trainable(config, &graph, head)?;
-        let parameters: u64 = graph.parameters().iter().map(|spec| spec.len() as u64).sum();
-        // The model and the checkpoint (weights and the optimiser's tensors), each beside its predecessor.
-        let slots = 1 + config.optimizer.slots().len() as u64;
-        let learning: usize =
-            graph.parameters().iter().filter(|spec| trainable.contains(spec.node)).map(|spec| spec.len()).sum();
+        let parameters: u64 = grafted.graph.parameters().iter().map(|spec| spec.len() as u64).sum();
+        // The model and the checkpoint (weights, the optimiser's tensors, the average), each beside its predecessor.
+        let slots = 1 + config.optimizer.slots().len() as u64 + u64::from(config.ema.is_some());
+        let last = config.trainable(&grafted, config.epochs)?;
+        let learning = grafted.graph.parameters().into_iter().filter(|spec| last.contains(spec.node));
+        let learning: usize = learning.map(|spec| spec.len()).sum();
         folder.require_room(4 * 2 * (parameters + slots * learning as u64) + (1 << 20))?;
-        let options = SessionOptions {
-            trainable,
-            batch_norm: match batch_norm(config, &backbone, context) {
-                BatchNorm::Train => BatchNormMode::Train,
-                BatchNorm::Frozen => BatchNormMode::Frozen,
-            },
-            update: config.optimizer,
-            seed: config.seed,
-            precision: config.precision,
-            // What is measured and shipped is the network as others will run it.
-            infer_precision: Precision::F32,
-        };
-        let network = Network::new(context.engine, &graph, &state, options)?;
-        let provenance = Provenance::of(config, &backbone, photos);
-        for name in network.top.trained_state().keys() {
-            state.remove(name);
-        }
-        let progress = Progress::start(photos.sha256.clone(), backbone.weights_sha256.clone());
-        let (frozen, unsaved_best) = (state, None);
+        let batch_norm = batch_norm(config, backbone, context);
+        let trainable = config.trainable(&grafted, epoch)?;
+        let (network, frozen) = compile(config, batch_norm, &grafted.graph, &trainable, state, context)?;
         Ok(Self {
             config,
             context,
             folder,
             photos,
-            graph,
+            grafted,
+            batch_norm,
             network,
+            trainable,
             frozen,
-            provenance,
-            progress,
+            accumulation: Accumulation::new(config.accumulate),
+            average: config.ema.map(Average::new),
+            provenance: Provenance::of(config, backbone, photos),
+            progress: Progress::start(photos.sha256.clone(), backbone.weights_sha256.clone()),
             epoch_began: Instant::now(),
-            unsaved_best,
+            unsaved_best: None,
         })
     }
 
@@ -139,7 +140,7 @@ impl<'a> Run<'a> {
         let class_weights = self.config.loss_weights(dataset.classes.len(), &labels);
         let mut train = Inputs::training(self.config, photos, &mut self.network, self.context)?;
         let mut val = Inputs::validation(self.config, photos, &mut self.network, self.context)?;
-        while self.progress.epoch < epochs {
+        while !self.progress.is_complete(self.config) {
             self.epoch_began = Instant::now();
             self.context.go_on()?;
             let epoch = self.progress.epoch;
@@ -150,7 +151,7 @@ impl<'a> Run<'a> {
             while let Some(step) = steps.next(&mut self.network)? {
                 lr = self.rate(self.progress.step, num_steps);
                 let targets = Targets { labels: step.labels, label_smoothing, class_weights: class_weights.as_deref() };
-                let losses = self.step(&step, targets, lr)?;
+                let losses = self.step(&step, targets, lr, num_steps)?;
                 self.progress.sums.add(&losses, step.labels);
                 self.progress.step += 1;
                 let sums = self.progress.sums;
@@ -161,13 +162,9 @@ impl<'a> Run<'a> {
                 self.context.go_on()?;
             }
             self.context.reporter.end();
-            let tally = match validate(&mut val, &mut self.network, dataset.classes.len(), self.context) {
-                Err(Error::Learn(regraft_learn::Error::Diverged { value, .. })) => {
-                    return Err(self.diverged("the network's answer to a validation photo", value.into(), lr));
-                }
-                result => result?,
-            };
-            let sums = std::mem::take(&mut self.progress.sums);
+            let sums = self.progress.sums;
+            let (tally, better) = self.measure(&mut val, lr)?;
+            let unfroze = epoch + 1 < epochs && self.unfreeze(epoch + 1)?;
             let seconds = self.progress.epoch_seconds + self.epoch_began.elapsed().as_secs_f64();
             let row = Row {
                 epoch: epoch + 1,
@@ -178,40 +175,88 @@ impl<'a> Run<'a> {
                 lr,
                 seconds,
             };
-            let best = self.progress.best.is_none_or(|best| row.val_acc > best.val_acc);
-            if best {
-                let best = Best { epoch: row.epoch, val_acc: row.val_acc };
-                self.unsaved_best = Some(match self.model(best) {
-                    Err(Error::NotFinite { value }) => {
-                        return Err(self.diverged("the network's answer to a test input", value.into(), lr));
-                    }
-                    result => result?,
-                });
-                self.progress.best = Some(best);
+            let best = better.is_some();
+            if let Some(model) = better {
+                self.progress.best = Some(Best { epoch: row.epoch, val_acc: row.val_acc });
+                self.unsaved_best = Some(model);
             }
-            self.progress.rows.push(row);
-            self.progress.epoch += 1;
-            self.progress.step = 0;
-            self.progress.epoch_seconds = 0.0;
-            self.progress.seconds += seconds;
+            self.progress.end_epoch(row);
             self.save_epoch();
             self.context.reporter.epoch(EpochEnd { row: &row, epochs, best });
+            if unfroze && !self.progress.is_complete(self.config) {
+                train = Inputs::training(self.config, photos, &mut self.network, self.context)?;
+                val = Inputs::validation(self.config, photos, &mut self.network, self.context)?;
+            }
         }
         self.finish()
     }
 
-    /// One step of the optimiser.
-    fn step(&mut self, step: &Step, targets: Targets, lr: f64) -> Result<Losses> {
-        let epoch = (self.progress.epoch as u64) << 32;
-        let keys: Vec<u64> = step.samples.iter().map(|&sample| epoch | sample).collect();
-        let losses = self.network.top.gradients(Batch { inputs: step.values, keys: &keys }, targets)?;
-        self.network.top.update(lr);
+    /// One batch: its gradients, and with the last of those that make a step, the optimiser's step.
+    fn step(&mut self, step: &Step, targets: Targets, lr: f64, num_steps: usize) -> Result<Losses> {
+        let keys = step.keys(self.progress.epoch as u64);
+        let top = self.network.top.as_mut();
+        let losses = top.gradients(Batch { inputs: step.values, keys: &keys }, targets)?;
+        if self.accumulation.add(top, losses.weight, self.progress.step + 1 == num_steps) {
+            if let Some(max_norm) = self.config.clip_grad_norm {
+                clip_norm(top, max_norm);
+            }
+            top.update(lr);
+            if let Some(average) = &mut self.average {
+                let warms_up = self.config.schedule.warmup.is_some_and(|it| self.progress.epoch < it.total_iters);
+                average.update(top, warms_up);
+            }
+        }
         Ok(losses)
     }
 
-    fn rate(&self, step: usize, steps: usize) -> f64 {
-        let Config { lr, epochs, schedule, .. } = self.config;
-        schedule.rate(*lr, self.progress.epoch, step, steps, *epochs)
+    /// The learning rate of the step that a batch belongs to.
+    fn rate(&self, batch: usize, batches: usize) -> f64 {
+        let Config { lr, epochs, schedule, accumulate, .. } = self.config;
+        schedule.rate(*lr, self.progress.epoch, batch / accumulate, batches.div_ceil(*accumulate), *epochs)
+    }
+
+    /// What the network, or its average, makes of the validation photos; and the model, if it is the best so far.
+    fn measure(&mut self, val: &mut Inputs, lr: f64) -> Result<(Tally, Option<Model>)> {
+        self.swap_average();
+        let measured = validate(val, &mut self.network, self.photos.dataset.classes.len(), self.context);
+        let measured = measured.and_then(|tally| {
+            let best = self.progress.best.is_none_or(|best| tally.top1() > best.val_acc);
+            let best = best.then(|| self.model(self.progress.epoch + 1, tally.top1())).transpose()?;
+            Ok((tally, best))
+        });
+        self.swap_average();
+        measured.map_err(|error| match error {
+            Error::Learn(regraft_learn::Error::Diverged { value, .. }) => {
+                self.diverged("the network's answer to a validation photo", value.into(), lr)
+            }
+            Error::NotFinite { value } => self.diverged("the network's answer to a test input", value.into(), lr),
+            other => other,
+        })
+    }
+
+    fn swap_average(&mut self) {
+        if let Some(average) = &mut self.average {
+            average.swap(self.network.top.as_mut());
+        }
+    }
+
+    /// Makes the network that of a later epoch, if other layers learn there. Those that begin to learn start as they are,
+    /// without a past in the optimiser. Returns whether it is another network.
+    fn unfreeze(&mut self, epoch: usize) -> Result<bool> {
+        let trainable = self.config.trainable(&self.grafted, epoch)?;
+        if trainable == self.trainable {
+            return Ok(false);
+        }
+        let mut state = self.frozen.clone();
+        state.extend(self.network.top.trained_state());
+        let Self { config, batch_norm, context, .. } = *self;
+        let (mut network, frozen) = compile(config, batch_norm, &self.grafted.graph, &trainable, state, context)?;
+        take_over(network.top.as_mut(), self.network.top.as_ref())?;
+        if let Some(average) = &mut self.average {
+            average.take_in(network.top.as_mut());
+        }
+        (self.network, self.frozen, self.trainable) = (network, frozen, trainable);
+        Ok(true)
     }
 
     /// The error that `what` has become `value` in the epoch at hand.
@@ -220,18 +265,19 @@ impl<'a> Run<'a> {
         Error::Diverged { what, value, epoch: self.progress.epoch + 1, lr, best_epoch }
     }
 
-    /// The network as it is now, which is the best so far, sealed.
-    fn model(&mut self, best: Best) -> Result<Model> {
-        let golden = Golden::record(self.graph.input_shape(), |input| self.network.infer(input))?;
+    /// The network as it is now, after an epoch (from 1) with this validation accuracy, sealed.
+    fn model(&mut self, epoch: usize, val_acc: f64) -> Result<Model> {
+        let graph = self.grafted.graph.clone();
+        let golden = Golden::record(graph.input_shape(), |input| self.network.infer(input))?;
         let mut state = self.frozen.clone();
         state.extend(self.network.top.trained_state());
         Ok(Model {
-            graph: self.graph.clone(),
+            graph,
             state,
             classes: self.photos.dataset.classes.clone(),
             preprocessing: self.config.preprocessing.clone(),
             head: HeadKind::Softmax,
-            provenance: Provenance { epoch: best.epoch, val_acc: best.val_acc, ..self.provenance.clone() },
+            provenance: Provenance { epoch, val_acc, ..self.provenance.clone() },
             golden,
         })
     }
@@ -241,7 +287,7 @@ impl<'a> Run<'a> {
     fn save_epoch(&mut self) {
         let results = self.save_best().and_then(|()| self.folder.write_results(&self.progress.rows));
         if let Err(error) = results.and_then(|()| self.save_checkpoint()) {
-            let more = self.progress.epoch < self.config.epochs;
+            let more = !self.progress.is_complete(self.config);
             let plan = if more { "; training goes on and tries again after the next epoch" } else { "" };
             self.context.reporter.warn(&format!("{error}{plan}"));
         }
@@ -255,8 +301,14 @@ impl<'a> Run<'a> {
         Ok(())
     }
 
-    fn save_checkpoint(&self) -> Result<()> {
-        checkpoint::save(&self.folder.checkpoint_path(), self.network.top.as_ref(), &self.progress)
+    fn save_checkpoint(&mut self) -> Result<()> {
+        let (path, progress) = (self.folder.checkpoint_path(), self.progress.clone());
+        checkpoint::save(&path, self.changing(), &progress)
+    }
+
+    fn changing(&mut self) -> Changing<'_> {
+        let Self { network, accumulation, average, .. } = self;
+        Changing { session: network.top.as_mut(), accumulation, average: average.as_mut() }
     }
 
     /// Saves the state between two steps.
@@ -272,6 +324,14 @@ impl<'a> Run<'a> {
         let saved = self.save_best().and_then(|()| self.folder.write_results(&self.progress.rows));
         self.or_rescue(saved)?;
         let best = self.progress.best.expect("there was at least one epoch");
+        let Config { epochs, patience, .. } = *self.config;
+        if let (Some(patience), true) = (patience, self.progress.epoch < epochs) {
+            let (epoch, best) = (self.progress.epoch, best.epoch);
+            let text = format!(
+                "stopped after epoch {epoch} of {epochs}: none since {best} was better (--patience {patience})"
+            );
+            self.context.reporter.note(&text);
+        }
         Ok(Outcome::Finished(Finished {
             folder: self.folder.clone(),
             best_val_acc: best.val_acc,
@@ -310,17 +370,33 @@ impl Sums {
     }
 }
 
-/// The layers that learn.
-fn trainable(config: &Config, graph: &Graph, head: usize) -> Result<Trainable> {
-    Ok(match (config.mode, &config.freeze_until) {
-        (Mode::Frozen | Mode::Probe, _) => Trainable::only(graph, head),
-        (Mode::Finetune, Some(layer)) => Trainable::from_layer(graph, layer)?,
-        (Mode::Finetune, None) => Trainable::all(graph),
-    })
+/// The network with these layers learning, and the tensors of the others.
+pub(crate) fn compile(
+    config: &Config,
+    batch_norm: BatchNormMode,
+    graph: &Graph,
+    trainable: &Trainable,
+    mut state: StateDict,
+    context: &Context,
+) -> Result<(Network, StateDict)> {
+    let options = SessionOptions {
+        trainable: trainable.clone(),
+        batch_norm,
+        update: config.optimizer,
+        seed: config.seed,
+        precision: config.precision,
+        // What is measured and shipped is the network as others will run it.
+        infer_precision: Precision::F32,
+    };
+    let network = Network::new(context.engine, graph, &state, options)?;
+    for name in network.top.trained_state().keys() {
+        state.remove(name);
+    }
+    Ok((network, state))
 }
 
 /// What batch norms do, where nothing was asked for.
-fn batch_norm(config: &Config, backbone: &Backbone, context: &Context) -> BatchNorm {
+pub(crate) fn batch_norm(config: &Config, backbone: &Backbone, context: &Context) -> BatchNormMode {
     let folded = backbone.weights_sha256.is_some() && backbone.batch_norms_are_folded();
     let trains_them = config.mode == Mode::Finetune;
     match config.bn {
@@ -328,15 +404,16 @@ fn batch_norm(config: &Config, backbone: &Backbone, context: &Context) -> BatchN
             if trains_them {
                 context.reporter.note("the batch norms of these weights are folded into the convolutions: --bn frozen");
             }
-            BatchNorm::Frozen
+            BatchNormMode::Frozen
         }
-        None => BatchNorm::Train,
+        None => BatchNormMode::Train,
         Some(BatchNorm::Train) if folded && trains_them => {
             let text = "the batch norms of these weights are folded; with --bn train they will normalise again, \
                         and the network starts broken: use --bn frozen";
             context.reporter.warn(text);
-            BatchNorm::Train
+            BatchNormMode::Train
         }
-        Some(mode) => mode,
+        Some(BatchNorm::Train) => BatchNormMode::Train,
+        Some(BatchNorm::Frozen) => BatchNormMode::Frozen,
     }
 }

@@ -192,6 +192,13 @@ pub(crate) struct Step<'a> {
     pub samples: &'a [u64],
 }
 
+impl Step<'_> {
+    /// What keys each photo's randomness in the layers that learn: dropout drops anew in every epoch.
+    pub fn keys(&self, epoch: u64) -> Vec<u64> {
+        self.samples.iter().map(|&sample| (epoch << 32) | sample).collect()
+    }
+}
+
 impl Steps<'_> {
     /// The next step; `None` at the end.
     ///
@@ -231,7 +238,7 @@ mod tests {
     use crate::{Backbone, EpochEnd, Error, Mode, Reporter, prepare};
     use regraft_data::Preprocessing;
     use regraft_engine::{BatchNormMode, CpuEngine, Precision, SessionOptions};
-    use regraft_graph::Trainable;
+    use regraft_graph::{Grafted, Trainable};
 
     /// Keeps what it is told, and asks to stop at a piece of work.
     #[derive(Default)]
@@ -287,7 +294,7 @@ mod tests {
             let (dir, engine) = (tempfile::tempdir().unwrap(), CpuEngine::new(1).unwrap());
             let config = config(dir.path(), side);
             let backbone = Backbone::load("resnet18", None, side, 0).unwrap();
-            let (graph, state, _) = backbone.graft(2, false, 0).unwrap();
+            let (Grafted { graph, .. }, state) = config.graft(&backbone, 2).unwrap();
             let trainable = Trainable::from_layer(&graph, layer).unwrap();
             let (batch_norm, update) = (BatchNormMode::Train, config.optimizer);
             let options = SessionOptions {

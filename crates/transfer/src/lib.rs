@@ -6,6 +6,7 @@
 //! file that holds everything serving needs. Printing and arguments are the caller's; what happens on the
 //! way is told to a [`Reporter`].
 
+mod average;
 mod backbone;
 mod checkpoint;
 mod compare;
@@ -15,7 +16,13 @@ mod epochs;
 mod error;
 mod evaluate;
 mod features;
+mod find_lr;
+#[cfg(test)]
+mod golden;
+mod gradients;
+mod head;
 mod inputs;
+mod learning;
 mod model;
 mod network;
 mod predict;
@@ -32,6 +39,8 @@ pub use config::{BatchNorm, ClassWeights, Config, Mode, Published};
 pub use context::{Context, Finished, Outcome};
 pub use error::{Error, Result};
 pub use evaluate::evaluate;
+pub use find_lr::{FoundRate, Point, find_lr};
+pub use head::{Head, InitHead};
 pub use model::{Golden, Model, Provenance};
 pub use predict::{Prediction, Ranked, predict};
 pub use report::{EpochEnd, Reporter};

@@ -262,13 +262,15 @@ pub(crate) fn inference(graph: &Graph) -> SessionOptions {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::Backbone;
+    use crate::{Backbone, Config};
     use regraft_engine::CpuEngine;
+    use regraft_graph::Grafted;
 
     fn model(engine: &CpuEngine) -> Model {
         let preprocessing = Preprocessing { resize: 40, crop: 32, ..Preprocessing::default() };
         let backbone = Backbone::load("squeezenet1_1", None, 32, 0).unwrap();
-        let (graph, state, _) = backbone.graft(2, true, 0).unwrap();
+        let config = Config { mode: Mode::Probe, ..Config::tutorial("photos".into(), "squeezenet1_1".into()) };
+        let (Grafted { graph, .. }, state) = config.graft(&backbone, 2).unwrap();
         let mut session = engine.compile(&graph, &state, inference(&graph)).unwrap();
         let golden = Golden::record(graph.input_shape(), |input| Ok(session.infer(input)?)).unwrap();
         let provenance = Provenance {

@@ -68,6 +68,17 @@ impl Network {
     }
 }
 
+/// Gives a session the optimiser's past of another, of the same network with fewer layers that learn; the others begin
+/// without one.
+///
+/// # Errors
+/// [`crate::Error::Engine`] if they are not of the same network.
+pub(crate) fn take_over(session: &mut dyn Session, from: &dyn Session) -> Result<()> {
+    let mut optimizer = session.optimizer_state();
+    optimizer.extend(from.optimizer_state());
+    Ok(session.restore_optimizer(&optimizer)?)
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;

@@ -35,6 +35,20 @@ impl Provenance {
     }
 }
 
+/// Looks at the network first, which is quick, then at the photos.
+///
+/// # Errors
+/// Those of both, and of what the settings ask of the network.
+pub(crate) fn look(config: &Config, context: &Context) -> Result<(Photos, Backbone)> {
+    context.engine.supports(config.precision)?;
+    let backbone = Backbone::load(&config.backbone, config.weights.as_deref(), config.preprocessing.crop, config.seed)?;
+    // How many classes there are is not known yet, and makes no difference to what may be wrong here.
+    config.trainable(&config.graft(&backbone, 2)?.0, 0)?;
+    let photos = photos(config, context)?;
+    config.validate_for(&photos.dataset.classes)?;
+    Ok((photos, backbone))
+}
+
 /// How many findings of one kind are printed before they are only counted.
 const SHOWN: usize = 5;
 

@@ -3,7 +3,7 @@
 use std::time::Instant;
 
 use regraft_data::Sample;
-use regraft_graph::Tensor;
+use regraft_graph::{Grafted, Graph, NodeId, StateDict, Tensor};
 use regraft_learn::history::Row;
 use regraft_learn::linear::{ClassWeight, Control, CvOptions, FitOptions, LinearHead, Progress, Samples, fit, fit_cv};
 use regraft_learn::metrics::Tally;
@@ -28,7 +28,7 @@ pub(crate) fn run(
 ) -> Result<Outcome> {
     let started = Instant::now();
     let dataset = &photos.dataset;
-    let (graph, mut state, head) = backbone.graft(dataset.classes.len(), true, config.seed)?;
+    let (Grafted { graph, classifier: head, .. }, mut state) = config.graft(&backbone, dataset.classes.len())?;
     let parameters: u64 = graph.parameters().iter().map(|spec| spec.len() as u64).sum();
     folder.require_room(4 * parameters + (1 << 20))?;
     let divided = graph.split(graph.nodes()[head].inputs[0])?;
@@ -42,7 +42,7 @@ pub(crate) fn run(
 
     let linear = fit_head(config, &train, dataset.classes.len(), context)?;
     let measure = |features: &Features| -> Result<Tally> {
-        let mut tally = Tally::new(config.head, dataset.classes.len());
+        let mut tally = Tally::new(config.head.kind(), dataset.classes.len());
         for (row, &label) in features.values.chunks_exact(features.dim).zip(&features.labels) {
             let logits: Vec<f32> = linear.logits(row).iter().map(|&z| z as f32).collect();
             tally.add(&logits, &[label])?;
@@ -50,9 +50,7 @@ pub(crate) fn run(
         Ok(tally)
     };
     let (on_train, on_val) = (measure(&train)?, measure(&val)?);
-    let name = graph.nodes()[head].name.clone();
-    state.insert(format!("{name}.weight"), Tensor::new([dataset.classes.len(), train.dim], linear.weight));
-    state.insert(format!("{name}.bias"), Tensor::new([dataset.classes.len()], linear.bias));
+    put(linear, &graph, head, &mut state);
 
     let mut top = context.engine.compile(&top, &state, inference(&top))?;
     let golden = Golden::record(graph.input_shape(), |input| Ok(top.infer(&below.infer(input)?)?))?;
@@ -61,7 +59,7 @@ pub(crate) fn run(
         state,
         classes: dataset.classes.clone(),
         preprocessing: config.preprocessing.clone(),
-        head: config.head,
+        head: config.head.kind(),
         provenance: Provenance { epoch: 1, val_acc: on_val.top1(), ..Provenance::of(config, &backbone, photos) },
         golden,
     };
@@ -88,6 +86,42 @@ pub(crate) fn run(
     }))
 }
 
+/// Gives the last layer of a network the weights that a probe of it finds, for fine-tuning to start from: linear probing,
+/// then fine-tuning ("Fine-Tuning can Distort Pretrained Features and Underperform Out-of-Distribution", Kumar et al. 2022).
+///
+/// # Errors
+/// Any of [`crate::Error`].
+pub(crate) fn initialise(
+    config: &Config,
+    grafted: &Grafted,
+    state: &mut StateDict,
+    photos: &Photos,
+    context: &Context,
+) -> Result<()> {
+    let Grafted { graph, classifier, .. } = grafted;
+    let extractor = graph.cut(graph.nodes()[*classifier].inputs[0]);
+    let mut below = context.engine.compile(&extractor, state, inference(&extractor))?;
+    let dataset = &photos.dataset;
+    let train = Features::extract(
+        "features for the probe",
+        &dataset.train,
+        below.as_mut(),
+        &photos.store,
+        &config.preprocessing,
+        context,
+    )?;
+    let linear = fit_head(config, &train, dataset.classes.len(), context)?;
+    put(linear, graph, *classifier, state);
+    Ok(())
+}
+
+/// Makes a fitted head the weights of a fully connected layer.
+fn put(linear: LinearHead, graph: &Graph, layer: NodeId, state: &mut StateDict) {
+    let (name, classes, dim) = (&graph.nodes()[layer].name, linear.classes(), linear.dim());
+    state.insert(format!("{name}.weight"), Tensor::new([classes, dim], linear.weight));
+    state.insert(format!("{name}.bias"), Tensor::new([classes], linear.bias));
+}
+
 /// Fits the head with the given `C`, or chooses it by cross-validation.
 fn fit_head(config: &Config, train: &Features, classes: usize, context: &Context) -> Result<LinearHead> {
     let samples = Samples::new(&train.values, train.dim, &train.labels, classes)?;
@@ -96,7 +130,7 @@ fn fit_head(config: &Config, train: &Features, classes: usize, context: &Context
         ClassWeights::Balanced => ClassWeight::Balanced,
         ClassWeights::Given(weights) => ClassWeight::Given(weights.iter().map(|&w| f64::from(w)).collect()),
     };
-    let options = FitOptions { class_weight, ..FitOptions::new(config.head) };
+    let options = FitOptions { class_weight, ..FitOptions::new(config.head.kind()) };
     let mut counts = vec![0usize; classes];
     train.labels.iter().for_each(|&label| counts[label as usize] += 1);
     let reporter = context.reporter;

@@ -28,11 +28,11 @@ impl RunFolder {
         }
     }
 
-    /// Makes the folder of a new run: `output_dir`, or the first free of `runs/train`, `runs/train2`, ...
+    /// Makes the folder of a new run: `output_dir`, or the first free of `runs/<kind>`, `runs/<kind>2`, ...
     ///
     /// # Errors
     /// [`Error::File`] if it cannot be made.
-    pub fn create(output_dir: Option<&Path>) -> Result<Self> {
+    pub fn create(output_dir: Option<&Path>, kind: &str) -> Result<Self> {
         let failed = |path: &Path, e: std::io::Error| Error::File {
             path: path.to_owned(),
             reason: format!("cannot make this folder: {e}; choose another --output-dir"),
@@ -46,7 +46,7 @@ impl RunFolder {
         let mut number = 1;
         loop {
             // Making it is what claims it: two runs that start together get two folders.
-            let path = runs.join(if number == 1 { "train".into() } else { format!("train{number}") });
+            let path = runs.join(if number == 1 { kind.into() } else { format!("{kind}{number}") });
             match fs::create_dir(&path) {
                 Ok(()) => return Ok(Self { path }),
                 Err(e) if e.kind() == std::io::ErrorKind::AlreadyExists => number += 1,
@@ -115,7 +115,7 @@ impl RunFolder {
         let text =
             toml::to_string(config).map_err(|e| Error::Setting(format!("these settings cannot be kept: {e}")))?;
         self.write("config.toml", &text)?;
-        self.write("labels.txt", &(classes.join("\n") + "\n"))
+        self.write("labels.txt", &(classes.join("\n") + "\n")).map(|_| ())
     }
 
     /// Writes the results of the epochs so far.
@@ -123,11 +123,17 @@ impl RunFolder {
     /// # Errors
     /// [`Error::Weights`] if the file cannot be written.
     pub fn write_results(&self, rows: &[Row]) -> Result<()> {
-        self.write("results.csv", &history::to_csv(rows))
+        self.write("results.csv", &history::to_csv(rows)).map(|_| ())
     }
 
-    fn write(&self, name: &str, text: &str) -> Result<()> {
-        Ok(regraft_weights::write_atomically(&self.path.join(name), |file| file.write_all(text.as_bytes()))?)
+    /// Writes a file of text and returns where it is.
+    ///
+    /// # Errors
+    /// [`Error::Weights`] if it cannot be written.
+    pub(crate) fn write(&self, name: &str, text: &str) -> Result<PathBuf> {
+        let path = self.path.join(name);
+        regraft_weights::write_atomically(&path, |file| file.write_all(text.as_bytes()))?;
+        Ok(path)
     }
 }
 
@@ -140,14 +146,14 @@ mod tests {
         let dir = tempfile::tempdir().unwrap();
         let path = dir.path().join("out/run");
         let config = Config::tutorial("photos".into(), "resnet18".into());
-        let folder = RunFolder::create(Some(&path)).unwrap();
+        let folder = RunFolder::create(Some(&path), "train").unwrap();
         folder.start(&config, &["a".into(), "b".into()]).unwrap();
         assert_eq!(fs::read_to_string(path.join("labels.txt")).unwrap(), "a\nb\n");
         RunFolder::require_free(Some(&path), false).unwrap();
         fs::write(folder.best_path(), "old").unwrap();
         assert!(RunFolder::require_free(Some(&path), false).unwrap_err().to_string().contains("--exist-ok"));
         RunFolder::require_free(Some(&path), true).unwrap();
-        RunFolder::create(Some(&path)).unwrap().start(&config, &["a".into()]).unwrap();
+        RunFolder::create(Some(&path), "train").unwrap().start(&config, &["a".into()]).unwrap();
         assert!(!folder.best_path().exists());
         assert_eq!(RunFolder::open(&path).unwrap().1, config);
     }
@@ -155,7 +161,7 @@ mod tests {
     #[test]
     fn a_full_disk_is_found_before_the_work() {
         let dir = tempfile::tempdir().unwrap();
-        let folder = RunFolder::create(Some(dir.path())).unwrap();
+        let folder = RunFolder::create(Some(dir.path()), "train").unwrap();
         folder.require_room(1).unwrap();
         assert!(folder.require_room(u64::MAX).unwrap_err().to_string().contains("--output-dir"));
     }

@@ -4,7 +4,7 @@ use std::path::Path;
 
 use crate::checkpoint::Loaded;
 use crate::prepare::{self, Photos};
-use crate::{Backbone, Config, Context, Error, Mode, Outcome, Result, RunFolder, epochs, probe};
+use crate::{Backbone, Config, Context, Error, InitHead, Mode, Outcome, Result, RunFolder, epochs, probe};
 
 /// Looks for what is wrong with a run whose weights are not here yet: its settings, its output folder, the network for
 /// that size of pictures, the folder of photos. All of it is looked at again by [`train`].
@@ -31,14 +31,14 @@ pub fn check(config: &Config, output_dir: Option<&Path>, replace: bool, context:
 pub fn train(config: &Config, output_dir: Option<&Path>, replace: bool, context: &Context) -> Result<Outcome> {
     config.validate()?;
     RunFolder::require_free(output_dir, replace)?;
-    let (photos, backbone) = look(config, context)?;
+    let (photos, backbone) = prepare::look(config, context)?;
     if config.weights.is_none() {
         context.reporter.warn(&format!(
             "{} starts from random weights, which have learned nothing yet and give a poor classifier",
             config.backbone
         ));
     }
-    let folder = RunFolder::create(output_dir)?;
+    let folder = RunFolder::create(output_dir, "train")?;
     folder.start(&config.resolved()?, &photos.dataset.classes)?;
     context.reporter.run_folder(folder.path());
     take_road(config, backbone, &photos, &folder, None, context)
@@ -57,21 +57,24 @@ pub fn resume(run: &Path, context: &Context) -> Result<Outcome> {
             return Err(Error::File { path: run.to_owned(), reason });
         }
         None // a probe takes seconds and starts again
+    } else if config.init_head == InitHead::Probe && !folder.checkpoint_path().exists() {
+        None // it was stopped while the head's probe was at work
     } else {
         Some(Loaded::read(&folder.checkpoint_path())?)
     };
     if let Some(loaded) = &checkpoint
-        && loaded.progress.epoch >= config.epochs
+        && loaded.progress.is_complete(&config)
     {
+        let stopped = if loaded.progress.epoch < config.epochs { ", and then --patience ended it" } else { "" };
         let reason = format!(
-            "is complete: {} of {} epochs are done; its best model is {}",
+            "is complete: {} of {} epochs are done{stopped}; its best model is {}",
             loaded.progress.epoch,
             config.epochs,
             folder.best_path().display()
         );
         return Err(Error::File { path: run.to_owned(), reason });
     }
-    let (photos, backbone) = look(&config, context)?;
+    let (photos, backbone) = prepare::look(&config, context)?;
     if let Some(loaded) = &checkpoint
         && loaded.progress.data_sha256 != photos.sha256
     {
@@ -86,18 +89,6 @@ pub fn resume(run: &Path, context: &Context) -> Result<Outcome> {
     }
     context.reporter.run_folder(folder.path());
     take_road(&config, backbone, &photos, &folder, checkpoint, context)
-}
-
-/// Looks at the network first, which is quick, then at the photos.
-fn look(config: &Config, context: &Context) -> Result<(Photos, Backbone)> {
-    context.engine.supports(config.precision)?;
-    let backbone = Backbone::load(&config.backbone, config.weights.as_deref(), config.preprocessing.crop, config.seed)?;
-    if let Some(layer) = &config.freeze_until {
-        backbone.graph.first_node_of(layer)?;
-    }
-    let photos = prepare::photos(config, context)?;
-    config.validate_for(&photos.dataset.classes)?;
-    Ok((photos, backbone))
 }
 
 fn take_road(

@@ -7,13 +7,12 @@ use std::sync::atomic::AtomicBool;
 use anyhow::Result;
 use regraft_data::{Augmentation, Preprocessing};
 use regraft_engine::{CpuEngine, Engine, UpdateRule};
-use regraft_learn::linear::HeadKind;
 use regraft_learn::metrics::wilson;
 use regraft_learn::schedule::{Policy, Schedule, Warmup};
-use regraft_transfer::{BatchNorm, Config, Context, Mode, Outcome, Reporter, RunFolder};
+use regraft_transfer::{BatchNorm, Config, Context, FoundRate, Head, InitHead, Mode, Outcome, Reporter, RunFolder};
 use serde_json::json;
 
-use crate::args::{BatchNormArg, Common, HeadArg, ModeArg, OptimizerArg, Resume, SchedulerArg, Train};
+use crate::args::{BatchNormArg, Common, InitHeadArg, ModeArg, OptimizerArg, Resume, SchedulerArg, Train};
 use crate::terminal::Terminal;
 use crate::weights::{self, Downloads, Start};
 use crate::{End, setup};
@@ -26,8 +25,12 @@ pub fn train(common: &Common, args: Box<Train>) -> Result<End> {
     let start = Start::find(&args.weights, &args.backbone, &registry, &tools.terminal)?;
     let mut config = config(&args, &start.preprocessing);
     // What is wrong is said before anything is downloaded.
-    regraft_transfer::check(&config, args.output_dir.as_deref(), args.exist_ok, &tools.context())?;
+    let folder = args.output_dir.as_deref();
+    regraft_transfer::check(&config, folder.filter(|_| !args.find_lr), args.exist_ok, &tools.context())?;
     start.enter(&mut config, &hub, &tools.downloads())?;
+    if args.find_lr {
+        return tell_rate(common, &regraft_transfer::find_lr(&config, folder, &tools.context())?);
+    }
     let outcome = regraft_transfer::train(&config, args.output_dir.as_deref(), args.exist_ok, &tools.context())?;
     finish(common, outcome)
 }
@@ -66,6 +69,21 @@ impl Tools {
     pub fn downloads(&self) -> Downloads<'_> {
         Downloads { terminal: &self.terminal, interrupt: &self.interrupt }
     }
+}
+
+fn tell_rate(common: &Common, found: &FoundRate) -> Result<End> {
+    let mut out = stdout();
+    if common.json {
+        let line = json!({"lr": found.lr, "steps": found.points.len(), "csv": found.csv, "plot": found.plot});
+        writeln!(out, "{line}")?;
+        return Ok(End::Done);
+    }
+    match found.lr {
+        Some(lr) => writeln!(out, "Suggested rate: --lr {lr:.1e}")?,
+        None => writeln!(out, "No rate lets the loss fall; look at the curve, the weights and the labels")?,
+    }
+    writeln!(out, "Curve: {}, {}", found.plot.display(), found.csv.display())?;
+    Ok(End::Done)
 }
 
 fn finish(common: &Common, outcome: Outcome) -> Result<End> {
@@ -141,9 +159,12 @@ fn config(args: &Train, usual: &Preprocessing) -> Config {
             ModeArg::Frozen => Mode::Frozen,
             ModeArg::Finetune => Mode::Finetune,
         },
-        head: match args.head {
-            HeadArg::Softmax => HeadKind::Softmax,
-            HeadArg::Ovr => HeadKind::Ovr,
+        head: args.head.clone().unwrap_or(if args.mode == ModeArg::Probe { Head::Softmax } else { Head::Linear }),
+        cut: args.cut.clone(),
+        head_dropout: args.head_dropout as f32,
+        init_head: match args.init_head {
+            InitHeadArg::Random => InitHead::Random,
+            InitHeadArg::Probe => InitHead::Probe,
         },
         c: args.c,
         freeze_until: args.freeze_until.clone(),
@@ -154,6 +175,13 @@ fn config(args: &Train, usual: &Preprocessing) -> Config {
         epochs: args.epochs,
         batch_size: args.batch_size,
         lr: args.lr,
+        backbone_lr: args.backbone_lr,
+        lr_layer_decay: args.lr_layer_decay,
+        unfreeze_every: args.unfreeze_every,
+        clip_grad_norm: args.clip_grad_norm,
+        accumulate: args.accumulate,
+        ema: args.ema,
+        patience: args.patience,
         optimizer,
         schedule: Schedule { policy, warmup },
         label_smoothing: args.label_smoothing,

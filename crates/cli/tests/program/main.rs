@@ -7,6 +7,7 @@ mod common;
 mod downloads;
 #[cfg(unix)]
 mod full_disk;
+mod heads;
 mod help;
 mod model_file;
 mod predict_eval;

@@ -4,7 +4,7 @@ use std::time::Instant;
 
 use regraft_kernels::batch_norm::Target;
 use regraft_kernels::conv::{self, Algorithm, Use};
-use regraft_kernels::{Activation, activation, batch_norm, elementwise, gate, layer_norm, linear, pool};
+use regraft_kernels::{Activation, activation, batch_norm, cosine, elementwise, gate, layer_norm, linear, pool};
 
 use super::forward::{Pass, Workspace, conv_shape, dropout_factors, sample_factors};
 use super::parameters::Parameters;
@@ -109,6 +109,20 @@ fn run_step(
             write(pass, workspace, target, |_, accumulate, out| {
                 let weight = parameters.expect(step.node, "weight");
                 linear::backward_input(n, grad, weight, accumulate, out);
+            });
+        }
+        Kind::Cosine => {
+            let of = |suffix| parameters.expect(step.node, suffix);
+            let gradients = cosine::backward(n, workspace.read(pass, input_value), of("weight"), of("scale")[0], grad);
+            if back.trains {
+                for (suffix, values) in [("weight", &gradients.weight[..]), ("scale", &[gradients.scale])] {
+                    if let Some(grad) = parameters.grad_mut(step.node, suffix) {
+                        grad.copy_from_slice(values);
+                    }
+                }
+            }
+            write(pass, workspace, target, |_, accumulate, out| {
+                elementwise::add_or_copy(&gradients.input, accumulate, out);
             });
         }
         Kind::BatchNorm { batch_statistics, eps, .. } => {

@@ -5,7 +5,7 @@ use std::time::Instant;
 use regraft_graph::Conv2d;
 use regraft_kernels::batch_norm::Gather;
 use regraft_kernels::conv::{self, Algorithm, Epilogue, Filter, Ready, Use};
-use regraft_kernels::{Memory, Precision, activation, batch_norm, elementwise, gate, layer_norm, linear, pool};
+use regraft_kernels::{Memory, Precision, activation, batch_norm, cosine, elementwise, gate, layer_norm, linear, pool};
 use regraft_random::{Purpose, keyed, unit_f32};
 
 use super::bands;
@@ -310,6 +310,10 @@ fn run_step(
             let (weight, bias) = (parameters.expect(step.node, "weight"), parameters.get(step.node, "bias"));
             let epilogue = Epilogue { bias, residual, activation: step.activation, gather: None };
             linear::forward(n, input, weight, epilogue, output);
+        }
+        Kind::Cosine => {
+            let (weight, scale) = (parameters.expect(step.node, "weight"), parameters.expect(step.node, "scale")[0]);
+            cosine::forward(n, input, weight, scale, output);
         }
         Kind::MaxPool { window, input: from, output: to } => {
             saved.winners.resize(output.len(), 0);

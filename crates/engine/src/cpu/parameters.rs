@@ -62,6 +62,10 @@ struct Parameter {
     slots: Vec<Vec<f32>>,
     /// Whether training changes it: it learns, or it is a running statistic that moves.
     changes: bool,
+    /// Factor of the learning rate.
+    rate: f64,
+    /// Steps it has taken.
+    steps: u64,
 }
 
 impl Parameter {
@@ -87,7 +91,6 @@ pub(super) struct Parameters {
     /// For each node, where its tensors are.
     of_node: Vec<Vec<(&'static str, usize)>>,
     rule: UpdateRule,
-    steps: u64,
     /// Counts the changes, so that what is derived from the tensors knows when it is stale.
     version: u64,
 }
@@ -113,14 +116,16 @@ impl Parameters {
             let suffix = op.parameters().into_iter().map(|(suffix, ..)| suffix);
             let suffix = suffix.into_iter().find(|s| spec.name.ends_with(s)).expect("a name ends in its suffix");
             let learned = spec.kind == ParameterKind::Parameter;
-            let changes = trainable.contains(spec.node) && (learned || batch_norm == BatchNormMode::Train);
+            let changes =
+                trainable.contains(spec.node) && (learned || batch_norm.takes_batch_statistics(trainable, spec.node));
             let layout = Layout::of(op, shapes[spec.node], suffix);
             let room = || if changes && learned { vec![0.0; spec.len()] } else { Vec::new() };
             let slots = rule.slots().iter().map(|_| room()).collect();
             of_node[spec.node].push((suffix, all.len()));
-            all.push(Parameter { values: layout.pack(tensor.data()), grad: room(), slots, layout, changes, spec });
+            let (values, rate) = (layout.pack(tensor.data()), trainable.rate(spec.node));
+            all.push(Parameter { values, grad: room(), slots, layout, changes, rate, steps: 0, spec });
         }
-        Ok(Self { all, of_node, rule, steps: 0, version: 0 })
+        Ok(Self { all, of_node, rule, version: 0 })
     }
 
     fn index(&self, node: NodeId, suffix: &str) -> Option<usize> {
@@ -195,21 +200,28 @@ impl Parameters {
 
     /// One step of the optimiser.
     pub fn update(&mut self, lr: f64) {
-        self.steps += 1;
         self.version += 1;
-        let step = self.steps;
         for parameter in self.all.iter_mut().filter(|p| p.learns()) {
-            let Parameter { values, grad, slots, .. } = parameter;
+            let Parameter { values, grad, slots, steps, rate, .. } = parameter;
+            *steps += 1;
+            let lr = lr * *rate;
             match (self.rule, slots.as_mut_slice()) {
                 (UpdateRule::Sgd { momentum, weight_decay, nesterov }, [buffer]) => {
                     Sgd { lr, momentum, weight_decay, nesterov }.step(values, grad, buffer);
                 }
                 (UpdateRule::AdamW { betas, eps, weight_decay }, [first, second]) => {
-                    AdamW { lr, betas, eps, weight_decay }.step(step, values, grad, first, second);
+                    AdamW { lr, betas, eps, weight_decay }.step(*steps, values, grad, first, second);
                 }
                 _ => unreachable!("a tensor has the slots of its rule"),
             }
         }
+    }
+
+    pub fn visit_trained(&mut self, visit: &mut dyn FnMut(&str, &mut [f32])) {
+        for parameter in self.all.iter_mut().filter(|p| p.changes) {
+            visit(&parameter.spec.name, &mut parameter.values);
+        }
+        self.version += 1;
     }
 
     /// Running statistics moved: what is folded for inference is stale.
@@ -225,14 +237,17 @@ impl Parameters {
         self.all.iter().filter(|p| p.changes).map(|p| (p.spec.name.clone(), p.export(&p.values))).collect()
     }
 
-    pub fn optimizer_state(&self) -> (StateDict, u64) {
+    pub fn optimizer_state(&self) -> StateDict {
         let mut state = StateDict::new();
         for parameter in self.all.iter().filter(|p| p.learns()) {
             for (name, slot) in self.rule.slots().iter().zip(&parameter.slots) {
-                state.insert(format!("{}.{name}", parameter.spec.name), parameter.export(slot));
+                state.insert(slot_name(parameter, name), parameter.export(slot));
+            }
+            if self.rule.counts_steps() {
+                state.insert(slot_name(parameter, STEP), Tensor::full([1], parameter.steps as f32));
             }
         }
-        (state, self.steps)
+        state
     }
 
     pub fn restore_trained(&mut self, state: &StateDict) -> Result<(), Error> {
@@ -246,22 +261,38 @@ impl Parameters {
         Ok(())
     }
 
-    pub fn restore_optimizer(&mut self, state: &StateDict, steps: u64) -> Result<(), Error> {
-        let slots = self.rule.slots();
-        let name_of = |parameter: &Parameter, slot: &str| format!("{}.{slot}", parameter.spec.name);
+    pub fn restore_optimizer(&mut self, state: &StateDict) -> Result<(), Error> {
+        let (slots, counts) = (self.rule.slots(), self.rule.counts_steps());
         for parameter in self.all.iter().filter(|p| p.learns()) {
             for slot in slots {
-                find(state, &name_of(parameter, slot), &parameter.spec.shape)?;
+                find(state, &slot_name(parameter, slot), &parameter.spec.shape)?;
+            }
+            if counts {
+                let name = slot_name(parameter, STEP);
+                let step = find(state, &name, &[1])?.data()[0];
+                if !(step >= 0.0 && step.fract() == 0.0) {
+                    return Err(Error::Tensor { name, reason: format!("is {step}, which is no number of steps") });
+                }
             }
         }
         for parameter in self.all.iter_mut().filter(|p| p.learns()) {
             for (i, slot) in slots.iter().enumerate() {
-                parameter.slots[i] = parameter.layout.pack(state[&name_of(parameter, slot)].data());
+                parameter.slots[i] = parameter.layout.pack(state[&slot_name(parameter, slot)].data());
+            }
+            if counts {
+                parameter.steps = state[&slot_name(parameter, STEP)].data()[0] as u64;
             }
         }
-        self.steps = steps;
         Ok(())
     }
+}
+
+/// The number of steps that a parameter has taken, among the optimiser's tensors; exact up to 2^24, as in PyTorch.
+const STEP: &str = "step";
+
+/// The name of one of the optimiser's tensors.
+fn slot_name(parameter: &Parameter, slot: &str) -> String {
+    format!("{}.{slot}", parameter.spec.name)
 }
 
 /// The tensor of this name and shape.

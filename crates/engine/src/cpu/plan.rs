@@ -20,6 +20,8 @@ pub(super) enum Kind {
     BatchNorm { batch_statistics: bool, eps: f32, momentum: f32, from: Option<usize> },
     /// A fully connected layer.
     Linear,
+    /// Scaled cosines.
+    Cosine,
     /// Maximum pooling.
     MaxPool { window: pool::Window, input: [usize; 2], output: [usize; 2] },
     /// Average pooling.
@@ -241,6 +243,7 @@ impl<'a> Lowering<'a> {
                 Kind::Conv { conv, input, output, folded: None, gathers: None }
             }
             Op::Linear(_) => Kind::Linear,
+            Op::CosineLinear(_) => Kind::Cosine,
             Op::MaxPool2d(pool) => Kind::MaxPool { window: self.window(node, pool)?, input, output },
             Op::AdaptiveAvgPool2d { .. } if input == output => return self.alias(node, inputs[0]),
             Op::AdaptiveAvgPool2d { .. } => Kind::AvgPool { average: pool::Average::Adaptive, input, output },
@@ -321,7 +324,7 @@ impl<'a> Lowering<'a> {
     /// Whether a node is a batch norm that normalises with the batch's statistics.
     fn takes_batch_statistics(&self, node: NodeId) -> bool {
         let trains = matches!(self.mode,
-            Mode::Training(trainable, BatchNormMode::Train) if trainable.contains(node));
+            Mode::Training(trainable, mode) if mode.takes_batch_statistics(trainable, node));
         trains && matches!(self.op(node), Op::BatchNorm2d(_))
     }
 
@@ -444,7 +447,7 @@ fn lifetimes(
 fn reads_input(step: &Step, back: &BackwardStep) -> bool {
     match step.kind {
         Kind::Conv { .. } | Kind::Linear | Kind::ScaleChannels { factor: None } => back.trains,
-        Kind::Activation(_) | Kind::Gate { .. } | Kind::LayerNorm { .. } => true,
+        Kind::Activation(_) | Kind::Gate { .. } | Kind::LayerNorm { .. } | Kind::Cosine => true,
         Kind::BatchNorm { batch_statistics, .. } => batch_statistics || back.trains,
         _ => false,
     }
@@ -460,6 +463,7 @@ mod tests {
             Kind::Conv { .. } => "conv",
             Kind::BatchNorm { .. } => "bn",
             Kind::Linear => "linear",
+            Kind::Cosine => "cosine",
             Kind::MaxPool { .. } => "max",
             Kind::AvgPool { .. } => "avg",
             Kind::Concat { .. } => "concat",

@@ -172,10 +172,12 @@ impl Session for CpuSession {
         }
         if let Some(node) = training.plan.without_variance(n) {
             let layer = &self.graph.nodes()[node].name;
+            // Those of a new head have no statistics to freeze.
+            let frozen = if self.trainable.is_new(node) { "" } else { ", or --bn frozen" };
             return Err(Error::Batch(format!(
                 "batch norm {layer:?} gets a single value per channel from a batch of {n}, and that has no variance; \
                  give a larger --batch-size, which also leaves more than {n} for an epoch's last batch, or a larger \
-                 --imgsz, or --bn frozen"
+                 --imgsz{frozen}"
             )));
         }
         let pool = self.pool.clone();
@@ -208,7 +210,11 @@ impl Session for CpuSession {
         self.pool.install(|| self.parameters.trained_state())
     }
 
-    fn optimizer_state(&self) -> (StateDict, u64) {
+    fn visit_trained(&mut self, visit: &mut dyn FnMut(&str, &mut [f32])) {
+        self.parameters.visit_trained(visit);
+    }
+
+    fn optimizer_state(&self) -> StateDict {
         self.pool.install(|| self.parameters.optimizer_state())
     }
 
@@ -217,9 +223,9 @@ impl Session for CpuSession {
         pool.install(|| self.parameters.restore_trained(state))
     }
 
-    fn restore_optimizer(&mut self, state: &StateDict, steps: u64) -> Result<(), Error> {
+    fn restore_optimizer(&mut self, state: &StateDict) -> Result<(), Error> {
         let pool = self.pool.clone();
-        pool.install(|| self.parameters.restore_optimizer(state, steps))
+        pool.install(|| self.parameters.restore_optimizer(state))
     }
 
     fn measure_layers(&mut self) {

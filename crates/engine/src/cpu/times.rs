@@ -78,6 +78,7 @@ pub(super) fn kernel(step: &Step) -> &'static str {
         Kind::Conv { .. } => "epilogue",
         Kind::BatchNorm { .. } => "batch norm",
         Kind::Linear => "linear",
+        Kind::Cosine => "cosine",
         Kind::MaxPool { .. } => "max pool",
         Kind::AvgPool { .. } => "average pool",
         Kind::LayerNorm { .. } => "layer norm",

@@ -88,7 +88,11 @@ impl Session for DivergingSession {
         self.session.trained_state()
     }
 
-    fn optimizer_state(&self) -> (StateDict, u64) {
+    fn visit_trained(&mut self, visit: &mut dyn FnMut(&str, &mut [f32])) {
+        self.session.visit_trained(visit);
+    }
+
+    fn optimizer_state(&self) -> StateDict {
         self.session.optimizer_state()
     }
 
@@ -96,8 +100,8 @@ impl Session for DivergingSession {
         self.session.restore_trained(state)
     }
 
-    fn restore_optimizer(&mut self, state: &StateDict, steps: u64) -> Result<(), regraft_engine::Error> {
-        self.session.restore_optimizer(state, steps)
+    fn restore_optimizer(&mut self, state: &StateDict) -> Result<(), regraft_engine::Error> {
+        self.session.restore_optimizer(state)
     }
 }
 

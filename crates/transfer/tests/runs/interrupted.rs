@@ -3,8 +3,8 @@
 use std::fs;
 use std::path::Path;
 
-use regraft_engine::CpuEngine;
-use regraft_transfer::{Config, Context, Mode, Outcome, resume, train};
+use regraft_engine::{CpuEngine, UpdateRule};
+use regraft_transfer::{Config, Context, InitHead, Mode, Outcome, resume, train};
 
 use crate::common::{Listener, settings};
 
@@ -67,5 +67,47 @@ fn a_run_stopped_at_any_instant_ends_with_the_same_bits() {
         let expected = [first, (0, if augmented { 2 } else { 1 }), (0, 3), (0, 3), (0, 3), (1, 1), (1, 2)];
         assert_eq!(sittings(&config, &path("parts"), &listeners), expected);
         assert!(results(&path("parts")) == results(&path("whole")), "augmented: {augmented}");
+    }
+}
+
+#[test]
+fn what_steps_and_epochs_carry_on_survives_an_interruption() {
+    let dir = tempfile::tempdir().unwrap();
+    let config = |change: fn(&mut Config)| {
+        // 10 photos are 3 batches.
+        let mut config = settings(dir.path(), 5);
+        config.mode = Mode::Finetune;
+        config.backbone = "resnet18".into();
+        config.optimizer = UpdateRule::AdamW { betas: [0.9, 0.999], eps: 1e-8, weight_decay: 0.01 };
+        change(&mut config);
+        config
+    };
+    let configs = [
+        // Stopped between the two batches of a step, and when another stage begins to learn.
+        config(|c| {
+            (c.accumulate, c.ema, c.unfreeze_every, c.clip_grad_norm) = (2, Some(0.8), Some(1), Some(0.5));
+            (c.backbone_lr, c.lr_layer_decay) = (Some(0.0005), Some(0.5));
+        }),
+        config(|c| {
+            (c.head, c.cut) = ("conv:8,fc:6".parse().unwrap(), Some("layer3".into()));
+            (c.ema, c.head_dropout, c.freeze_until) = (Some(0.5), 0.3, Some("layer3".into()));
+        }),
+        config(|c| (c.init_head, c.patience, c.epochs) = (InitHead::Probe, Some(2), 3)),
+    ];
+    for (i, config) in configs.iter().enumerate() {
+        let path = |name: &str| dir.path().join(format!("{name} {i}"));
+        assert_eq!(sittings(config, &path("whole"), &[Listener::default()]), []);
+        let stop = Listener::stopping;
+        let listeners = [
+            stop("epoch 1/3", 4),
+            stop("epoch 1/3", 8),
+            stop("validating", 0),
+            stop("epoch 2/3", 0),
+            stop("epoch 2/3", 8),
+            Listener::default(),
+        ];
+        let stopped = sittings(config, &path("parts"), &listeners);
+        assert_eq!(stopped, [(0, 1), (0, 2), (0, 3), (1, 1), (1, 2)], "run {i}");
+        assert!(results(&path("parts")) == results(&path("whole")), "run {i}");
     }
 }

@@ -1,0 +1,157 @@
+//! What learns in an epoch, and how fast.
+
+use regraft_graph::{Grafted, NodeId, Trainable};
+
+use crate::{Config, Error, Mode, Result};
+
+impl Config {
+    /// Checks what the rates of layers ask of the other settings.
+    ///
+    /// # Errors
+    /// [`Error::Setting`].
+    pub(crate) fn validate_learning(&self) -> Result<()> {
+        let wrong = |text: String| Err(Error::Setting(text));
+        let of_backbone = [
+            ("--freeze-until", self.freeze_until.is_some()),
+            ("--backbone-lr", self.backbone_lr.is_some()),
+            ("--lr-layer-decay", self.lr_layer_decay.is_some()),
+            ("--unfreeze-every", self.unfreeze_every.is_some()),
+        ];
+        if let Some((flag, _)) = of_backbone.iter().find(|(_, given)| *given && self.mode != Mode::Finetune) {
+            return wrong(format!("{flag} goes with --mode finetune, not with {}", self.mode));
+        }
+        if self.backbone_lr.is_some_and(|lr| !(lr.is_finite() && lr > 0.0)) {
+            return wrong(
+                "--backbone-lr must be a positive number; to keep the backbone as it is, --mode frozen".into(),
+            );
+        }
+        if self.lr_layer_decay.is_some_and(|decay| !(decay > 0.0 && decay <= 1.0)) {
+            return wrong("--lr-layer-decay must be above 0 and at most 1".into());
+        }
+        if self.unfreeze_every == Some(0) {
+            return wrong("--unfreeze-every is 0; it must be at least 1 epoch".into());
+        }
+        Ok(())
+    }
+
+    /// The layers that learn in an epoch (from 0), each with its factor of the learning rate.
+    ///
+    /// The head, being new, has the factor 1. The [stages](regraft_graph::Graph::stages) of the backbone have
+    /// `backbone_lr / lr`, and each one `lr_layer_decay` times that of the stage above it; without a `backbone_lr` the
+    /// decay begins at the head (ELECTRA, Clark et al. 2020). With `unfreeze_every` they join in one by one from the
+    /// head downwards (ULMFiT, Howard and Ruder 2018), as far as `freeze_until` lets them.
+    ///
+    /// # Errors
+    /// [`Error::Graph`] if there is no layer `freeze_until`, [`Error::Setting`] if it lies within the new head.
+    pub(crate) fn trainable(&self, grafted: &Grafted, epoch: usize) -> Result<Trainable> {
+        let Grafted { graph, first: head, .. } = grafted;
+        let mut first = self.lowest(grafted)?;
+        let backbone: Vec<NodeId> =
+            graph.stages().iter().map(|stage| stage.first).filter(|first| first < head).collect();
+        if let (Some(every), Mode::Finetune) = (self.unfreeze_every, self.mode) {
+            let reached = match backbone.len().checked_sub(epoch / every) {
+                Some(lowest) => backbone.get(lowest).copied().unwrap_or(*head),
+                None => 0,
+            };
+            first = first.max(reached);
+        }
+        let decay = self.lr_layer_decay.unwrap_or(1.0);
+        let rate = |node: NodeId| {
+            if node >= *head {
+                return 1.0;
+            }
+            let above = backbone.iter().filter(|&&first| first > node).count() as i32;
+            match self.backbone_lr {
+                Some(lr) => lr / self.lr * decay.powi(above),
+                None => decay.powi(above + 1),
+            }
+        };
+        Ok(Trainable::from_node(graph, first).with_rates(rate).with_new(*head))
+    }
+
+    /// The first node that learns when all do that may.
+    fn lowest(&self, grafted: &Grafted) -> Result<NodeId> {
+        let Grafted { graph, first: head, .. } = grafted;
+        if self.mode != Mode::Finetune {
+            return Ok(*head);
+        }
+        let Some(layer) = &self.freeze_until else { return Ok(0) };
+        let first = graph.first_node_of(layer)?;
+        let skipped = graph.parameters().into_iter().find(|spec| (*head..first).contains(&spec.node));
+        match skipped {
+            Some(spec) => Err(Error::Setting(format!(
+                "--freeze-until {layer} would freeze {} of the new head, which has learned nothing yet; give a layer of \
+                 the backbone, or --mode frozen",
+                graph.nodes()[spec.node].name
+            ))),
+            None => Ok(first),
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::Backbone;
+
+    fn grafted(config: &Config) -> Grafted {
+        let backbone = Backbone::load(&config.backbone, None, 224, 0).unwrap();
+        config.graft(&backbone, 3).unwrap().0
+    }
+
+    fn config(change: impl FnOnce(&mut Config)) -> Config {
+        let mut config = Config::tutorial("photos".into(), "resnet18".into());
+        change(&mut config);
+        config
+    }
+
+    /// The rates of some layers of a ResNet-18 in an epoch.
+    fn rates(config: &Config, epoch: usize) -> [f64; 5] {
+        let grafted = grafted(config);
+        let trainable = config.trainable(&grafted, epoch).unwrap();
+        ["conv1", "bn1", "layer3.1.conv2", "layer4", "fc"]
+            .map(|layer| trainable.rate(grafted.graph.first_node_of(layer).unwrap()))
+    }
+
+    #[test]
+    fn rates_fall_from_the_head_downwards() {
+        assert_eq!(rates(&config(|_| ()), 0), [1.0; 5]);
+        assert_eq!(rates(&config(|c| c.mode = Mode::Frozen), 0), [0.0, 0.0, 0.0, 0.0, 1.0]);
+        assert_eq!(rates(&config(|c| c.backbone_lr = Some(0.0005)), 0), [0.5, 0.5, 0.5, 0.5, 1.0]);
+        let decay = config(|c| c.lr_layer_decay = Some(0.5));
+        assert_eq!(rates(&decay, 0), [0.5f64.powi(5), 0.5f64.powi(5), 0.25, 0.5, 1.0]);
+        let both = config(|c| (c.lr_layer_decay, c.backbone_lr) = (Some(0.5), Some(0.0005)));
+        assert_eq!(rates(&both, 0), [0.5f64.powi(5), 0.5f64.powi(5), 0.25, 0.5, 1.0]);
+        let from = config(|c| (c.lr_layer_decay, c.freeze_until) = (Some(0.5), Some("layer4".into())));
+        assert_eq!(rates(&from, 0), [0.0, 0.0, 0.0, 0.5, 1.0]);
+    }
+
+    #[test]
+    fn stages_join_in_from_the_head_downwards() {
+        let learning = |config: &Config, epoch| rates(config, epoch).map(|rate| rate > 0.0);
+        let gradual = config(|c| c.unfreeze_every = Some(2));
+        for epoch in [0, 1] {
+            assert_eq!(learning(&gradual, epoch), [false, false, false, false, true]);
+        }
+        assert_eq!(learning(&gradual, 2), [false, false, false, true, true]);
+        assert_eq!(learning(&gradual, 5), [false, false, true, true, true]);
+        assert_eq!(learning(&gradual, 9), [false, false, true, true, true]);
+        assert_eq!(learning(&gradual, 10), [true; 5]);
+        assert_eq!(learning(&gradual, 1000), [true; 5]);
+        let until = config(|c| (c.unfreeze_every, c.freeze_until) = (Some(1), Some("layer4".into())));
+        assert_eq!(learning(&until, 100), [false, false, false, true, true]);
+    }
+
+    #[test]
+    fn a_new_head_is_new_and_never_frozen() {
+        let conv = config(|c| c.head = "conv:8,fc:4".parse().unwrap());
+        let grafted = grafted(&conv);
+        let trainable = conv.trainable(&grafted, 0).unwrap();
+        for (node, layer) in grafted.graph.nodes().iter().enumerate() {
+            assert_eq!(trainable.is_new(node), layer.name.starts_with("fc."), "{}", layer.name);
+        }
+        let within = Config { freeze_until: Some("fc.5".into()), ..conv };
+        let message = within.trainable(&grafted, 0).unwrap_err().to_string();
+        assert!(message.contains("would freeze fc.0 of the new head"), "{message}");
+    }
+}

@@ -244,14 +244,21 @@ impl Recipe {
     /// One sample's values, from file or cache.
     fn values(&self, epoch: u64, index: usize, scratch: &mut Scratch, target: &mut [f32]) -> Result<()> {
         let image = self.store.get(&self.samples[index].path)?;
+        let mut erased = None;
         let square = match &self.options.augmentation {
             Some(augmentation) => {
-                let drawn = augmentation.draw(image.width(), image.height(), self.options.seed, epoch, index as u64);
-                Augmentation::apply(&image, &drawn, &self.preprocessing, scratch)
+                let (size, side) = ((image.width(), image.height()), self.preprocessing.crop);
+                let drawn = augmentation.draw(size, side, self.options.seed, epoch, index as u64);
+                let square = Augmentation::apply(&image, &drawn, &self.preprocessing, scratch);
+                erased = drawn.erased;
+                square
             }
             None => self.preprocessing.resize_and_crop(&image, scratch),
         };
         self.preprocessing.normalize_into(&square, target);
+        if let Some(erased) = erased {
+            erased.apply(target, self.preprocessing.crop);
+        }
         Ok(())
     }
 }

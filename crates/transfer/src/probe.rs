@@ -103,7 +103,8 @@ fn extract(
 ) -> Result<Features> {
     let loader = loader(samples, &photos.store, &config.preprocessing, context)?;
     let mut features = Features { values: Vec::new(), dim: 0, labels: Vec::new() };
-    for_each_batch(what, &loader, session, context, |values, batch| {
+    let infer = |images: &[f32]| Ok(session.infer(images)?);
+    for_each_batch(what, &loader, 0, infer, context, |values, batch| {
         features.dim = values.len() / batch.n;
         features.values.extend_from_slice(values);
         features.labels.extend(labels_u32(&batch.labels));

@@ -33,8 +33,8 @@ pub struct LoaderOptions {
     pub shuffle: bool,
     /// Random variation of the pictures; with `None` they are only preprocessed. Default: `None`.
     pub augmentation: Option<Augmentation>,
-    /// After how many epochs the variations come again: epoch `e` has those of epoch `e % views`. Never with `None`, the
-    /// default.
+    /// After how many epochs the variations come again: epoch `e` has those of epoch `e % views`. Never with `None`,
+    /// the default.
     pub views: Option<usize>,
     /// The run's seed. Default: 0.
     pub seed: u64,

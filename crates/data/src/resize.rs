@@ -1,9 +1,9 @@
 //! Resampling with antialias: PIL's `Image.resize` with `BILINEAR` or `BICUBIC`, to the bit.
 //!
 //! Each output pixel is a weighted mean of the input pixels beneath a triangle, whose width is that of two
-//! output pixels (two input pixels when enlarging), or beneath a cubic spline twice as wide. The two axes are done one after the other, with weights
-//! in 22-bit fixed point and a picture of 8-bit levels in between, in PIL's order and rounding. Libraries
-//! that are faster round otherwise: by one level only, but a change of hue or contrast afterwards makes
+//! output pixels (two input pixels when enlarging), or beneath a cubic spline twice as wide. The two axes
+//! are done one after the other, with weights in 22-bit fixed point and a picture of 8-bit levels in between,
+//! in PIL's order and rounding. Libraries that are faster round otherwise: by one level only, but a change of hue or contrast afterwards makes
 //! several of it. (PIL skips an axis that keeps its size; the weights are then 1 and 0, so nothing changes.)
 
 use std::ops::Range;

@@ -93,8 +93,8 @@ pub struct Config {
     pub label_smoothing: f64,
     /// Seed of every random decision.
     pub seed: u64,
-    /// How many variations of each training photo there are, which come again after as many epochs; without, every epoch
-    /// has its own.
+    /// How many variations of each training photo there are, which come again after as many epochs; without, every
+    /// epoch has its own.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub views: Option<usize>,
     /// What training steps compute in.

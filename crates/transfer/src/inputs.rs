@@ -392,7 +392,9 @@ mod tests {
             let mix = Some(Mix { mixup_alpha: 0.5, cutmix_alpha: 1.0 });
             config.augmentation = Some(Augmentation { mix, ..Augmentation::default() });
         };
-        let cases: [(&str, fn(&mut Config), usize); 8] = [
+        /// The layer that learns first, what is other than the tutorial's, how many views are kept.
+        type Case = (&'static str, fn(&mut Config), usize);
+        let cases: [Case; 8] = [
             ("fc", |_| (), 0),
             ("conv1", |_| (), 0),
             ("fc", fixed, 1),

@@ -29,8 +29,8 @@ pub struct Prediction {
     pub top: Result<Vec<Ranked>, String>,
 }
 
-/// Predicts each file, asking about it as `tta` says, and hands the answers to `take` in the order of `paths`. A file that cannot be read gets an
-/// answer that says so; the others go on.
+/// Predicts each file, asking about it as `tta` says, and hands the answers to `take` in the order of `paths`. A file
+/// that cannot be read gets an answer that says so; the others go on.
 ///
 /// # Errors
 /// Those of inferring and of `take`; [`Error::Interrupted`] between batches.

@@ -302,4 +302,8 @@ LOSSES = {
     "cross_entropy_smoothed": (0.1, False),
     "cross_entropy_weighted": (0.0, True),
     "cross_entropy_smoothed_weighted": (0.1, True),
+    "cross_entropy_probabilities": (0.0, False, True),
+    "cross_entropy_probabilities_smoothed": (0.1, False, True),
+    "cross_entropy_probabilities_weighted": (0.0, True, True),
+    "cross_entropy_probabilities_smoothed_weighted": (0.1, True, True),
 }

@@ -2,7 +2,7 @@
 
 Computed in float64, stored as float32 in PyTorch's layouts. Tensors: `input`, `param.<name>`, `output`,
 `grad_output`, `grad.input`, `grad.<name>`, and in train mode `after.<buffer>`; for a loss also
-`class_weights` where it has them. The metadata entry "case" is JSON: `graph` (a regraft_graph::Graph) and
+`class_weights` and `probabilities` where it has them. The metadata entry "case" is JSON: `graph` (a regraft_graph::Graph) and
 `training` (batch norms in train mode), or `loss` (`labels`, `label_smoothing`).
 """
 
@@ -126,22 +126,29 @@ def check_against_torchvision(name, params, x, upstream, training, exact):
         torch.testing.assert_close(ours[key], value, rtol=1e-10, atol=1e-12)
 
 
-def generate_loss(name, smoothing, weighted):
+def generate_loss(name, smoothing, weighted, soft=False):
     batch, classes = 5, 7
     logits = values(f"{name}.input", (batch, classes), 4.0)
     labels = [3, 0, 6, 3, 1]
+    # As MixUp makes them, and a row with some of every class.
+    one_hot = F.one_hot(torch.tensor(labels), classes).float()
+    probabilities = 0.3 * one_hot + 0.7 * one_hot.roll(1, 0)
+    probabilities[0] = torch.arange(1, 8) / 28
     weights = values(f"{name}.class_weights", (classes,), 0.8, 1.0) if weighted else None
 
     def differentiate(dtype):
         x = logits.to(dtype, copy=True).requires_grad_()
         weight = weights.to(dtype) if weighted else None
-        loss = F.cross_entropy(x, torch.tensor(labels), weight, label_smoothing=smoothing)
+        target = probabilities.to(dtype) if soft else torch.tensor(labels)
+        loss = F.cross_entropy(x, target, weight, label_smoothing=smoothing)
         loss.backward()
         return {"output": loss.detach(), "grad.input": x.grad}
 
     exact = differentiate(torch.float64)
     tensors = {"input": logits} | exact | ({"class_weights": weights} if weighted else {})
-    save(name, tensors, {"loss": {"labels": labels, "label_smoothing": smoothing}})
+    if soft:
+        tensors["probabilities"] = probabilities
+    save(name, tensors, {"loss": ({} if soft else {"labels": labels}) | {"label_smoothing": smoothing}})
     return error(differentiate(torch.float32), exact)
 
 
@@ -151,8 +158,8 @@ def main():
         old.unlink()
     for name, (network, batch, training) in CASES.items():
         print(f"{name:32} float32 error {generate_network(name, network, batch, training):.1e}")
-    for name, (smoothing, weighted) in LOSSES.items():
-        print(f"{name:32} float32 error {generate_loss(name, smoothing, weighted):.1e}")
+    for name, case in LOSSES.items():
+        print(f"{name:32} float32 error {generate_loss(name, *case):.1e}")
 
 
 if __name__ == "__main__":

@@ -5,9 +5,9 @@ use std::sync::LazyLock;
 
 use clap::parser::ValueSource;
 use clap::{Args, CommandFactory, FromArgMatches, Parser, Subcommand, ValueEnum};
-use regraft_data::ColorJitter;
+use regraft_data::{ColorJitter, Interpolation};
 use regraft_engine::Precision;
-use regraft_transfer::{ClassWeights, Head};
+use regraft_transfer::{ClassWeights, Head, Tta};
 
 use crate::values::{
     MAX_SEED, MAX_THREADS, at_least_one, backbone, backbone_and_weights, class_weights, color_jitter, not_negative,
@@ -118,6 +118,30 @@ pub enum SchedulerArg {
     Constant,
 }
 
+#[derive(Clone, Copy, ValueEnum)]
+pub enum InterpolationArg {
+    Bilinear,
+    Bicubic,
+}
+
+impl From<InterpolationArg> for Interpolation {
+    fn from(arg: InterpolationArg) -> Self {
+        match arg {
+            InterpolationArg::Bilinear => Interpolation::Bilinear,
+            InterpolationArg::Bicubic => Interpolation::Bicubic,
+        }
+    }
+}
+
+#[derive(Clone, Copy, PartialEq, ValueEnum)]
+#[value(rename_all = "snake_case")]
+pub enum AutoAugmentArg {
+    /// RandAugment: two random operations of one strength
+    Ra,
+    /// TrivialAugmentWide: one random operation of any strength
+    TaWide,
+}
+
 #[derive(Args)]
 pub struct Train {
     /// Folder with train/ and val/ of class folders, or with the class folders themselves
@@ -161,6 +185,9 @@ pub struct Train {
     /// imgsz * 256 / 224]
     #[arg(long, value_parser = pixels(), help_heading = "Data")]
     pub val_resize_size: Option<u32>,
+    /// How photos are resized [default: as for the weights, mostly bilinear]
+    #[arg(long, value_enum, help_heading = "Data")]
+    pub interpolation: Option<InterpolationArg>,
     /// Most memory for decoded photos in MiB [default: 1024, or a quarter of what is free]
     #[arg(long, help_heading = "Data")]
     pub cache_mib: Option<usize>,
@@ -261,7 +288,7 @@ pub struct Train {
 
     /// Prepare training photos as for validation, without random crops and flips: the layers below --freeze-until, or
     /// below the head with --mode frozen, then see each photo once
-    #[arg(long, conflicts_with_all = ["hflip_prob", "color_jitter", "rotation"], help_heading = "Augmentation")]
+    #[arg(long, conflicts_with_all = ["hflip_prob", "color_jitter", "rotation", "auto_augment", "random_erase", "mixup_alpha", "cutmix_alpha", "views"], help_heading = "Augmentation")]
     pub no_augment: bool,
     /// Probability of mirroring a training photo
     #[arg(long, default_value_t = 0.5, value_parser = number(|x| (0.0..=1.0).contains(&x), "from 0 to 1"), help_heading = "Augmentation")]
@@ -272,6 +299,24 @@ pub struct Train {
     /// Random rotation by up to so many degrees
     #[arg(long, default_value_t = 0.0, value_name = "DEGREES", value_parser = number(|x| (0.0..=180.0).contains(&x), "from 0 to 180"), help_heading = "Augmentation")]
     pub rotation: f64,
+    /// Random operations on each training photo
+    #[arg(long, value_enum, help_heading = "Augmentation")]
+    pub auto_augment: Option<AutoAugmentArg>,
+    /// Strength of ra, 0 to 30
+    #[arg(long, default_value_t = 9, value_parser = clap::value_parser!(u8).range(0..=30), help_heading = "Augmentation")]
+    pub ra_magnitude: u8,
+    /// Probability of erasing a rectangle of a training photo
+    #[arg(long, default_value_t = 0.0, value_name = "P", value_parser = number(|x| (0.0..=1.0).contains(&x), "from 0 to 1"), help_heading = "Augmentation")]
+    pub random_erase: f64,
+    /// Blend each photo of a batch with another, by shares from Beta(ALPHA, ALPHA)
+    #[arg(long, default_value_t = 0.0, value_name = "ALPHA", value_parser = number(|x| (0.0..=1000.0).contains(&x), "from 0 to 1000"), help_heading = "Augmentation")]
+    pub mixup_alpha: f64,
+    /// Paste a rectangle of another photo into each; with --mixup-alpha, each batch gets one of the two
+    #[arg(long, default_value_t = 0.0, value_name = "ALPHA", value_parser = number(|x| (0.0..=1000.0).contains(&x), "from 0 to 1000"), help_heading = "Augmentation")]
+    pub cutmix_alpha: f64,
+    /// Vary each photo in K ways that come again after K epochs: frozen layers then see it K times, however many epochs
+    #[arg(long, value_name = "K", value_parser = at_least_one, help_heading = "Augmentation")]
+    pub views: Option<usize>,
 
     /// What was given on the command line and has no effect beside the rest of it.
     #[arg(skip)]
@@ -284,8 +329,8 @@ impl Train {
         let (mode, scheduler) = (self.mode, self.lr_scheduler);
         let by_steps = "--epochs --batch-size --optimizer --lr --momentum --nesterov --weight-decay --lr-scheduler \
             --lr-step-size --lr-gamma --lr-min --lr-warmup-epochs --lr-warmup-decay --label-smoothing --no-augment \
-            --hflip-prob --color-jitter --rotation --clip-grad-norm --accumulate --ema --patience --head-dropout \
-            --init-head";
+            --hflip-prob --color-jitter --rotation --auto-augment --ra-magnitude --random-erase --mixup-alpha \
+            --cutmix-alpha --views --clip-grad-norm --accumulate --ema --patience --head-dropout --init-head";
         let probes = mode == ModeArg::Probe || self.init_head == InitHeadArg::Probe;
         let rules = [
             (probes, "--mode probe or --init-head probe", "-C"),
@@ -295,6 +340,7 @@ impl Train {
             (scheduler == SchedulerArg::Steplr, "--lr-scheduler steplr", "--lr-step-size --lr-gamma"),
             (scheduler == SchedulerArg::Cosineannealinglr, "--lr-scheduler cosineannealinglr", "--lr-min"),
             (self.lr_warmup_epochs > 0, "--lr-warmup-epochs", "--lr-warmup-decay"),
+            (self.auto_augment == Some(AutoAugmentArg::Ra), "--auto-augment ra", "--ra-magnitude"),
         ];
         let mut idle: Vec<String> = Vec::new();
         for (_, goes_with, flags) in rules.iter().filter(|(works, ..)| !works) {
@@ -349,6 +395,23 @@ pub struct Eval {
     /// An unreadable photo is an error instead of a warning
     #[arg(long)]
     pub strict: bool,
+    /// Ask about each photo more than once
+    #[arg(long, value_enum)]
+    pub tta: Option<TtaArg>,
+}
+
+#[derive(Clone, Copy, ValueEnum)]
+pub enum TtaArg {
+    /// The photo and its mirror image: the mean of both answers
+    Hflip,
+}
+
+impl From<TtaArg> for Tta {
+    fn from(arg: TtaArg) -> Self {
+        match arg {
+            TtaArg::Hflip => Tta::Hflip,
+        }
+    }
 }
 
 #[derive(Args)]
@@ -364,6 +427,9 @@ pub struct Predict {
     /// Print CSV: path, label, prob, for --top-k above 1 also label2, prob2, ..., and error
     #[arg(long, conflicts_with = "json")]
     pub csv: bool,
+    /// Ask about each photo more than once
+    #[arg(long, value_enum)]
+    pub tta: Option<TtaArg>,
 }
 
 #[derive(Args)]
@@ -441,7 +507,7 @@ mod tests {
             asked.borrow_mut().push(id.to_owned());
             true
         });
-        assert_eq!(idle.len(), 7, "{idle:?}");
+        assert_eq!(idle.len(), 8, "{idle:?}");
         for id in asked.into_inner() {
             assert!(train.get_arguments().any(|arg| arg.get_id() == id.as_str()), "no flag has the id {id}");
         }

@@ -1,15 +1,18 @@
 //! Random variations of training pictures: what is drawn ([`Augmentation::draw`]) is kept apart from what
 //! is done with it ([`Augmentation::apply`]), so the one can be tested against the other.
 
+use std::fmt::Debug;
+
 use regraft_random::{Generator, Purpose, below, keyed, shuffle, unit_f64};
 use serde::{Deserialize, Serialize};
 
 use crate::color::{self, ColorChange};
 use crate::resize::Scratch;
-use crate::{Error, Image, Preprocessing, Result, rotate};
+use crate::{AutoAugment, Erased, Error, Image, Mix, Operation, Preprocessing, RandomErasing, Result, rotate};
 
 /// torchvision's training transforms, in this order: `RandomResizedCrop`, `RandomHorizontalFlip`,
-/// `RandomRotation`, `ColorJitter`. The default is the tutorial's: the first two.
+/// `RandomRotation`, `ColorJitter`, an automatic policy and, after normalisation, `RandomErasing` and a mixing of
+/// batches. The default is the tutorial's: the first two.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct Augmentation {
@@ -23,11 +26,29 @@ pub struct Augmentation {
     pub degrees: f64,
     /// Random brightness, contrast, saturation and hue; `None` for none.
     pub color_jitter: Option<ColorJitter>,
+    /// RandAugment or TrivialAugmentWide; `None` for neither.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub auto_augment: Option<AutoAugment>,
+    /// Random erasing of a rectangle; `None` for none.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub random_erasing: Option<RandomErasing>,
+    /// MixUp or CutMix, which whoever forms the steps of training carries out; `None` for neither.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub mix: Option<Mix>,
 }
 
 impl Default for Augmentation {
     fn default() -> Self {
-        Self { scale: (0.08, 1.0), ratio: (3.0 / 4.0, 4.0 / 3.0), hflip: 0.5, degrees: 0.0, color_jitter: None }
+        Self {
+            scale: (0.08, 1.0),
+            ratio: (3.0 / 4.0, 4.0 / 3.0),
+            hflip: 0.5,
+            degrees: 0.0,
+            color_jitter: None,
+            auto_augment: None,
+            random_erasing: None,
+            mix: None,
+        }
     }
 }
 
@@ -69,6 +90,17 @@ pub struct Drawn {
     pub angle: f64,
     /// How to change its colours, in this order.
     pub jitter: Vec<ColorChange>,
+    /// What the automatic policy does then, in this order.
+    pub operations: Vec<Operation>,
+    /// What is erased after normalisation.
+    pub erased: Option<Erased>,
+}
+
+impl Drawn {
+    /// A crop and nothing else.
+    pub fn crop(crop: CropBox) -> Self {
+        Self { crop, flip: false, angle: 0.0, jitter: Vec::new(), operations: Vec::new(), erased: None }
+    }
 }
 
 impl Augmentation {
@@ -77,15 +109,15 @@ impl Augmentation {
     /// # Errors
     /// [`Error::Setting`] naming the value out of range.
     pub fn validate(&self) -> Result<()> {
-        let check = |ok: bool, what, value: &dyn std::fmt::Debug, expected| {
-            if ok { Ok(()) } else { Err(Error::Setting { what, value: format!("{value:?}"), expected }) }
-        };
         let (low, high) = self.scale;
         check(0.0 < low && low <= high && high <= 1.0, "scale", &self.scale, "two rising fractions above 0, up to 1")?;
         let (low, high) = self.ratio;
         check(0.01 <= low && low <= high && high <= 100.0, "ratio", &self.ratio, "two rising ratios from 0.01 to 100")?;
         check((0.0..=1.0).contains(&self.hflip), "hflip", &self.hflip, "a probability from 0 to 1")?;
         check((0.0..=180.0).contains(&self.degrees), "degrees", &self.degrees, "0 to 180")?;
+        self.auto_augment.as_ref().map_or(Ok(()), AutoAugment::validate)?;
+        self.random_erasing.as_ref().map_or(Ok(()), RandomErasing::validate)?;
+        self.mix.as_ref().map_or(Ok(()), Mix::validate)?;
         let Some(jitter) = self.color_jitter else { return Ok(()) };
         for (what, value) in
             [("brightness", jitter.brightness), ("contrast", jitter.contrast), ("saturation", jitter.saturation)]
@@ -95,15 +127,17 @@ impl Augmentation {
         check((0.0..=0.5).contains(&jitter.hue), "hue", &jitter.hue, "0 to 0.5")
     }
 
-    /// Draws for a picture of `width` by `height` pixels, keyed by the run's seed, the epoch and the sample:
-    /// the same arguments always give the same result.
-    pub fn draw(&self, width: u32, height: u32, seed: u64, epoch: u64, sample: u64) -> Drawn {
+    /// Draws for a picture of `width` by `height` pixels that becomes a square of `side`, keyed by the run's seed, the
+    /// epoch and the sample: the same arguments always give the same result.
+    pub fn draw(&self, (width, height): (u32, u32), side: u32, seed: u64, epoch: u64, sample: u64) -> Drawn {
         let mut rng = keyed(seed, Purpose::Augment, epoch, sample);
         Drawn {
             crop: self.draw_crop(width, height, &mut rng),
             flip: unit_f64(&mut rng) < self.hflip,
             angle: uniform(&mut rng, -self.degrees, self.degrees),
             jitter: self.color_jitter.map(|jitter| jitter.draw(&mut rng)).unwrap_or_default(),
+            operations: self.auto_augment.map(|policy| policy.draw(side, &mut rng)).unwrap_or_default(),
+            erased: self.random_erasing.as_ref().and_then(|erasing| erasing.draw(side, &mut rng)),
         }
     }
 
@@ -135,14 +169,13 @@ impl Augmentation {
         CropBox { left: (width - crop_w) / 2, top: (height - crop_h) / 2, width: crop_w, height: crop_h }
     }
 
-    /// The square of `preprocessing.crop` pixels that results from what was drawn.
-    ///
-    /// Crop, flip, rotation and colours are PIL's to the bit; the resizing in between is within one level.
+    /// The square of `preprocessing.crop` pixels that results from what was drawn, up to what is erased after
+    /// normalisation ([`Erased::apply`]). To the bit what torchvision makes of a PIL picture.
     ///
     /// # Panics
     /// If the drawn crop does not lie inside the picture.
     pub fn apply(image: &Image, drawn: &Drawn, preprocessing: &Preprocessing, scratch: &mut Scratch) -> Image {
-        let mut result = scratch.resized_crop(image, &drawn.crop, preprocessing.crop);
+        let mut result = scratch.resized_crop(image, &drawn.crop, preprocessing.crop, preprocessing.interpolation);
         if drawn.flip {
             result.flip_horizontal();
         }
@@ -151,6 +184,9 @@ impl Augmentation {
         }
         for &change in &drawn.jitter {
             color::adjust(&mut result, change);
+        }
+        for operation in &drawn.operations {
+            operation.apply(&mut result);
         }
         result
     }
@@ -178,8 +214,13 @@ impl ColorJitter {
     }
 }
 
+/// Says what is wrong with a value that is not `ok`.
+pub(crate) fn check(ok: bool, what: &'static str, value: &dyn Debug, expected: &'static str) -> Result<()> {
+    if ok { Ok(()) } else { Err(Error::Setting { what, value: format!("{value:?}"), expected }) }
+}
+
 /// A uniform draw from `low..high`, `low` if they are equal.
-fn uniform(rng: &mut Generator, low: f64, high: f64) -> f64 {
+pub(crate) fn uniform(rng: &mut Generator, low: f64, high: f64) -> f64 {
     low + (high - low) * unit_f64(rng)
 }
 
@@ -190,7 +231,7 @@ mod tests {
     #[test]
     fn draws_depend_on_their_key_alone() {
         let augmentation = Augmentation { degrees: 10.0, ..Default::default() };
-        let draw = |seed, epoch, sample| augmentation.draw(500, 375, seed, epoch, sample);
+        let draw = |seed, epoch, sample| augmentation.draw((500, 375), 224, seed, epoch, sample);
         assert_eq!(draw(1, 2, 3), draw(1, 2, 3));
         for other in [draw(2, 2, 3), draw(1, 3, 3), draw(1, 2, 4)] {
             assert_ne!(draw(1, 2, 3), other);
@@ -202,7 +243,7 @@ mod tests {
         let augmentation = Augmentation::default();
         let mut area_sum = 0.0;
         for sample in 0..2000 {
-            let CropBox { left, top, width, height } = augmentation.draw(500, 375, 0, 0, sample).crop;
+            let CropBox { left, top, width, height } = augmentation.draw((500, 375), 224, 0, 0, sample).crop;
             assert!(left + width <= 500 && top + height <= 375);
             let (w, h) = (f64::from(width), f64::from(height));
             // Rounding moves either side by half a pixel at most.
@@ -219,7 +260,7 @@ mod tests {
     #[test]
     fn a_picture_no_crop_fits_keeps_its_middle() {
         let augmentation = Augmentation { scale: (1.0, 1.0), ..Default::default() };
-        let crop = |w, h| augmentation.draw(w, h, 0, 0, 0).crop;
+        let crop = |w, h| augmentation.draw((w, h), 224, 0, 0, 0).crop;
         assert_eq!(crop(1000, 100), CropBox { left: 433, top: 0, width: 133, height: 100 });
         assert_eq!(crop(100, 1000), CropBox { left: 0, top: 433, width: 100, height: 133 });
         assert_eq!(crop(1, 1), CropBox { left: 0, top: 0, width: 1, height: 1 });
@@ -227,7 +268,7 @@ mod tests {
 
     #[test]
     fn half_the_pictures_are_mirrored() {
-        let flips = (0..2000).filter(|&sample| Augmentation::default().draw(9, 9, 5, 1, sample).flip).count();
+        let flips = (0..2000).filter(|&sample| Augmentation::default().draw((9, 9), 8, 5, 1, sample).flip).count();
         assert!((900..1100).contains(&flips), "{flips}");
     }
 
@@ -237,7 +278,7 @@ mod tests {
         let augmentation = Augmentation { color_jitter: Some(jitter), ..Default::default() };
         let mut first = [0; 3];
         for sample in 0..600 {
-            let changes = augmentation.draw(9, 9, 0, 0, sample).jitter;
+            let changes = augmentation.draw((9, 9), 8, 0, 0, sample).jitter;
             assert_eq!(changes.len(), 3);
             for (place, change) in changes.into_iter().enumerate() {
                 let (index, factor, range) = match change {
@@ -254,9 +295,32 @@ mod tests {
     }
 
     #[test]
+    fn what_comes_last_leaves_the_draws_before_it_as_they_are() {
+        let plain = Augmentation { degrees: 10.0, ..Default::default() };
+        let more = Augmentation {
+            auto_augment: Some(AutoAugment::TaWide),
+            random_erasing: Some(RandomErasing { p: 1.0, ..Default::default() }),
+            ..plain.clone()
+        };
+        let draw = |augmentation: &Augmentation| augmentation.draw((500, 375), 224, 0, 0, 0);
+        let (plain, more) = (draw(&plain), draw(&more));
+        assert!(more.operations.len() == 1 && more.erased.is_some());
+        assert_eq!(Drawn { operations: Vec::new(), erased: None, ..more }, plain);
+    }
+
+    #[test]
+    fn older_settings_are_read() {
+        let older = r#"{"scale": [0.08, 1.0], "ratio": [0.75, 1.3333333333333333], "hflip": 0.5, "degrees": 0.0}"#;
+        assert_eq!(serde_json::from_str::<Augmentation>(older).unwrap(), Augmentation::default());
+    }
+
+    #[test]
     fn settings_are_checked() {
         assert!(Augmentation::default().validate().is_ok());
         let jitter = |hue| Some(ColorJitter { hue, ..Default::default() });
+        let ra = |magnitude| Some(AutoAugment::Ra { num_ops: 2, magnitude });
+        let erasing = |p| Some(RandomErasing { p, ..Default::default() });
+        let mix = |cutmix_alpha| Some(Mix { mixup_alpha: 0.0, cutmix_alpha });
         for (change, what) in [
             (Augmentation { scale: (0.0, 1.0), ..Default::default() }, "scale"),
             (Augmentation { scale: (0.9, 0.1), ..Default::default() }, "scale"),
@@ -264,6 +328,10 @@ mod tests {
             (Augmentation { hflip: 1.5, ..Default::default() }, "hflip"),
             (Augmentation { degrees: -1.0, ..Default::default() }, "degrees"),
             (Augmentation { color_jitter: jitter(0.6), ..Default::default() }, "hue"),
+            (Augmentation { auto_augment: ra(31), ..Default::default() }, "magnitude"),
+            (Augmentation { random_erasing: erasing(1.5), ..Default::default() }, "random_erase"),
+            (Augmentation { mix: mix(-1.0), ..Default::default() }, "cutmix_alpha"),
+            (Augmentation { mix: mix(0.0), ..Default::default() }, "mixup_alpha"),
         ] {
             assert!(matches!(change.validate(), Err(Error::Setting { what: w, .. }) if w == what), "{change:?}");
         }

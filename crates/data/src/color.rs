@@ -46,6 +46,13 @@ pub fn adjust_saturation(image: &mut Image, factor: f64) {
     blend(image.pixels_mut(), factor, |pixel| [grey(pixel); 3]);
 }
 
+/// Blends with the smoothed picture: `adjust_sharpness`. 1 changes nothing, 0 gives the smoothed one.
+pub fn adjust_sharpness(image: &mut Image, factor: f64) {
+    let smooth = smooth(image);
+    let mut smooth = smooth.iter();
+    blend(image.pixels_mut(), factor, |_| *smooth.next().expect("a smoothed pixel for every pixel"));
+}
+
 /// Turns the hue circle by `turn` of a full turn, -0.5 to 0.5: `adjust_hue`, by way of PIL's 8-bit HSV.
 /// Even 0 changes colours slightly, by the rounding to HSV and back.
 pub fn adjust_hue(image: &mut Image, turn: f64) {
@@ -59,7 +66,7 @@ pub fn adjust_hue(image: &mut Image, turn: f64) {
 }
 
 /// PIL's `Image.blend`: `other + factor * (pixel - other)` in `f32`, truncated and clipped to 0..255.
-fn blend(pixels: &mut [u8], factor: f64, other: impl Fn(&[u8; 3]) -> [u8; 3]) {
+fn blend(pixels: &mut [u8], factor: f64, mut other: impl FnMut(&[u8; 3]) -> [u8; 3]) {
     let factor = factor as f32;
     let (pixels, _) = pixels.as_chunks_mut::<3>();
     for pixel in pixels {
@@ -70,6 +77,25 @@ fn blend(pixels: &mut [u8], factor: f64, other: impl Fn(&[u8; 3]) -> [u8; 3]) {
             *level = (f32::from(other) + factor * difference as f32) as u8;
         }
     }
+}
+
+/// PIL's `ImageFilter.SMOOTH`: each pixel five times and its eight neighbours once, over 13; the border stays.
+fn smooth(image: &Image) -> Vec<[u8; 3]> {
+    let (width, height) = (image.width() as usize, image.height() as usize);
+    let (pixels, _) = image.pixels().as_chunks::<3>();
+    let mut result = pixels.to_vec();
+    for y in 1..height.saturating_sub(1) {
+        for x in 1..width.saturating_sub(1) {
+            let at = y * width + x;
+            result[at] = std::array::from_fn(|channel| {
+                let row = |y: usize| (x - 1..=x + 1).map(move |x| u32::from(pixels[y * width + x][channel]));
+                let sum: u32 = (y - 1..=y + 1).flat_map(row).sum::<u32>() + 4 * u32::from(pixels[at][channel]);
+                // To the nearest; 13 is odd, so there are no halves.
+                ((2 * sum + 13) / 26) as u8
+            });
+        }
+    }
+    result
 }
 
 /// PIL's luma (ITU-R 601-2) in 16-bit fixed point.
@@ -133,7 +159,7 @@ mod tests {
             change(&mut image, factor);
             image.pixels().to_vec()
         };
-        for change in [adjust_brightness, adjust_contrast, adjust_saturation] {
+        for change in [adjust_brightness, adjust_contrast, adjust_saturation, adjust_sharpness] {
             assert_eq!(changed(change, 1.0), original.pixels());
         }
         assert_eq!(changed(adjust_brightness, 0.0), [0; 6]);

@@ -13,34 +13,41 @@
 //!
 //! This crate knows nothing of networks.
 
+mod affine;
 pub mod augment;
+mod auto_augment;
 pub mod color;
 pub mod dataset;
 pub mod decode;
+mod erase;
 mod error;
 mod findings;
 mod fingerprint;
 mod image;
+mod levels;
 pub mod loader;
+mod mix;
 pub mod preprocess;
 mod resize;
-mod rotate;
 mod store;
 mod verify;
 mod walk;
 
 pub use self::image::Image;
+pub use affine::rotate;
 pub use augment::{Augmentation, ColorJitter, CropBox, Drawn};
+pub use auto_augment::{AutoAugment, Operation};
 pub use color::ColorChange;
 pub use dataset::{Dataset, Sample, SplitOptions, open_eval};
 pub use decode::{DecodeOptions, Format, decode, decode_file};
+pub use erase::{Erased, Fill, RandomErasing};
 pub use error::{Error, Result};
 pub use findings::{Finding, FindingKind, Findings};
 pub use fingerprint::{Duplicate, Fingerprint, fingerprint};
 pub use loader::{Batch, Batches, Loader, LoaderOptions};
+pub use mix::{Mix, Mixed};
 pub use preprocess::{Interpolation, Preprocessing};
 pub use resize::Scratch;
-pub use rotate::rotate;
 pub use store::{ImageStore, default_cache_bytes};
 pub use verify::verify;
 pub use walk::image_paths;

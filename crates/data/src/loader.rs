@@ -33,6 +33,9 @@ pub struct LoaderOptions {
     pub shuffle: bool,
     /// Random variation of the pictures; with `None` they are only preprocessed. Default: `None`.
     pub augmentation: Option<Augmentation>,
+    /// After how many epochs the variations come again: epoch `e` has those of epoch `e % views`. Never with `None`,
+    /// the default.
+    pub views: Option<usize>,
     /// The run's seed. Default: 0.
     pub seed: u64,
     /// How many threads prepare pictures, at least 1. Default: 1. As many as compute are right: while computing is
@@ -42,7 +45,7 @@ pub struct LoaderOptions {
 
 impl Default for LoaderOptions {
     fn default() -> Self {
-        Self { batch_size: 4, shuffle: false, augmentation: None, seed: 0, workers: 1 }
+        Self { batch_size: 4, shuffle: false, augmentation: None, views: None, seed: 0, workers: 1 }
     }
 }
 
@@ -67,7 +70,7 @@ impl Loader {
     /// A loader of `samples`, which the store decodes.
     ///
     /// # Errors
-    /// [`Error::Setting`] for a batch size or number of workers of 0, or from
+    /// [`Error::Setting`] for a batch size or number of workers or views of 0, or from
     /// [`Preprocessing::validate`] or [`Augmentation::validate`].
     pub fn new(
         samples: Vec<Sample>,
@@ -75,7 +78,8 @@ impl Loader {
         preprocessing: Preprocessing,
         options: LoaderOptions,
     ) -> Result<Self> {
-        for (what, value) in [("batch_size", options.batch_size), ("workers", options.workers)] {
+        let views = options.views.unwrap_or(1);
+        for (what, value) in [("batch_size", options.batch_size), ("workers", options.workers), ("views", views)] {
             if value == 0 {
                 return Err(Error::Setting { what, value: "0".into(), expected: "at least 1" });
             }
@@ -244,14 +248,22 @@ impl Recipe {
     /// One sample's values, from file or cache.
     fn values(&self, epoch: u64, index: usize, scratch: &mut Scratch, target: &mut [f32]) -> Result<()> {
         let image = self.store.get(&self.samples[index].path)?;
+        let mut erased = None;
         let square = match &self.options.augmentation {
             Some(augmentation) => {
-                let drawn = augmentation.draw(image.width(), image.height(), self.options.seed, epoch, index as u64);
-                Augmentation::apply(&image, &drawn, &self.preprocessing, scratch)
+                let (size, side) = ((image.width(), image.height()), self.preprocessing.crop);
+                let view = self.options.views.map_or(epoch, |views| epoch % views as u64);
+                let drawn = augmentation.draw(size, side, self.options.seed, view, index as u64);
+                let square = Augmentation::apply(&image, &drawn, &self.preprocessing, scratch);
+                erased = drawn.erased;
+                square
             }
             None => self.preprocessing.resize_and_crop(&image, scratch),
         };
         self.preprocessing.normalize_into(&square, target);
+        if let Some(erased) = erased {
+            erased.apply(target, self.preprocessing.crop);
+        }
         Ok(())
     }
 }
@@ -349,6 +361,26 @@ mod tests {
     }
 
     #[test]
+    fn views_come_again_in_another_order() {
+        let (_dir, samples) = photos(7);
+        let options = LoaderOptions { views: Some(2), batch_size: 7, ..train(2) };
+        let repeating = Loader::new(samples.clone(), store(0), small(), options).unwrap();
+        let fresh = Loader::new(samples, store(0), small(), LoaderOptions { batch_size: 7, ..train(2) }).unwrap();
+        let epoch = |loader: &Loader, epoch| batches(loader, epoch, 0).remove(0);
+        let by_sample = |batch: &Batch| {
+            let mut pictures: Vec<_> = batch.sample_keys.iter().zip(batch.images.chunks_exact(192)).collect();
+            pictures.sort_by_key(|(sample, _)| **sample);
+            pictures.into_iter().flat_map(|(_, picture)| picture.to_vec()).collect::<Vec<_>>()
+        };
+        for e in 0..5 {
+            let (found, view) = (epoch(&repeating, e), epoch(&fresh, e % 2));
+            assert!(by_sample(&found) == by_sample(&view), "epoch {e}");
+            assert_eq!(found.sample_keys, epoch(&fresh, e).sample_keys, "epoch {e}");
+        }
+        assert!(by_sample(&epoch(&repeating, 0)) != by_sample(&epoch(&repeating, 1)));
+    }
+
+    #[test]
     fn a_lost_file_ends_the_epoch_with_its_name() {
         let (_dir, samples) = photos(12);
         std::fs::remove_file(&samples[5].path).unwrap();
@@ -399,7 +431,8 @@ mod tests {
     fn a_loader_without_samples_or_with_bad_settings() {
         let loader = |options| Loader::new(Vec::new(), store(0), small(), options);
         assert_eq!(loader(train(2)).unwrap().epoch(0, 0).count(), 0);
-        for options in [LoaderOptions { batch_size: 0, ..train(1) }, train(0)] {
+        let no_views = LoaderOptions { views: Some(0), ..train(1) };
+        for options in [LoaderOptions { batch_size: 0, ..train(1) }, no_views, train(0)] {
             assert!(matches!(loader(options), Err(Error::Setting { .. })));
         }
         let samples = vec![Sample { path: PathBuf::from("x"), class: 0 }];

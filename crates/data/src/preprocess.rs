@@ -12,6 +12,8 @@ pub enum Interpolation {
     /// Bilinear with antialias: PIL's `BILINEAR`, torchvision's default.
     #[default]
     Bilinear,
+    /// Bicubic with antialias: PIL's `BICUBIC`, with which torchvision's EfficientNets, among others, were evaluated.
+    Bicubic,
 }
 
 /// torchvision's evaluation transforms: `Resize`, `CenterCrop`, `ToTensor`, `Normalize`.
@@ -26,7 +28,8 @@ pub struct Preprocessing {
     /// Side of the square that `CenterCrop` keeps, in pixels, 1 to [`Preprocessing::MAX_SIDE`]; the side of
     /// the network's input. Where it exceeds the resized picture, black fills the rest.
     pub crop: u32,
-    /// How `Resize` resamples.
+    /// How `Resize` and `RandomResizedCrop` resample.
+    #[serde(default)]
     pub interpolation: Interpolation,
     /// Mean of each channel (R, G, B), on the scale 0..1.
     pub mean: [f32; 3],
@@ -99,11 +102,11 @@ impl Preprocessing {
     /// `Resize` and `CenterCrop`: a square of `crop` pixels. Only what the crop keeps is computed, so a
     /// very long picture costs no more than a square one.
     pub fn resize_and_crop(&self, image: &Image, scratch: &mut Scratch) -> Image {
-        let Interpolation::Bilinear = self.interpolation;
         let full = resized_size(image.width(), image.height(), self.resize);
         let (left, width, left_pad) = centered(full.0, self.crop);
         let (top, height, top_pad) = centered(full.1, self.crop);
-        let part = scratch.resize_window(image, &Window { full, corner: (left, top), size: (width, height) });
+        let window = Window { full, corner: (left, top), size: (width, height) };
+        let part = scratch.resize_window(image, &window, self.interpolation);
         if width == self.crop && height == self.crop {
             return part;
         }
@@ -202,6 +205,11 @@ mod tests {
         let json = serde_json::to_string(&Preprocessing::default()).unwrap();
         assert!(json.contains(r#""interpolation":"bilinear""#), "{json}");
         assert_eq!(serde_json::from_str::<Preprocessing>(&json).unwrap(), Preprocessing::default());
+        let bicubic = Preprocessing { interpolation: Interpolation::Bicubic, ..Default::default() };
+        let other = json.replace("bilinear", "bicubic");
+        assert_eq!(serde_json::from_str::<Preprocessing>(&other).unwrap(), bicubic);
+        let older = json.replace(r#""interpolation":"bilinear","#, "");
+        assert_eq!(serde_json::from_str::<Preprocessing>(&older).unwrap(), Preprocessing::default());
         let unknown = json.replace("bilinear", "sinc");
         assert!(serde_json::from_str::<Preprocessing>(&unknown).is_err(), "an unknown filter is refused");
     }

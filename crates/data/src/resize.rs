@@ -1,16 +1,16 @@
-//! Bilinear resampling with antialias: PIL's `Image.resize(..., BILINEAR)`, to the bit.
+//! Resampling with antialias: PIL's `Image.resize` with `BILINEAR` or `BICUBIC`, to the bit.
 //!
 //! Each output pixel is a weighted mean of the input pixels beneath a triangle, whose width is that of two
-//! output pixels (two input pixels when enlarging). The two axes are done one after the other, with weights
-//! in 22-bit fixed point and a picture of 8-bit levels in between, in PIL's order and rounding. Libraries
-//! that are faster round otherwise: by one level only, but a change of hue or contrast afterwards makes
+//! output pixels (two input pixels when enlarging), or beneath a cubic spline twice as wide. The two axes
+//! are done one after the other, with weights in 22-bit fixed point and a picture of 8-bit levels in between,
+//! in PIL's order and rounding. Libraries that are faster round otherwise: by one level only, but a change of hue or contrast afterwards makes
 //! several of it. (PIL skips an axis that keeps its size; the weights are then 1 and 0, so nothing changes.)
 
 use std::ops::Range;
 
 use regraft_kernels::simd::dispatch;
 
-use crate::{CropBox, Image};
+use crate::{CropBox, Image, Interpolation};
 
 /// Working memory of the transforms, to be reused from one picture to the next on the same thread.
 #[derive(Default)]
@@ -44,9 +44,9 @@ pub(crate) struct Window {
 
 impl Scratch {
     /// Resizes `image` and keeps a window of the result, without computing the rest.
-    pub(crate) fn resize_window(&mut self, image: &Image, window: &Window) -> Image {
+    pub(crate) fn resize_window(&mut self, image: &Image, window: &Window, interpolation: Interpolation) -> Image {
         let whole = CropBox { left: 0, top: 0, width: image.width(), height: image.height() };
-        self.resize(image, &whole, window)
+        self.resize(image, &whole, window, interpolation)
     }
 
     /// Cuts `crop` out of `image`, then resizes it to a square of `size` pixels: nothing outside the crop
@@ -54,7 +54,13 @@ impl Scratch {
     ///
     /// # Panics
     /// If the crop does not lie inside the picture.
-    pub(crate) fn resized_crop(&mut self, image: &Image, crop: &CropBox, size: u32) -> Image {
+    pub(crate) fn resized_crop(
+        &mut self,
+        image: &Image,
+        crop: &CropBox,
+        size: u32,
+        interpolation: Interpolation,
+    ) -> Image {
         let inside =
             |start: u32, length: u32, side: u32| length > 0 && u64::from(start) + u64::from(length) <= side.into();
         assert!(
@@ -63,21 +69,22 @@ impl Scratch {
             image.width(),
             image.height(),
         );
-        self.resize(image, crop, &Window { full: (size, size), corner: (0, 0), size: (size, size) })
+        let window = Window { full: (size, size), corner: (0, 0), size: (size, size) };
+        self.resize(image, crop, &window, interpolation)
     }
 
     /// [`Self::resize_plain`], compiled for the vector instructions of this CPU. Integers: the result is the same.
-    fn resize(&mut self, image: &Image, crop: &CropBox, window: &Window) -> Image {
+    fn resize(&mut self, image: &Image, crop: &CropBox, window: &Window, interpolation: Interpolation) -> Image {
         dispatch(
             #[inline(always)]
-            || self.resize_plain(image, crop, window),
+            || self.resize_plain(image, crop, window, interpolation),
         )
     }
 
     #[inline(always)]
-    fn resize_plain(&mut self, image: &Image, crop: &CropBox, window: &Window) -> Image {
-        let columns = Axis::new(crop.width, window.full.0, window.corner.0, window.size.0);
-        let lines = Axis::new(crop.height, window.full.1, window.corner.1, window.size.1);
+    fn resize_plain(&mut self, image: &Image, crop: &CropBox, window: &Window, interpolation: Interpolation) -> Image {
+        let columns = Axis::new(crop.width, window.full.0, window.corner.0, window.size.0, interpolation);
+        let lines = Axis::new(crop.height, window.full.1, window.corner.1, window.size.1, interpolation);
         // Only these rows and columns of the crop take part.
         let (used_x, used_y) = (columns.used(), lines.used());
         let stride = image.width() as usize * 3;
@@ -123,25 +130,29 @@ struct Axis {
 
 impl Axis {
     /// The output pixels `corner..corner + size` of `full`, made from `side` input pixels.
-    fn new(side: u32, full: u32, corner: u32, size: u32) -> Self {
+    fn new(side: u32, full: u32, corner: u32, size: u32, interpolation: Interpolation) -> Self {
         let scale = f64::from(side) / f64::from(full);
-        let support = scale.max(1.0);
+        let (filter, radius): (fn(f64) -> f64, f64) = match interpolation {
+            Interpolation::Bilinear => (triangle, 1.0),
+            Interpolation::Bicubic => (cubic, 2.0),
+        };
+        let unit = scale.max(1.0);
+        let support = radius * unit;
         let (mut spans, mut weights) = (Vec::with_capacity(size as usize), Vec::new());
-        let mut triangle = Vec::new();
+        let mut values = Vec::new();
         for at in corner..corner + size {
             let center = (f64::from(at) + 0.5) * scale;
             // `as` truncates, as C does, and keeps negative values at 0.
             let start = (center - support + 0.5) as u32;
             let end = ((center + support + 0.5) as u32).min(side);
-            triangle.clear();
-            triangle.extend((start..end).map(|x| {
-                let distance = (f64::from(x) - center + 0.5) * (1.0 / support);
-                (1.0 - distance.abs()).max(0.0)
-            }));
-            let total: f64 = triangle.iter().sum();
+            values.clear();
+            values.extend((start..end).map(|x| filter(((f64::from(x) - center + 0.5) * (1.0 / unit)).abs())));
+            let total: f64 = values.iter().sum();
             let one = f64::from(1u32 << FRACTION_BITS);
-            weights.extend(triangle.iter().map(|weight| (0.5 + weight / total * one) as i32));
-            spans.push((start as usize, triangle.len()));
+            // To the nearest, halves away from 0.
+            let fixed = |weight: f64| (weight * one + 0.5f64.copysign(weight)) as i32;
+            weights.extend(values.iter().map(|value| fixed(value / total)));
+            spans.push((start as usize, values.len()));
         }
         Self { spans, weights }
     }
@@ -183,11 +194,30 @@ impl Axis {
     }
 }
 
-/// A sum in fixed point as a level. Weights are never negative and add up to one, so it is never out of range
-/// but by their rounding.
-fn round(sum: i32) -> u8 {
-    (sum >> FRACTION_BITS).min(255) as u8
+/// The weight at a distance, in output pixels: PIL's `BILINEAR`.
+fn triangle(distance: f64) -> f64 {
+    (1.0 - distance).max(0.0)
 }
+
+/// PIL's `BICUBIC`: Keys' cubic convolution (1981) with a = -0.5.
+fn cubic(distance: f64) -> f64 {
+    const A: f64 = -0.5;
+    let x = distance;
+    if x < 1.0 {
+        ((A + 2.0) * x - (A + 3.0)) * x * x + 1.0
+    } else if x < 2.0 {
+        (((x - 5.0) * x + 8.0) * x - 4.0) * A
+    } else {
+        0.0
+    }
+}
+
+/// A sum in fixed point as a level. Weights add up to one; those of a cubic may be negative, so a sum may lie beyond
+/// either end, by less than a quarter of the range: `i32` holds it.
+fn round(sum: i32) -> u8 {
+    (sum >> FRACTION_BITS).clamp(0, 255) as u8
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -203,11 +233,15 @@ mod tests {
         let image = gradient(301, 203);
         let full = (127, 86);
         let mut scratch = Scratch::default();
-        let whole = scratch.resize_window(&image, &Window { full, corner: (0, 0), size: full });
-        let part = scratch.resize_window(&image, &Window { full, corner: (31, 11), size: (64, 63) });
-        for y in 0..63usize {
-            let row = &whole.pixels()[((y + 11) * 127 + 31) * 3..][..64 * 3];
-            assert_eq!(&part.pixels()[y * 64 * 3..][..64 * 3], row, "row {y}");
+        for interpolation in [Interpolation::Bilinear, Interpolation::Bicubic] {
+            let (all, some) = (Window { full, corner: (0, 0), size: full }, (64, 63));
+            let whole = scratch.resize_window(&image, &all, interpolation);
+            let window = Window { full, corner: (31, 11), size: some };
+            let part = scratch.resize_window(&image, &window, interpolation);
+            for y in 0..63usize {
+                let row = &whole.pixels()[((y + 11) * 127 + 31) * 3..][..64 * 3];
+                assert_eq!(&part.pixels()[y * 64 * 3..][..64 * 3], row, "{interpolation:?}, row {y}");
+            }
         }
     }
 
@@ -218,7 +252,9 @@ mod tests {
             image.pixels_mut()[(y * 40 + 10) * 3..(y * 40 + 30) * 3].fill(9);
         }
         let crop = CropBox { left: 10, top: 10, width: 20, height: 20 };
-        let resized = Scratch::default().resized_crop(&image, &crop, 7);
-        assert_eq!(resized, Image::filled(7, 7, [9; 3]));
+        for interpolation in [Interpolation::Bilinear, Interpolation::Bicubic] {
+            let resized = Scratch::default().resized_crop(&image, &crop, 7, interpolation);
+            assert_eq!(resized, Image::filled(7, 7, [9; 3]));
+        }
     }
 }

@@ -1,6 +1,7 @@
 //! What every engine offers.
 
 use regraft_graph::{Graph, NodeId, StateDict, Trainable};
+pub use regraft_kernels::loss::Labels;
 use serde::{Deserialize, Serialize};
 
 use crate::{Error, UpdateRule};
@@ -18,8 +19,8 @@ pub struct Batch<'a> {
 /// What a batch should have given, and how a miss is counted.
 #[derive(Clone, Copy, Debug)]
 pub struct Targets<'a> {
-    /// The class of each sample.
-    pub labels: &'a [usize],
+    /// The class of each sample, or the probabilities of all classes.
+    pub labels: Labels<'a>,
     /// Share of the target spread evenly over all classes.
     pub label_smoothing: f64,
     /// Weight of each class; all 1 without.
@@ -31,7 +32,7 @@ pub struct Targets<'a> {
 pub struct Losses {
     /// The samples' weighted losses added up; over `weight` it is the mean loss.
     pub sum: f64,
-    /// The samples' weights added up: their number, without class weights.
+    /// The weights of the samples' classes added up; without class weights, or with probabilities, their number.
     pub weight: f64,
     /// `[n, classes]`, row-major.
     pub logits: Vec<f32>,

@@ -15,7 +15,9 @@ pub mod cpu;
 mod error;
 mod update;
 
-pub use contract::{Batch, BatchNormMode, Engine, LayerTime, Losses, Precision, Session, SessionOptions, Targets};
+pub use contract::{
+    Batch, BatchNormMode, Engine, Labels, LayerTime, Losses, Precision, Session, SessionOptions, Targets,
+};
 pub use cpu::CpuEngine;
 pub use error::Error;
 pub use update::UpdateRule;

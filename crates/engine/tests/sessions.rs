@@ -1,7 +1,8 @@
 //! What the Session contract promises, on the CPU engine.
 
 use regraft_engine::{
-    Batch, BatchNormMode, CpuEngine, Engine, Error, Losses, Precision, Session, SessionOptions, Targets, UpdateRule,
+    Batch, BatchNormMode, CpuEngine, Engine, Error, Labels, Losses, Precision, Session, SessionOptions, Targets,
+    UpdateRule,
 };
 use regraft_graph::{Graph, Shape, StateDict, Trainable, zoo};
 use regraft_testing::pattern;
@@ -37,7 +38,8 @@ fn samples(n: usize) -> (Vec<f32>, Vec<u64>, Vec<usize>) {
 
 fn step(session: &mut dyn Session, n: usize) -> Losses {
     let (inputs, keys, labels) = samples(n);
-    let targets = Targets { labels: &labels, label_smoothing: 0.1, class_weights: Some(&[1.0, 2.0, 0.5, 1.5]) };
+    let targets =
+        Targets { labels: Labels::Classes(&labels), label_smoothing: 0.1, class_weights: Some(&[1.0, 2.0, 0.5, 1.5]) };
     session.gradients(Batch { inputs: &inputs, keys: &keys }, targets).unwrap()
 }
 
@@ -129,7 +131,8 @@ impl Shared {
             let mine = i * each..n.min((i + 1) * each);
             let batch = Batch { inputs: &inputs[mine.start * pixels..mine.end * pixels], keys: &keys[mine.clone()] };
             let weights = [1.0, 2.0, 0.5, 1.5];
-            let targets = Targets { labels: &labels[mine], label_smoothing: 0.1, class_weights: Some(&weights) };
+            let targets =
+                Targets { labels: Labels::Classes(&labels[mine]), label_smoothing: 0.1, class_weights: Some(&weights) };
             losses.push(session.gradients(batch, targets).unwrap());
         }
         let total: f64 = losses.iter().map(|l| l.weight).sum();
@@ -196,7 +199,7 @@ fn a_training_batch_norm_is_not_given_a_single_value_per_channel() {
     let engine = CpuEngine::new(1).unwrap();
     let (inputs, keys, labels) = samples(1);
     let batch = Batch { inputs: &inputs, keys: &keys };
-    let targets = Targets { labels: &labels, label_smoothing: 0.0, class_weights: None };
+    let targets = Targets { labels: Labels::Classes(&labels), label_smoothing: 0.0, class_weights: None };
     let compile = |trainable, mode| engine.compile(&graph, &state, options(trainable, mode)).unwrap();
 
     let mut session = compile(Trainable::all(&graph), BatchNormMode::Train);
@@ -224,7 +227,7 @@ fn batches_that_do_not_fit_are_refused() {
     let mut session = engine.compile(&graph, &state, options(Trainable::all(&graph), BatchNormMode::Train)).unwrap();
     let (inputs, keys, labels) = samples(2);
     fn targets(labels: &[usize]) -> Targets<'_> {
-        Targets { labels, label_smoothing: 0.0, class_weights: None }
+        Targets { labels: Labels::Classes(labels), label_smoothing: 0.0, class_weights: None }
     }
     let mut try_batch = |inputs: &[f32], keys: &[u64], labels: &[usize]| {
         session.gradients(Batch { inputs, keys }, targets(labels)).unwrap_err().to_string()
@@ -233,6 +236,9 @@ fn batches_that_do_not_fit_are_refused() {
     assert!(try_batch(&[], &[], &[]).contains("whole number"));
     assert!(try_batch(&inputs, &keys[1..], &labels).contains("1 keys"));
     assert!(try_batch(&inputs, &keys, &[0, CLASSES]).contains("label 4"));
+    let too_few = Targets { labels: Labels::Probabilities(&[0.25; 4]), ..targets(&labels) };
+    let error = session.gradients(Batch { inputs: &inputs, keys: &keys }, too_few).unwrap_err().to_string();
+    assert!(error.contains("2 samples of 4 classes come with 4 probabilities"), "{error}");
     let mut idle = engine.compile(&graph, &state, options(Trainable::none(&graph), BatchNormMode::Train)).unwrap();
     let batch = Batch { inputs: &inputs, keys: &keys };
     assert!(matches!(idle.gradients(batch, targets(&labels)), Err(Error::NothingToTrain)));

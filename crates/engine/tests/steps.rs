@@ -1,6 +1,8 @@
 //! Ten training steps of ResNet-18 lose what PyTorch's lose (`reference/steps`).
 
-use regraft_engine::{Batch, BatchNormMode, CpuEngine, Engine, Error, Precision, SessionOptions, Targets, UpdateRule};
+use regraft_engine::{
+    Batch, BatchNormMode, CpuEngine, Engine, Error, Labels, Precision, SessionOptions, Targets, UpdateRule,
+};
 use regraft_graph::{Shape, StateDict, Trainable, zoo};
 use regraft_kernels::elementwise::transpose;
 use regraft_testing::pattern;
@@ -39,7 +41,7 @@ fn train(
             let mut images = vec![0.0; planes.len()];
             transpose(&planes, 3, training.side * training.side, false, &mut images);
             let keys: Vec<u64> = (0..labels.len() as u64).collect();
-            let targets = Targets { labels: &labels, label_smoothing: 0.0, class_weights: None };
+            let targets = Targets { labels: Labels::Classes(&labels), label_smoothing: 0.0, class_weights: None };
             let losses = session.gradients(Batch { inputs: &images, keys: &keys }, targets).unwrap();
             session.update(lr);
             loss(name, step, losses.sum / losses.weight, run.losses[step]);

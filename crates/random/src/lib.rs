@@ -30,6 +30,8 @@ pub enum Purpose {
     Split = 5,
     /// Cross-validation folds; key: 0, 0.
     Folds = 6,
+    /// How the samples of a step are mixed; key: epoch, step.
+    Mix = 7,
 }
 
 /// The generator for one decision: `seed` of the run, its purpose, and two numbers that identify it.
@@ -61,6 +63,29 @@ pub fn unit_f64(rng: &mut impl Rng) -> f64 {
 pub fn normal_f64(rng: &mut impl Rng) -> f64 {
     let radius = (-2.0 * (1.0 - unit_f64(rng)).ln()).sqrt();
     radius * (std::f64::consts::TAU * unit_f64(rng)).cos()
+}
+
+/// A draw from the Beta distribution with both parameters `alpha`, above 0: the share of one of two draws from the
+/// Gamma distribution. In logarithms, because those of a small `alpha` are smaller than `f64` holds.
+pub fn beta_f64(rng: &mut impl Rng, alpha: f64) -> f64 {
+    let (one, other) = (log_gamma_f64(rng, alpha), log_gamma_f64(rng, alpha));
+    1.0 / (1.0 + (other - one).exp())
+}
+
+/// The logarithm of a draw from the Gamma distribution of shape `alpha` and scale 1 (Marsaglia and Tsang, 2000).
+fn log_gamma_f64(rng: &mut impl Rng, alpha: f64) -> f64 {
+    if alpha < 1.0 {
+        // Gamma(alpha) is Gamma(alpha + 1) times U^(1 / alpha).
+        return log_gamma_f64(rng, alpha + 1.0) + (1.0 - unit_f64(rng)).ln() / alpha;
+    }
+    let d = alpha - 1.0 / 3.0;
+    loop {
+        let x = normal_f64(rng);
+        let v = (1.0 + x / (9.0 * d).sqrt()).powi(3);
+        if v > 0.0 && (1.0 - unit_f64(rng)).ln() < 0.5 * x * x + d * (1.0 - v + v.ln()) {
+            return (d * v).ln();
+        }
+    }
 }
 
 /// A uniform draw from `0..bound` without bias (Lemire, "Fast random integer generation", 2019).
@@ -115,6 +140,26 @@ mod tests {
         let mean = normals.iter().sum::<f64>() / n as f64;
         let variance = normals.iter().map(|x| x * x).sum::<f64>() / n as f64;
         assert!(mean.abs() < 0.02 && (variance - 1.0).abs() < 0.03, "mean {mean}, variance {variance}");
+    }
+
+    #[test]
+    fn beta_draws_have_its_moments_and_its_tails() {
+        for alpha in [0.001, 0.1, 0.5, 1.0, 3.0, 200.0] {
+            let mut rng = keyed(4, Purpose::Mix, 0, 0);
+            let n = 20_000;
+            let draws: Vec<f64> = (0..n).map(|_| beta_f64(&mut rng, alpha)).collect();
+            assert!(draws.iter().all(|x| (0.0..=1.0).contains(x)), "{alpha}");
+            let mean = draws.iter().sum::<f64>() / n as f64;
+            let variance = draws.iter().map(|x| (x - 0.5).powi(2)).sum::<f64>() / n as f64;
+            let expected = 1.0 / (4.0 * (2.0 * alpha + 1.0));
+            // Five standard errors of a mean of 20000, the variance's at most that of two points.
+            assert!((mean - 0.5).abs() < 5.0 * (expected / n as f64).sqrt(), "{alpha}: mean {mean}");
+            assert!((variance / expected - 1.0).abs() < 0.06, "{alpha}: variance {variance}, expected {expected}");
+        }
+        // Beta(1, 1) is uniform.
+        let mut rng = keyed(5, Purpose::Mix, 0, 0);
+        let below = (0..20_000).filter(|_| beta_f64(&mut rng, 1.0) < 0.1).count();
+        assert!((1800..2200).contains(&below), "{below}");
     }
 
     #[test]

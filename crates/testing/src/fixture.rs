@@ -11,7 +11,7 @@ use serde::Deserialize;
 ///
 /// Tensors keep the names of the file, in PyTorch's layouts: `input`, `output`, `grad_output`,
 /// `param.<name>`, `grad.input`, `grad.<name>`, `after.<buffer>` (running statistics after one step in
-/// train mode), and `class_weights` for a loss that has them.
+/// train mode), and for a loss `class_weights` if it has them and `probabilities` if its labels are such.
 #[derive(Clone, Debug)]
 pub struct Fixture {
     /// Name of the case: the file's, without the ending.
@@ -31,7 +31,8 @@ pub struct Fixture {
 #[derive(Clone, Debug, PartialEq, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct Loss {
-    /// Class of each sample.
+    /// Class of each sample; none if the labels are probabilities.
+    #[serde(default)]
     pub labels: Vec<usize>,
     /// Share of the target that is spread evenly over all classes.
     pub label_smoothing: f32,
@@ -190,11 +191,14 @@ mod tests {
     fn losses_come_with_logits_labels_and_the_gradient() {
         let fixtures = all();
         let losses: Vec<_> = fixtures.iter().filter(|fixture| fixture.graph.is_none()).collect();
-        assert_eq!(losses.len(), 4);
+        assert_eq!(losses.len(), 8);
         for fixture in losses {
             let loss = fixture.loss.as_ref().unwrap();
             let [batch, classes] = *fixture.tensor("input").shape() else { panic!("{}", fixture.name) };
-            assert_eq!(loss.labels.len(), batch, "{}", fixture.name);
+            match fixture.tensors.get("probabilities") {
+                Some(targets) => assert_eq!(targets.shape(), [batch, classes], "{}", fixture.name),
+                None => assert_eq!(loss.labels.len(), batch, "{}", fixture.name),
+            }
             assert!(loss.labels.iter().all(|&label| label < classes), "{}", fixture.name);
             assert_eq!(fixture.tensor("grad.input").shape(), [batch, classes], "{}", fixture.name);
             assert_eq!(fixture.tensor("output").data().len(), 1, "{}", fixture.name);

@@ -131,6 +131,10 @@ pub struct Config {
     pub label_smoothing: f64,
     /// Seed of every random decision.
     pub seed: u64,
+    /// How many variations of each training photo there are, which come again after as many epochs; without, every
+    /// epoch has its own.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub views: Option<usize>,
     /// What training steps compute in.
     #[serde(default)]
     pub precision: Precision,
@@ -193,6 +197,7 @@ impl Config {
             preprocessing: Preprocessing::default(),
             augmentation: Some(Augmentation::default()),
             seed: 0,
+            views: None,
             precision: Precision::F32,
             cache_bytes: None,
         }
@@ -233,6 +238,7 @@ impl Config {
         }
         self.validate_head()?;
         self.validate_learning()?;
+        self.validate_views()?;
         if let ClassWeights::Given(weights) = &self.class_weights
             && !weights.iter().all(|weight| weight.is_finite() && *weight > 0.0)
         {
@@ -250,6 +256,24 @@ impl Config {
         self.schedule.validate()?;
         self.preprocessing.validate()?;
         Ok(self.augmentation.as_ref().map_or(Ok(()), Augmentation::validate)?)
+    }
+
+    /// Checks that there are layers whose values of a photo can be kept, and photos that vary one by one.
+    fn validate_views(&self) -> Result<()> {
+        let Some(views) = self.views else { return Ok(()) };
+        let wrong = |text: &str| Err(Error::Setting(text.into()));
+        match &self.augmentation {
+            _ if views == 0 => wrong("--views is 0; it must be at least 1"),
+            _ if self.mode == Mode::Finetune && self.freeze_until.is_none() => wrong(
+                "--views keeps what frozen layers make of photos, and --mode finetune without --freeze-until has none",
+            ),
+            None => wrong("--views varies photos, and --no-augment does not: leave one of them out"),
+            Some(augmentation) if augmentation.mix.is_some() => wrong(
+                "--views keeps what frozen layers make of single photos, and --mixup-alpha and --cutmix-alpha mix them \
+                 before: leave out either",
+            ),
+            Some(_) => Ok(()),
+        }
     }
 
     /// Checks what depends on the classes: that there is a weight for each, where weights were given.
@@ -286,6 +310,7 @@ impl Config {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use regraft_data::Mix;
 
     #[test]
     fn a_config_survives_its_toml() {
@@ -341,6 +366,18 @@ mod tests {
                 .unwrap_err()
                 .contains("--weight-decay")
         );
+        let views = |c: &mut Config| (c.mode, c.views) = (Mode::Frozen, Some(2));
+        assert!(with(views).is_ok());
+        assert!(with(|c| c.views = Some(2)).unwrap_err().contains("--freeze-until"));
+        assert!(with(|c| (c.mode, c.views) = (Mode::Frozen, Some(0))).unwrap_err().contains("--views is 0"));
+        let plain = |c: &mut Config| (c.mode, c.views, c.augmentation) = (Mode::Frozen, Some(2), None);
+        assert!(with(plain).unwrap_err().contains("--no-augment"));
+        let mixed = |c: &mut Config| {
+            let mix = Some(Mix { mixup_alpha: 0.2, cutmix_alpha: 0.0 });
+            let augmentation = Some(Augmentation { mix, ..Augmentation::default() });
+            (c.mode, c.views, c.augmentation) = (Mode::Frozen, Some(2), augmentation);
+        };
+        assert!(with(mixed).unwrap_err().contains("--mixup-alpha"));
         assert!(with(|c| c.label_smoothing = 1.0).unwrap_err().contains("--label-smoothing"));
     }
 }

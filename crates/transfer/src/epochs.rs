@@ -3,7 +3,7 @@
 use std::path::PathBuf;
 use std::time::Instant;
 
-use regraft_engine::{Batch, BatchNormMode, Losses, Precision, SessionOptions, Targets};
+use regraft_engine::{Batch, BatchNormMode, Labels, Losses, Precision, SessionOptions, Targets};
 use regraft_graph::{Grafted, Graph, StateDict, Trainable};
 use regraft_learn::history::Row;
 use regraft_learn::linear::HeadKind;
@@ -150,9 +150,10 @@ impl<'a> Run<'a> {
             self.context.reporter.begin(&format!("epoch {}/{epochs}", epoch + 1), "img", num_photos as u64);
             while let Some(step) = steps.next(&mut self.network)? {
                 lr = self.rate(self.progress.step, num_steps);
-                let targets = Targets { labels: step.labels, label_smoothing, class_weights: class_weights.as_deref() };
+                let labels = step.targets();
+                let targets = Targets { labels, label_smoothing, class_weights: class_weights.as_deref() };
                 let losses = self.step(&step, targets, lr, num_steps)?;
-                self.progress.sums.add(&losses, step.labels);
+                self.progress.sums.add(&losses, labels, dataset.classes.len());
                 self.progress.step += 1;
                 let sums = self.progress.sums;
                 if !sums.loss.is_finite() {
@@ -354,15 +355,19 @@ impl<'a> Run<'a> {
 }
 
 impl Sums {
-    fn add(&mut self, losses: &Losses, labels: &[usize]) {
+    /// Of a mixed photo, the class that has the largest share counts as the right one, as in torchvision.
+    fn add(&mut self, losses: &Losses, labels: Labels, classes: usize) {
         self.loss += losses.sum;
         self.weight += losses.weight;
-        let classes = losses.logits.len() / labels.len();
-        for (logits, &label) in losses.logits.chunks_exact(classes).zip(labels) {
-            let logits: Vec<f64> = logits.iter().map(|&x| f64::from(x)).collect();
-            self.correct += u64::from(argmax(&logits) == label);
+        let largest = |row: &[f32]| argmax(&row.iter().map(|&x| f64::from(x)).collect::<Vec<_>>());
+        for (i, logits) in losses.logits.chunks_exact(classes).enumerate() {
+            let label = match labels {
+                Labels::Classes(labels) => labels[i],
+                Labels::Probabilities(targets) => largest(&targets[i * classes..][..classes]),
+            };
+            self.correct += u64::from(largest(logits) == label);
+            self.seen += 1;
         }
-        self.seen += labels.len() as u64;
     }
 
     fn mean_loss(&self) -> f64 {

@@ -24,22 +24,23 @@ pub(crate) fn loader(
     Ok(Loader::new(samples.to_vec(), store.clone(), preprocessing.clone(), options)?)
 }
 
-/// Runs every photo through `session` and hands each batch and its outputs to `take`.
+/// Hands every batch of an epoch, and what `infer` makes of its photos, to `take`.
 ///
 /// # Errors
 /// Those of loading and inferring, [`crate::Error::Interrupted`] between batches, and those of `take`.
 pub(crate) fn for_each_batch(
     what: &str,
     loader: &Loader,
-    session: &mut dyn Session,
+    epoch: u64,
+    mut infer: impl FnMut(&[f32]) -> Result<Vec<f32>>,
     context: &Context,
     mut take: impl FnMut(&[f32], &Batch) -> Result<()>,
 ) -> Result<()> {
     context.reporter.begin(what, "img", loader.num_samples() as u64);
     let mut done = 0;
-    for batch in loader.epoch(0, 0) {
+    for batch in loader.epoch(epoch, 0) {
         let batch = batch?;
-        take(&session.infer(&batch.images)?, &batch)?;
+        take(&infer(&batch.images)?, &batch)?;
         done += batch.n;
         context.reporter.advance(done as u64, "");
         context.go_on()?;
@@ -71,7 +72,8 @@ impl Features {
     ) -> Result<Self> {
         let loader = loader(samples, store, preprocessing, context)?;
         let mut features = Self { values: Vec::new(), dim: 0, labels: Vec::new() };
-        for_each_batch(what, &loader, session, context, |values, batch| {
+        let infer = |images: &[f32]| Ok(session.infer(images)?);
+        for_each_batch(what, &loader, 0, infer, context, |values, batch| {
             features.dim = values.len() / batch.n;
             features.values.extend_from_slice(values);
             features.labels.extend(labels_u32(&batch.labels));

@@ -105,7 +105,7 @@ fn sweep(config: &Config, network: &mut Network, photos: &Photos, context: &Cont
         while let Some(step) = steps.next(network)? {
             let keys = step.keys(epoch);
             let targets = Targets {
-                labels: step.labels,
+                labels: step.targets(),
                 label_smoothing: config.label_smoothing,
                 class_weights: class_weights.as_deref(),
             };

@@ -1,7 +1,7 @@
 //! What happens between gradients and weights is what PyTorch makes of them (`reference/steps/updates.py`).
 
 use regraft_engine::{
-    Batch, BatchNormMode, CpuEngine, Engine, Precision, Session, SessionOptions, Targets, UpdateRule,
+    Batch, BatchNormMode, CpuEngine, Engine, Labels, Precision, Session, SessionOptions, Targets, UpdateRule,
 };
 use regraft_graph::{ParameterKind, StateDict, Tensor, Trainable};
 use regraft_testing::steps::Optimizer;
@@ -99,7 +99,7 @@ fn replay(name: &str, record: &Updates, run: &UpdateRun) {
         }
         let (images, labels) = record.batch(batch);
         let keys = vec![0; labels.len()];
-        let targets = Targets { labels: &labels, label_smoothing: 0.0, class_weights: None };
+        let targets = Targets { labels: Labels::Classes(&labels), label_smoothing: 0.0, class_weights: None };
         let losses = it.session.gradients(Batch { inputs: &nhwc(&images), keys: &keys }, targets).unwrap();
         close(&format!("{name}: loss {batch}"), losses.sum / losses.weight, run.losses[batch]);
         if accumulation.add(it.session.as_mut(), losses.weight, batch + 1 == record.batches) {
@@ -167,7 +167,8 @@ fn accumulated_batches_are_one_large_batch() {
             }
             let keys = vec![0; labels.len()];
             let weights = [1.0, 3.0, 0.5];
-            let targets = Targets { labels: &labels, label_smoothing: 0.1, class_weights: Some(&weights) };
+            let targets =
+                Targets { labels: Labels::Classes(&labels), label_smoothing: 0.1, class_weights: Some(&weights) };
             let losses = session.gradients(Batch { inputs: &images, keys: &keys }, targets).unwrap();
             assert_eq!(accumulation.add(session.as_mut(), losses.weight, false), at + 1 == batches.len());
         }

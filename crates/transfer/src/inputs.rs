@@ -2,7 +2,8 @@
 
 use std::vec::IntoIter;
 
-use regraft_data::{Batch, Batches, Loader, LoaderOptions, Sample};
+use regraft_data::{Batch, Batches, Loader, LoaderOptions, Mix, Sample};
+use regraft_engine::Labels;
 
 use crate::features::{BATCH, for_each_batch};
 use crate::network::{Body, Network};
@@ -13,8 +14,8 @@ use crate::{Config, Context, Result};
 const MAX_KEPT_BYTES: usize = 512 << 20;
 
 /// The training or the validation photos as the layers that learn see them: the network's values at the boundary
-/// below them or, where all of it learns, the photos themselves. Values of photos that are the same in every epoch
-/// are computed once, if there is room to keep them.
+/// below them or, where all of it learns, the photos themselves. Values of photos that are the same in every epoch, or
+/// in every few epochs, are computed once, if there is room to keep them.
 ///
 /// An epoch's steps are the same bits for any number of threads and wherever it is entered: which photos pass
 /// through the frozen layers together depends on neither. Whether values are kept makes no difference either, as far
@@ -29,8 +30,20 @@ pub(crate) struct Inputs {
     step_size: usize,
     /// Steps that a batch of the loader holds.
     steps_together: usize,
-    keeps: bool,
-    kept: Option<Kept>,
+    /// A place for the values of each view of the photos, filled when an epoch first needs it; none if they are not
+    /// kept. Epoch `e` sees view `e` modulo their number.
+    kept: Vec<Option<Kept>>,
+    mixing: Option<Mixing>,
+}
+
+/// How the photos of a step are mixed.
+#[derive(Clone, Copy)]
+struct Mixing {
+    mix: Mix,
+    seed: u64,
+    classes: usize,
+    /// Side of the photos in pixels.
+    side: u32,
 }
 
 impl Inputs {
@@ -43,6 +56,8 @@ impl Inputs {
             batch_size: config.batch_size,
             shuffle: true,
             augmentation: config.augmentation.clone(),
+            // More views than epochs are never seen.
+            views: config.views.map(|views| views.min(config.epochs)),
             seed: config.seed,
             ..LoaderOptions::default()
         };
@@ -68,25 +83,31 @@ impl Inputs {
         context: &Context,
     ) -> Result<Self> {
         let step_size = options.batch_size;
-        let (mut steps_together, mut keeps) = (1, false);
+        let (mut steps_together, mut kept) = (1, Vec::new());
         if let Some(body) = body {
             // Many photos at once are faster, and what the steps change does not reach down here.
             steps_together = (BATCH / step_size).max(1);
-            let (fixed, bytes) = (options.augmentation.is_none(), body.values * samples.len() * size_of::<f32>());
-            keeps = fixed && bytes <= MAX_KEPT_BYTES;
-            if fixed && !keeps {
+            let views = if options.augmentation.is_none() { 1 } else { options.views.unwrap_or(0) };
+            let bytes = body.values.saturating_mul(views).saturating_mul(samples.len() * size_of::<f32>());
+            if bytes <= MAX_KEPT_BYTES {
+                kept.resize_with(views, || None);
+            } else {
+                let in_views = if views > 1 { format!(" in {views} views") } else { String::new() };
                 context.reporter.note(&format!(
-                    "the {part} photos' values at {} take {} MiB, more than the {} that are kept: every epoch computes \
-                     them anew",
+                    "the {part} photos' values at {}{in_views} take {} MiB, more than the {} that are kept: every epoch \
+                     computes them anew",
                     body.layer,
                     bytes >> 20,
                     MAX_KEPT_BYTES >> 20
                 ));
             }
         }
+        let mix = options.augmentation.as_ref().and_then(|augmentation| augmentation.mix);
+        let (classes, side) = (photos.dataset.classes.len(), config.preprocessing.crop);
+        let mixing = mix.map(|mix| Mixing { mix, seed: config.seed, classes, side });
         let options = LoaderOptions { batch_size: step_size * steps_together, workers: context.threads, ..options };
         let loader = Loader::new(samples.to_vec(), photos.store.clone(), config.preprocessing.clone(), options)?;
-        Ok(Self { part, loader, step_size, steps_together, keeps, kept: None })
+        Ok(Self { part, loader, step_size, steps_together, kept, mixing })
     }
 
     /// How many steps an epoch has; the last one may be smaller than the others.
@@ -104,10 +125,14 @@ impl Inputs {
     /// # Errors
     /// Those of loading and inferring, [`crate::Error::Interrupted`].
     pub fn epoch(&mut self, epoch: u64, first: usize, network: &mut Network, context: &Context) -> Result<Steps<'_>> {
-        if let (true, None, Some(body)) = (self.keeps, &self.kept, network.body()) {
-            self.kept = Some(Kept::compute(self.part, &self.loader, body, context)?);
+        let views = self.kept.len() as u64;
+        let view = epoch.checked_rem(views).unwrap_or(0);
+        if let (Some(kept @ None), Some(body)) = (self.kept.get_mut(view as usize), network.body()) {
+            let of_views = if views > 1 { format!(", view {}/{views}", view + 1) } else { String::new() };
+            let what = format!("{} features{of_views}", self.part);
+            *kept = Some(Kept::compute(&what, &self.loader, view, body, context)?);
         }
-        let (source, skipped) = match &self.kept {
+        let (source, skipped) = match self.kept.get(view as usize).and_then(Option::as_ref) {
             Some(kept) => {
                 let mut order = self.loader.order(epoch);
                 order.drain(..order.len().min(first * self.step_size));
@@ -124,6 +149,10 @@ impl Inputs {
             batch: Batch::default(),
             at: 0,
             skipped: skipped * self.step_size,
+            mixing: self.mixing,
+            probabilities: Vec::new(),
+            epoch,
+            next: (first - skipped) as u64,
         })
     }
 }
@@ -135,10 +164,11 @@ struct Kept {
 }
 
 impl Kept {
-    fn compute(part: &str, loader: &Loader, body: &mut Body, context: &Context) -> Result<Self> {
+    fn compute(what: &str, loader: &Loader, view: u64, body: &mut Body, context: &Context) -> Result<Self> {
         let (n, len) = (loader.num_samples(), body.values);
         let mut kept = Self { values: vec![0.0; n * len], labels: vec![0; n] };
-        for_each_batch(&format!("{part} features"), loader, body.session.as_mut(), context, |values, batch| {
+        let infer = |images: &[f32]| Ok(body.session.infer(images)?);
+        for_each_batch(what, loader, view, infer, context, |values, batch| {
             let samples = batch.sample_keys.iter().map(|&sample| sample as usize);
             for ((sample, values), &label) in samples.zip(values.chunks_exact(len)).zip(&batch.labels) {
                 kept.values[sample * len..][..len].copy_from_slice(values);
@@ -172,6 +202,12 @@ pub(crate) struct Steps<'a> {
     at: usize,
     /// Where the next step begins in the first batch.
     skipped: usize,
+    mixing: Option<Mixing>,
+    /// If photos are mixed, the share of every class in each photo of the batch.
+    probabilities: Vec<f32>,
+    epoch: u64,
+    /// The first step of the next batch of photos.
+    next: u64,
 }
 
 /// Where steps come from.
@@ -188,14 +224,36 @@ pub(crate) struct Step<'a> {
     pub values: &'a [f32],
     /// The class of each photo.
     pub labels: &'a [usize],
+    /// The share of every class in each photo, if photos are mixed: `[n, classes]`.
+    probabilities: Option<&'a [f32]>,
     /// The index of each photo among the samples.
     pub samples: &'a [u64],
 }
 
-impl Step<'_> {
+impl<'a> Step<'a> {
+    /// What the network should say of each photo.
+    pub fn targets(&self) -> Labels<'a> {
+        self.probabilities.map_or(Labels::Classes(self.labels), Labels::Probabilities)
+    }
+
     /// What keys each photo's randomness in the layers that learn: dropout drops anew in every epoch.
     pub fn keys(&self, epoch: u64) -> Vec<u64> {
         self.samples.iter().map(|&sample| (epoch << 32) | sample).collect()
+    }
+}
+
+impl Mixing {
+    /// Mixes the photos of each step with one another, and gives the share of every class in them. Keyed by the number
+    /// of the step, of which the batch holds some from `first` on.
+    fn apply(&self, batch: &mut Batch, step_size: usize, epoch: u64, first: u64) -> Vec<f32> {
+        let len = batch.images.len() / batch.n.max(1);
+        let steps = batch.images.chunks_mut(step_size * len).zip(batch.labels.chunks(step_size));
+        let mixed = steps.zip(first..).flat_map(|((images, labels), step)| {
+            let mixed = self.mix.draw(self.side, self.seed, epoch, step);
+            mixed.apply(images, self.side);
+            mixed.targets(labels, self.classes)
+        });
+        mixed.collect()
     }
 }
 
@@ -209,7 +267,14 @@ impl Steps<'_> {
             self.batch = match &mut self.source {
                 Source::Photos(batches) => match batches.next() {
                     None => return Ok(None),
-                    Some(batch) => network.below(batch?)?,
+                    Some(batch) => {
+                        let mut batch = batch?;
+                        if let Some(mixing) = &self.mixing {
+                            self.probabilities = mixing.apply(&mut batch, self.step_size, self.epoch, self.next);
+                        }
+                        self.next += batch.n.div_ceil(self.step_size) as u64;
+                        network.below(batch)?
+                    }
                 },
                 Source::Kept(_, order) if order.len() == 0 => return Ok(None),
                 Source::Kept(kept, order) => kept.batch(order.by_ref().take(self.step_size)),
@@ -222,6 +287,9 @@ impl Steps<'_> {
         Ok(Some(Step {
             values: &self.batch.images[start * len..end * len],
             labels: &self.batch.labels[start..end],
+            probabilities: self
+                .mixing
+                .map(|Mixing { classes, .. }| &self.probabilities[start * classes..end * classes]),
             samples: &self.batch.sample_keys[start..end],
         }))
     }
@@ -236,7 +304,7 @@ mod tests {
     use std::sync::atomic::AtomicBool;
 
     use crate::{Backbone, EpochEnd, Error, Mode, Reporter, prepare};
-    use regraft_data::Preprocessing;
+    use regraft_data::{Augmentation, Preprocessing};
     use regraft_engine::{BatchNormMode, CpuEngine, Precision, SessionOptions};
     use regraft_graph::{Grafted, Trainable};
 
@@ -316,40 +384,84 @@ mod tests {
         let mut all = Vec::new();
         while let Some(step) = steps.next(network).unwrap() {
             let bits: Vec<u32> = step.values.iter().map(|value| value.to_bits()).collect();
-            all.push(format!("{:?} {:?} {bits:?}", step.samples, step.labels));
+            all.push(format!("{:?} {:?} {:?} {bits:?}", step.samples, step.labels, step.targets()));
         }
         all
     }
 
     #[test]
     fn an_epoch_is_the_same_kept_or_computed_anew_and_may_be_entered_at_any_step() {
-        for (layer, augmented) in [("fc", true), ("fc", false), ("layer4", false), ("conv1", true)] {
+        let fixed = |config: &mut Config| config.augmentation = None;
+        let views = |config: &mut Config| config.views = Some(2);
+        let mixed = |config: &mut Config| {
+            let mix = Some(Mix { mixup_alpha: 0.5, cutmix_alpha: 1.0 });
+            config.augmentation = Some(Augmentation { mix, ..Augmentation::default() });
+        };
+        /// The layer that learns first, what is other than the tutorial's, how many views are kept.
+        type Case = (&'static str, fn(&mut Config), usize);
+        let cases: [Case; 8] = [
+            ("fc", |_| (), 0),
+            ("conv1", |_| (), 0),
+            ("fc", fixed, 1),
+            ("layer4", fixed, 1),
+            ("fc", views, 2),
+            ("conv1", views, 0),
+            ("fc", mixed, 0),
+            ("conv1", mixed, 0),
+        ];
+        for (case, (layer, vary, kept)) in cases.into_iter().enumerate() {
             let mut setup = Setup::new(layer, 32);
-            if !augmented {
-                setup.config.augmentation = None;
-            }
+            vary(&mut setup.config);
             let (config, network) = (&setup.config, &mut setup.network);
             let listener = Listener::default();
             let context = Context { engine: &setup.engine, reporter: &listener, interrupt: &listener.stop, threads: 2 };
             let photos = prepare::photos(config, &context).unwrap();
             let mut inputs = Inputs::training(config, &photos, network, &context).unwrap();
             assert_eq!((inputs.num_steps(), inputs.num_photos()), (4, 11));
-            assert_eq!(inputs.keeps, !augmented, "{layer}");
-            for epoch in [0, 2] {
+            assert_eq!(inputs.kept.len(), kept, "case {case}");
+            for epoch in [0, 3, 4] {
                 let expected = steps(&mut inputs, epoch, 0, network, &context);
                 assert_eq!(expected.len(), 4);
                 let mut anew = Inputs::training(config, &photos, network, &context).unwrap();
-                anew.keeps = false;
+                anew.kept.clear();
                 for first in 0..=4 {
                     for inputs in [&mut inputs, &mut anew] {
                         let found = steps(inputs, epoch, first, network, &context);
-                        assert!(found == expected[first..], "{layer}, epoch {epoch} from step {first}");
+                        assert!(found == expected[first..], "case {case}, epoch {epoch} from step {first}");
                     }
                 }
             }
-            let computed = listener.told.lock().unwrap().iter().filter(|told| *told == "training features").count();
-            assert_eq!(computed, usize::from(!augmented), "{layer}: values that are kept are computed once");
+            let told = listener.told.lock().unwrap();
+            let computed = told.iter().filter(|told| told.starts_with("training features")).count();
+            assert_eq!(computed, kept, "case {case}: values that are kept are computed once");
         }
+    }
+
+    #[test]
+    fn the_photos_of_a_step_are_mixed_as_its_number_says() {
+        let mut setup = Setup::new("conv1", 32);
+        let mix = Mix { mixup_alpha: 0.5, cutmix_alpha: 1.0 };
+        let listener = Listener::default();
+        let context = Context { engine: &setup.engine, reporter: &listener, interrupt: &listener.stop, threads: 1 };
+        let photos = prepare::photos(&setup.config, &context).unwrap();
+        let mut plain = Inputs::training(&setup.config, &photos, &mut setup.network, &context).unwrap();
+        setup.config.augmentation = Some(Augmentation { mix: Some(mix), ..Augmentation::default() });
+        let mut mixed = Inputs::training(&setup.config, &photos, &mut setup.network, &context).unwrap();
+        let network = &mut setup.network;
+        let mut before = Vec::new();
+        let mut steps = plain.epoch(2, 0, network, &context).unwrap();
+        while let Some(step) = steps.next(network).unwrap() {
+            before.push((step.values.to_vec(), step.labels.to_vec()));
+        }
+        let mut steps = mixed.epoch(2, 0, network, &context).unwrap();
+        for (number, (mut values, labels)) in before.into_iter().enumerate() {
+            let step = steps.next(network).unwrap().unwrap();
+            let drawn = mix.draw(32, 0, 2, number as u64);
+            drawn.apply(&mut values, 32);
+            assert!(step.values == values && step.labels == labels, "step {number}");
+            assert_eq!(step.targets(), Labels::Probabilities(&drawn.targets(&labels, 2)), "step {number}");
+        }
+        assert!(steps.next(network).unwrap().is_none());
     }
 
     #[test]
@@ -362,7 +474,7 @@ mod tests {
         let mut inputs = Inputs::training(&setup.config, &photos, &mut setup.network, &context).unwrap();
         let error = inputs.epoch(0, 0, &mut setup.network, &context).err().unwrap();
         assert!(matches!(error, Error::Interrupted), "{error:?}");
-        assert!(inputs.kept.is_none());
+        assert!(matches!(inputs.kept[..], [None]));
     }
 
     #[test]
@@ -374,9 +486,12 @@ mod tests {
         let context = Context { engine: &setup.engine, reporter: &listener, interrupt: &listener.stop, threads: 1 };
         let photos = prepare::photos(&setup.config, &context).unwrap();
         let inputs = Inputs::training(&setup.config, &photos, &mut setup.network, &context).unwrap();
-        assert!(!inputs.keeps);
+        assert!(inputs.kept.is_empty());
+        let views = Config { views: Some(9), augmentation: Some(Augmentation::default()), ..setup.config.clone() };
+        assert!(Inputs::training(&views, &photos, &mut setup.network, &context).unwrap().kept.is_empty());
         let told = listener.told.lock().unwrap();
+        assert!(told.last().unwrap().contains("at conv1 in 9 views take 6336 MiB"), "{told:?}");
         let note = "the training photos' values at conv1 take 704 MiB, more than the 512 that are kept";
-        assert!(told.last().unwrap().contains(note), "{told:?}");
+        assert!(told[told.len() - 2].contains(note), "{told:?}");
     }
 }

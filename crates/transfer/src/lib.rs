@@ -31,6 +31,7 @@ mod probe;
 mod report;
 mod run_folder;
 mod train;
+mod tta;
 mod validation;
 
 pub use backbone::Backbone;
@@ -46,3 +47,4 @@ pub use predict::{Prediction, Ranked, predict};
 pub use report::{EpochEnd, Reporter};
 pub use run_folder::RunFolder;
 pub use train::{check, resume, train};
+pub use tta::Tta;

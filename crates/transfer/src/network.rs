@@ -82,7 +82,7 @@ pub(crate) fn take_over(session: &mut dyn Session, from: &dyn Session) -> Result
 #[cfg(test)]
 mod tests {
     use super::*;
-    use regraft_engine::{Batch as Samples, BatchNormMode, CpuEngine, Precision, Targets, UpdateRule};
+    use regraft_engine::{Batch as Samples, BatchNormMode, CpuEngine, Labels, Precision, Targets, UpdateRule};
     use regraft_graph::{Shape, Trainable, init, zoo};
     use regraft_testing::{assert_close_to_scale, pattern};
 
@@ -144,7 +144,7 @@ mod tests {
             let batch = Batch { images: images.clone(), labels: labels.to_vec(), sample_keys: keys.to_vec(), n };
             let below = divided.below(batch).unwrap();
             for _ in 0..3 {
-                let targets = Targets { labels: &labels, label_smoothing: 0.1, class_weights: None };
+                let targets = Targets { labels: Labels::Classes(&labels), label_smoothing: 0.1, class_weights: None };
                 let expected = whole.gradients(Samples { inputs: &images, keys: &keys }, targets).unwrap();
                 let found = divided.top.gradients(Samples { inputs: &below.images, keys: &keys }, targets).unwrap();
                 assert_eq!(found, expected, "{layer}");

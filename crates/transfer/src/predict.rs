@@ -6,10 +6,10 @@ use std::sync::atomic::Ordering;
 use rayon::prelude::*;
 use regraft_data::decode_file;
 use regraft_engine::Session;
-use regraft_learn::linear::probabilities;
+use regraft_learn::linear::{HeadKind, probabilities};
 
 use crate::features::BATCH;
-use crate::{Context, Error, Model, Result};
+use crate::{Context, Error, Model, Result, Tta, tta};
 
 /// A class and its probability.
 #[derive(Clone, Debug, PartialEq)]
@@ -29,8 +29,8 @@ pub struct Prediction {
     pub top: Result<Vec<Ranked>, String>,
 }
 
-/// Predicts each file and hands the answers to `take` in the order of `paths`. A file that cannot be read gets an
-/// answer that says so; the others go on.
+/// Predicts each file, asking about it as `tta` says, and hands the answers to `take` in the order of `paths`. A file
+/// that cannot be read gets an answer that says so; the others go on.
 ///
 /// # Errors
 /// Those of inferring and of `take`; [`Error::Interrupted`] between batches.
@@ -39,16 +39,19 @@ pub fn predict(
     session: &mut dyn Session,
     paths: &[PathBuf],
     top_k: usize,
+    tta: Option<Tta>,
     context: &Context,
     mut take: impl FnMut(Prediction) -> Result<()>,
 ) -> Result<()> {
     for paths in paths.chunks(BATCH) {
         let inputs: Vec<Result<Vec<f32>, String>> = paths.par_iter().map(|path| input(model, path)).collect();
         let readable: Vec<f32> = inputs.iter().flatten().flatten().copied().collect();
-        let logits = if readable.is_empty() { Vec::new() } else { session.infer(&readable)? };
+        let (side, head) = (model.preprocessing.crop, model.head);
+        let logits =
+            if readable.is_empty() { Vec::new() } else { tta::infer(&mut *session, &readable, side, head, tta)? };
         let mut rows = logits.chunks_exact(model.classes.len());
         for (path, input) in paths.iter().zip(inputs) {
-            let top = input.map(|_| rank(model, rows.next().expect("a row an input"), top_k));
+            let top = input.map(|_| rank(model, Tta::head(tta, head), rows.next().expect("a row an input"), top_k));
             take(Prediction { path: path.clone(), top })?;
         }
         if context.interrupt.load(Ordering::Relaxed) {
@@ -69,9 +72,9 @@ fn input(model: &Model, path: &Path) -> Result<Vec<f32>, String> {
     Ok(model.preprocessing.apply(&image))
 }
 
-fn rank(model: &Model, logits: &[f32], top_k: usize) -> Vec<Ranked> {
+fn rank(model: &Model, head: HeadKind, logits: &[f32], top_k: usize) -> Vec<Ranked> {
     let logits: Vec<f64> = logits.iter().map(|&z| f64::from(z)).collect();
-    let probabilities = probabilities(model.head, &logits);
+    let probabilities = probabilities(head, &logits);
     let mut order: Vec<usize> = (0..probabilities.len()).collect();
     order.sort_by(|&a, &b| probabilities[b].total_cmp(&probabilities[a]));
     let ranked = |&class: &usize| Ranked { label: model.classes[class].clone(), prob: probabilities[class] };

@@ -4,7 +4,7 @@ use std::io::{Write, stdout};
 use std::time::Instant;
 
 use anyhow::Result;
-use regraft_engine::{Batch, BatchNormMode, Engine, LayerTime, SessionOptions, Targets, UpdateRule};
+use regraft_engine::{Batch, BatchNormMode, Engine, Labels, LayerTime, SessionOptions, Targets, UpdateRule};
 use regraft_graph::{Trainable, init, zoo};
 use regraft_kernels::{peak, simd::Level};
 use serde_json::json;
@@ -42,7 +42,7 @@ pub fn run(common: &Common, args: &Bench) -> Result<End> {
         match args.what {
             What::Forward => drop(session.infer(&inputs)?),
             What::Train => {
-                let targets = Targets { labels: &labels, label_smoothing: 0.0, class_weights: None };
+                let targets = Targets { labels: Labels::Classes(&labels), label_smoothing: 0.0, class_weights: None };
                 session.gradients(Batch { inputs: &inputs, keys: &keys }, targets)?;
                 session.update(1e-3);
             }

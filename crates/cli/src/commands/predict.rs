@@ -33,7 +33,8 @@ pub fn run(common: &Common, args: &Predict) -> Result<End> {
     let mut printer = Printer::new(common, args, top_k);
     let mut failed = 0usize;
     let mut broken_pipe = None;
-    let result = regraft_transfer::predict(&model, session.as_mut(), &paths, top_k, &context, |answer| {
+    let tta = args.tta.map(Into::into);
+    let result = regraft_transfer::predict(&model, session.as_mut(), &paths, top_k, tta, &context, |answer| {
         failed += usize::from(answer.top.is_err());
         printer.print(&answer).map_err(|error| {
             broken_pipe = Some(error);

@@ -5,14 +5,16 @@ use std::sync::Arc;
 use std::sync::atomic::AtomicBool;
 
 use anyhow::Result;
-use regraft_data::{Augmentation, Preprocessing};
+use regraft_data::{Augmentation, AutoAugment, Mix, Preprocessing, RandomErasing};
 use regraft_engine::{CpuEngine, Engine, UpdateRule};
 use regraft_learn::metrics::wilson;
 use regraft_learn::schedule::{Policy, Schedule, Warmup};
 use regraft_transfer::{BatchNorm, Config, Context, FoundRate, Head, InitHead, Mode, Outcome, Reporter, RunFolder};
 use serde_json::json;
 
-use crate::args::{BatchNormArg, Common, InitHeadArg, ModeArg, OptimizerArg, Resume, SchedulerArg, Train};
+use crate::args::{
+    AutoAugmentArg, BatchNormArg, Common, InitHeadArg, ModeArg, OptimizerArg, Resume, SchedulerArg, Train,
+};
 use crate::terminal::Terminal;
 use crate::weights::{self, Downloads, Start};
 use crate::{End, setup};
@@ -186,14 +188,28 @@ fn config(args: &Train, usual: &Preprocessing) -> Config {
         schedule: Schedule { policy, warmup },
         label_smoothing: args.label_smoothing,
         class_weights: args.class_weights.clone(),
-        preprocessing: Preprocessing { resize, crop, ..usual.clone() },
+        preprocessing: Preprocessing {
+            resize,
+            crop,
+            interpolation: args.interpolation.map_or(usual.interpolation, Into::into),
+            ..usual.clone()
+        },
         augmentation: (!args.no_augment).then(|| Augmentation {
             hflip: args.hflip_prob,
             degrees: args.rotation,
             color_jitter: args.color_jitter,
+            auto_augment: args.auto_augment.map(|policy| match policy {
+                AutoAugmentArg::Ra => AutoAugment::Ra { num_ops: 2, magnitude: args.ra_magnitude.into() },
+                AutoAugmentArg::TaWide => AutoAugment::TaWide,
+            }),
+            random_erasing: (args.random_erase > 0.0)
+                .then(|| RandomErasing { p: args.random_erase, ..RandomErasing::default() }),
+            mix: (args.mixup_alpha > 0.0 || args.cutmix_alpha > 0.0)
+                .then_some(Mix { mixup_alpha: args.mixup_alpha, cutmix_alpha: args.cutmix_alpha }),
             ..Augmentation::default()
         }),
         seed: args.seed,
+        views: args.views,
         precision: args.precision.into(),
         cache_bytes: args.cache_mib.map(|mib| mib.saturating_mul(1 << 20)),
         ..Config::tutorial(args.data.clone(), args.backbone.clone())

@@ -7,7 +7,7 @@ use crate::common::Place;
 /// Trains into `run/`; the model must be measured by `eval` as training measured it, and answer `predict` and `info`.
 #[track_caller]
 fn train(place: &Place, flags: &str) -> Value {
-    let line = format!("train photos --imgsz 32 --output-dir run --exist-ok --json {flags}");
+    let line = format!("train photos --weights random --imgsz 32 --output-dir run --exist-ok --json {flags}");
     let result = place.run(&line).done().json();
     let evaluated = place.run("eval run/best.safetensors photos --json").done().json();
     assert_eq!(evaluated["top1"], result["best_val_acc"], "{flags}");
@@ -84,7 +84,7 @@ fn new_batch_norms_learn_their_statistics_beside_frozen_ones() {
 #[test]
 fn linear_probing_comes_before_fine_tuning_if_asked() {
     let place = Place::with_photos();
-    let line = "train photos --imgsz 32 --backbone squeezenet1_1 --mode finetune --lr 1e-9 --epochs 1 --output-dir run";
+    let line = "train photos --weights random --imgsz 32 --backbone squeezenet1_1 --mode finetune --lr 1e-9 --epochs 1 --output-dir run";
     // At this rate nothing but the start decides; the probe tells the colours apart.
     let ended = place.run(&format!("{line} --init-head probe --json")).done().says(&["C = ", "cross-validation"]);
     assert!(ended.json()["best_val_acc"].as_f64().unwrap() >= 0.875, "{}", ended.stdout);
@@ -121,7 +121,7 @@ fn each_flag_of_a_step_has_an_effect_of_its_own() {
 fn patience_ends_a_run_that_gets_no_better() {
     let place = Place::with_photos();
     // Nothing learns at this rate, so no epoch is better than the first.
-    let line = "train photos --imgsz 32 --backbone squeezenet1_1 --mode frozen --lr 1e-12 --epochs 9 --output-dir run";
+    let line = "train photos --weights random --imgsz 32 --backbone squeezenet1_1 --mode frozen --lr 1e-12 --epochs 9 --output-dir run";
     let ended = place.run(&format!("{line} --patience 2 --no-augment")).done();
     ended.says(&["stopped after epoch 3 of 9", "--patience 2"]);
     assert_eq!(epochs(&place), 3);
@@ -170,7 +170,9 @@ fn heads_and_rates_that_do_not_go_are_explained() {
         ("--mode finetune --ema 1", &["--ema"]),
         ("--mode finetune --patience 0", &["--patience"]),
     ] {
-        place.run(&format!("train photos --backbone resnet18 --imgsz 64 --output-dir run {flags}")).refuses(words);
+        place
+            .run(&format!("train photos --weights random --backbone resnet18 --imgsz 64 --output-dir run {flags}"))
+            .refuses(words);
     }
     assert!(!place.path("run").exists());
 }
@@ -178,7 +180,7 @@ fn heads_and_rates_that_do_not_go_are_explained() {
 #[test]
 fn learning_rates_are_tried_without_a_trace_but_the_curve() {
     let place = Place::with_photos();
-    let line = "train photos --imgsz 32 --backbone resnet18 --mode frozen --output-dir run";
+    let line = "train photos --weights random --imgsz 32 --backbone resnet18 --mode frozen --output-dir run";
     let found = place.run(&format!("{line} --find-lr --json")).done().json();
     let lr = found["lr"].as_f64().unwrap();
     assert!(lr > 1e-6 && lr < 1.0, "{found}");
@@ -191,5 +193,7 @@ fn learning_rates_are_tried_without_a_trace_but_the_curve() {
     assert!(ended.stdout.contains(&format!("Suggested rate: --lr {lr:.1e}")), "{}", ended.stdout);
     assert_eq!(place.text("run/lr_find.csv"), curve);
     place.run(&format!("{line} --epochs 1 --lr {lr}")).done();
-    place.run("train photos --imgsz 32 --backbone resnet18 --find-lr").refuses(&["--find-lr", "--mode frozen"]);
+    place
+        .run("train photos --weights random --imgsz 32 --backbone resnet18 --find-lr")
+        .refuses(&["--find-lr", "--mode frozen"]);
 }

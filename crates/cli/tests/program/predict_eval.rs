@@ -197,3 +197,44 @@ fn a_reader_that_has_gone_ends_the_program_quietly() {
     // The training went on to its end all the same.
     assert!(place.path("runs/train/best.safetensors").is_file());
 }
+
+#[test]
+fn with_flips_a_photo_and_its_mirror_image_get_the_same_answer() {
+    let place = Place::empty();
+    // Of the size that the network sees, so that mirroring the file mirrors what it sees.
+    for (class, seed) in [("dark", 3), ("light", 7)] {
+        for (part, photos) in [("train", 0..4), ("val", 4..6)] {
+            for i in photos {
+                let pixels: Vec<u8> = (0..32 * 32).map(|p| (p * (i + seed) % 97 + seed * 20) as u8).collect();
+                let mirrored: Vec<u8> = pixels.chunks(32).flat_map(|row| row.iter().rev().copied()).collect();
+                let file = |pixels: &[u8]| [&b"P5 32 32 255\n"[..], pixels].concat();
+                place.write(&format!("photos/{part}/{class}/{i}.pgm"), file(&pixels));
+                if part == "val" {
+                    place.write(&format!("mirrored/{class}/{i}.pgm"), file(&mirrored));
+                }
+            }
+        }
+    }
+    let train =
+        "train photos --backbone squeezenet1_1 --weights random --imgsz 32 --val-resize-size 32 --output-dir run";
+    place.run(train).done();
+    let answers = |folder: &str, flags: &str| {
+        let ended = place.run(&format!("predict run/best.safetensors {folder} --json {flags}")).done();
+        ended.json_lines().iter().map(|answer| fraction(&answer["prob"])).collect::<Vec<_>>()
+    };
+    let (photos, mirrored) = (answers("photos/val", "--tta hflip"), answers("mirrored", "--tta hflip"));
+    assert_eq!(photos.len(), 4);
+    for (photo, mirrored) in photos.iter().zip(&mirrored) {
+        // The two answers are added up in the other order.
+        assert!((photo - mirrored).abs() < 1e-6, "{photos:?} and {mirrored:?}");
+    }
+    assert_ne!(answers("photos/val", ""), answers("mirrored", ""), "without flips the two are told apart");
+    assert_ne!(answers("photos/val", ""), photos);
+
+    let loss = |folder: &str, flags: &str| {
+        let ended = place.run(&format!("eval run/best.safetensors {folder} --json {flags}")).done();
+        ended.json()["loss"].as_f64().unwrap()
+    };
+    assert!((loss("photos", "--tta hflip") - loss("mirrored", "--tta hflip")).abs() < 1e-6);
+    assert_ne!(loss("photos", "--tta hflip"), loss("photos", ""));
+}

@@ -9,6 +9,9 @@ fn threads_do_not_change_a_bit_and_the_seed_does() {
         "--backbone squeezenet1_1 --weights random --mode probe",
         "--backbone resnet18 --weights random --mode finetune --epochs 2 --color-jitter 0.4,0.4,0.4,0.1 --rotation 20",
         "--backbone resnet18 --weights random --mode finetune --freeze-until layer4 --epochs 2 --no-augment",
+        "--backbone resnet18 --weights random --mode finetune --epochs 2 --interpolation bicubic --auto-augment ra \
+         --random-erase 0.5 --mixup-alpha 0.2 --cutmix-alpha 1 --label-smoothing 0.1 --class-weights balanced",
+        "--backbone resnet18 --weights random --mode frozen --epochs 3 --auto-augment ta_wide --views 2",
         // MobileNetV2 has dropout.
         "--backbone mobilenet_v2 --weights random --mode finetune --freeze-until features.17 --epochs 2 --optimizer adamw",
     ] {

@@ -11,7 +11,7 @@ use super::parameters::Parameters;
 use super::plan::{Kind, Mode, Plan};
 use super::times::Times;
 use super::{backward, forward};
-use crate::{Batch, Error, LayerTime, Losses, Session, SessionOptions, Targets};
+use crate::{Batch, Error, Labels, LayerTime, Losses, Session, SessionOptions, Targets};
 use forward::{Pass, Workspace};
 
 /// A plan with its memory.
@@ -160,12 +160,23 @@ impl Session for CpuSession {
         let training = self.training.as_ref().ok_or(Error::NothingToTrain)?;
         let n = self.samples(batch.inputs, &training.plan)?;
         let classes = self.outputs;
-        if targets.labels.len() != n || batch.keys.len() != n {
-            let (labels, keys) = (targets.labels.len(), batch.keys.len());
-            return Err(Error::Batch(format!("{n} samples come with {labels} labels and {keys} keys")));
+        if batch.keys.len() != n {
+            return Err(Error::Batch(format!("{n} samples come with {} keys", batch.keys.len())));
         }
-        if let Some(&label) = targets.labels.iter().find(|&&label| label >= classes) {
-            return Err(Error::Batch(format!("label {label} is not among the network's {classes} classes")));
+        match targets.labels {
+            Labels::Classes(labels) if labels.len() != n => {
+                return Err(Error::Batch(format!("{n} samples come with {} labels", labels.len())));
+            }
+            Labels::Classes(labels) => {
+                if let Some(&label) = labels.iter().find(|&&label| label >= classes) {
+                    return Err(Error::Batch(format!("label {label} is not among the network's {classes} classes")));
+                }
+            }
+            Labels::Probabilities(targets) if targets.len() != n * classes => {
+                let found = targets.len();
+                return Err(Error::Batch(format!("{n} samples of {classes} classes come with {found} probabilities")));
+            }
+            Labels::Probabilities(_) => {}
         }
         if targets.class_weights.is_some_and(|weights| weights.len() != classes) {
             return Err(Error::Batch(format!("there must be one class weight for each of the {classes} classes")));

@@ -3,6 +3,7 @@
 use std::fs;
 use std::path::Path;
 
+use regraft_data::{Augmentation, AutoAugment, Mix, RandomErasing};
 use regraft_engine::{CpuEngine, UpdateRule};
 use regraft_transfer::{Config, Context, InitHead, Mode, Outcome, resume, train};
 
@@ -109,5 +110,45 @@ fn what_steps_and_epochs_carry_on_survives_an_interruption() {
         let stopped = sittings(config, &path("parts"), &listeners);
         assert_eq!(stopped, [(0, 1), (0, 2), (0, 3), (1, 1), (1, 2)], "run {i}");
         assert!(results(&path("parts")) == results(&path("whole")), "run {i}");
+    }
+}
+
+#[test]
+fn views_and_mixed_batches_go_on_with_the_same_bits() {
+    let dir = tempfile::tempdir().unwrap();
+    let everything = || Augmentation {
+        auto_augment: Some(AutoAugment::TaWide),
+        random_erasing: Some(RandomErasing { value: None, ..RandomErasing::default() }),
+        ..Augmentation::default()
+    };
+    let stop = Listener::stopping;
+    for views in [true, false] {
+        let mut config = settings(dir.path(), 5);
+        config.mode = Mode::Frozen;
+        config.backbone = "mobilenet_v2".into();
+        config.augmentation = Some(if views {
+            config.views = Some(2);
+            everything()
+        } else {
+            Augmentation { mix: Some(Mix { mixup_alpha: 0.2, cutmix_alpha: 1.0 }), ..everything() }
+        });
+        let path = |name: &str| dir.path().join(format!("{name} {views}"));
+        assert_eq!(sittings(&config, &path("whole"), &[Listener::default()]), []);
+        let (second, third) = if views {
+            ("training features, view 2/2", "training features, view 1/2")
+        } else {
+            ("epoch 2/3", "epoch 3/3")
+        };
+        let listeners = [
+            stop("epoch 1/3", 4),
+            stop(second, 0),
+            stop("epoch 2/3", 8),
+            // The third epoch sees the first view again, which this sitting has not computed.
+            stop(third, 0),
+            stop("epoch 3/3", 4),
+            Listener::default(),
+        ];
+        sittings(&config, &path("parts"), &listeners);
+        assert!(results(&path("parts")) == results(&path("whole")), "views: {views}");
     }
 }

@@ -105,6 +105,13 @@ pub fn compare(candidates: &[Candidate], options: &CompareOptions, context: &Con
     let photos = prepare::photos(&config, context)?;
     let samples = [photos.dataset.train.as_slice(), &photos.dataset.val].concat();
     let classes = photos.dataset.classes.len();
+    let count = |class: usize| samples.iter().filter(|sample| sample.class == class).count();
+    if let Some(class) = (0..classes).find(|&class| count(class) < 2) {
+        let name = &photos.dataset.classes[class];
+        let reason =
+            format!("class {name} has {} photo(s); to hold one out, each class needs at least 2", count(class));
+        return Err(Error::File { path: options.data.clone(), reason });
+    }
 
     let mut entries: Vec<(Entry, Vec<bool>)> = Vec::new();
     let mut folds = Vec::new();

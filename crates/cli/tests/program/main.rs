@@ -4,6 +4,7 @@
 
 mod bad_input;
 mod common;
+mod compare;
 mod downloads;
 #[cfg(unix)]
 mod full_disk;

@@ -192,7 +192,7 @@ pub struct Train {
     #[arg(long, help_heading = "Data")]
     pub cache_mib: Option<usize>,
 
-    /// What classifies: softmax (the same as linear) or ovr for a probe; linear, cosine, mlp:512 (or mlp:512,256) or
+    /// What classifies: softmax (the same as linear), ovr or mean (the nearest class mean) for a probe; linear, cosine, mlp:512 (or mlp:512,256) or
     /// conv:256,fc:128 (convolutions, :256x1 for 1x1 ones, with batch norm and ReLU, then fully connected layers)
     /// [default: softmax for a probe, else linear]
     #[arg(long, help_heading = "Head")]

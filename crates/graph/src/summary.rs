@@ -70,7 +70,8 @@ impl Graph {
         let shapes = self.shapes()?;
         let products = |(id, node): (usize, &crate::Node)| match &node.op {
             Op::Conv2d(conv) => shapes[id].len() * conv.weight_shape()[1..].iter().product::<usize>(),
-            Op::Linear(linear) => linear.in_features * linear.out_features,
+            Op::Linear(linear) => shapes[id].len() * linear.in_features,
+            Op::CosineLinear(linear) => linear.in_features * linear.out_features,
             _ => 0,
         };
         Ok(self.nodes().iter().enumerate().map(products).sum::<usize>() as u64)

@@ -5,13 +5,15 @@ use std::time::Instant;
 
 use regraft_data::Preprocessing;
 use regraft_graph::Grafted;
-use regraft_learn::linear::{Control, CvOptions, FitOptions, HeadKind, Progress, Samples, held_out, stratified_folds};
+use regraft_learn::linear::{
+    Control, CvOptions, FitOptions, HeldOut, Progress, Samples, held_out, held_out_by_means, stratified_folds,
+};
 use regraft_learn::metrics::{mcnemar, wilson};
 
 use crate::features::Features;
 use crate::model::inference;
 use crate::prepare;
-use crate::{Backbone, Config, Context, Error, Mode, Result};
+use crate::{Backbone, Config, Context, Error, Head, Mode, Result};
 
 /// Two classifiers whose difference has a larger p-value may as well be equally good.
 pub const SIGNIFICANT: f64 = 0.05;
@@ -45,15 +47,15 @@ pub struct CompareOptions {
 pub struct Entry {
     /// Name of the architecture.
     pub backbone: String,
-    /// Kind of the head.
-    pub head: HeadKind,
+    /// The head.
+    pub head: Head,
     /// Photos that were answered right while they were held out.
     pub correct: usize,
     /// Their fraction of all.
     pub accuracy: f64,
     /// 95% interval of the accuracy (Wilson).
     pub interval: (f64, f64),
-    /// The values of `C` that were chosen, ascending.
+    /// The values of `C` that were chosen, ascending; none for a head without.
     pub cs: Vec<f64>,
     /// Seconds that the features of all photos took.
     pub feature_seconds: f64,
@@ -128,18 +130,21 @@ pub fn compare(candidates: &[Candidate], options: &CompareOptions, context: &Con
         let samples = Samples::new(&features.values, features.dim, &features.labels, classes)?;
         // The same for all, so that the answers to each photo can be compared.
         folds = stratified_folds(samples, options.folds, options.seed)?;
-        for kind in [HeadKind::Softmax, HeadKind::Ovr] {
+        for head in [Head::Softmax, Head::Ovr, Head::Mean] {
             let started = Instant::now();
             let cs = CvOptions::new(options.seed).cs;
             let reporter = context.reporter;
-            reporter.begin(&format!("{} on {name}", head_name(kind)), "fits", (cs.len() * options.folds) as u64);
+            reporter.begin(&format!("{head} on {name}"), "fits", (cs.len() * options.folds) as u64);
             let progress = |progress: Progress| {
                 if let Progress::Fold { done, .. } = progress {
                     reporter.advance(done as u64, "");
                 }
             };
             let control = Control { progress: &progress, cancel: context.interrupt };
-            let answers = held_out(samples, &folds, &cs, &FitOptions::new(kind), control);
+            let answers = match head {
+                Head::Mean => held_out_by_means(samples, &folds).map(|correct| HeldOut { correct, cs: Vec::new() }),
+                _ => held_out(samples, &folds, &cs, &FitOptions::new(head.kind()), control),
+            };
             reporter.end();
             let mut answers = answers?;
             answers.cs.sort_by(f64::total_cmp);
@@ -147,7 +152,7 @@ pub fn compare(candidates: &[Candidate], options: &CompareOptions, context: &Con
             let correct = answers.correct.iter().filter(|&&correct| correct).count();
             let entry = Entry {
                 backbone: name.clone(),
-                head: kind,
+                head,
                 correct,
                 accuracy: correct as f64 / samples.len() as f64,
                 interval: wilson(correct as u64, samples.len() as u64),
@@ -179,14 +184,6 @@ fn ranked(mut entries: Vec<(Entry, Vec<bool>)>, photos: usize, classes: usize, f
     Comparison { recommended: recommended.unwrap_or(0), entries, photos, classes, folds }
 }
 
-/// The name of a kind of head on the command line.
-pub fn head_name(kind: HeadKind) -> &'static str {
-    match kind {
-        HeadKind::Softmax => "softmax",
-        HeadKind::Ovr => "ovr",
-    }
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -195,7 +192,7 @@ mod tests {
         let correct = answers.iter().filter(|&&correct| correct).count();
         let entry = Entry {
             backbone: backbone.into(),
-            head: HeadKind::Softmax,
+            head: Head::Softmax,
             correct,
             accuracy: correct as f64 / answers.len() as f64,
             interval: (0.0, 1.0),

@@ -3,7 +3,7 @@
 use std::fmt;
 use std::str::FromStr;
 
-use regraft_graph::{Grafted, HeadConvolution, HeadLayers, StateDict, init};
+use regraft_graph::{Grafted, Graph, HeadConvolution, HeadLayers, StateDict, init};
 use regraft_learn::linear::HeadKind;
 use serde::{Deserialize, Serialize};
 
@@ -19,6 +19,8 @@ pub enum Head {
     Softmax,
     /// One-vs-rest logistic regression; a probe's alone.
     Ovr,
+    /// The nearest class mean; a probe's alone.
+    Mean,
     /// A cosine classifier: features and weights of unit length, times a learned scale.
     Cosine,
     /// Layers with ReLU before the last fully connected one: `mlp:512`, `conv:256,fc:128`.
@@ -56,6 +58,7 @@ impl FromStr for Head {
             "linear" => return Ok(Head::Linear),
             "softmax" => return Ok(Head::Softmax),
             "ovr" => return Ok(Head::Ovr),
+            "mean" => return Ok(Head::Mean),
             "cosine" => return Ok(Head::Cosine),
             _ => {}
         }
@@ -83,7 +86,7 @@ impl FromStr for Head {
                 }
                 Some(("fc", layer)) if !convolutions.is_empty() => hidden.push(width(layer)?),
                 _ => {
-                    let known = "linear, cosine, softmax, ovr, mlp:512, mlp:512,256, conv:256, conv:256x1,fc:128";
+                    let known = "linear, cosine, softmax, ovr, mean, mlp:512, mlp:512,256, conv:256, conv:256x1,fc:128";
                     return Err(format!("{part:?} is no head; heads are such as {known}"));
                 }
             }
@@ -98,6 +101,7 @@ impl fmt::Display for Head {
             Head::Linear => f.write_str("linear"),
             Head::Softmax => f.write_str("softmax"),
             Head::Ovr => f.write_str("ovr"),
+            Head::Mean => f.write_str("mean"),
             Head::Cosine => f.write_str("cosine"),
             Head::Layers { convolutions, hidden } if convolutions.is_empty() => {
                 let widths: Vec<String> = hidden.iter().map(ToString::to_string).collect();
@@ -148,8 +152,8 @@ impl Config {
     pub(crate) fn validate_head(&self) -> Result<()> {
         let wrong = |text: String| Err(Error::Setting(text));
         let (head, mode) = (&self.head, self.mode);
-        if mode != Mode::Probe && *head == Head::Ovr {
-            return wrong(format!("--head ovr goes with --mode probe; --mode {mode} trains a softmax head"));
+        if mode != Mode::Probe && matches!(head, Head::Ovr | Head::Mean) {
+            return wrong(format!("--head {head} goes with --mode probe; --mode {mode} trains a softmax head"));
         }
         if mode == Mode::Probe && !head.is_linear() {
             let text = "it is learned by gradient descent, so it goes with --mode frozen or --mode finetune";
@@ -165,12 +169,11 @@ impl Config {
         Ok(())
     }
 
-    /// The backbone with the new head for `classes`, and its tensors: the backbone's own, those of the head drawn from
-    /// the seed.
+    /// A backbone's network with the new head for `classes`.
     ///
     /// # Errors
     /// [`Error::Graph`] if the head cannot be grafted there.
-    pub(crate) fn graft(&self, backbone: &Backbone, classes: usize) -> Result<(Grafted, StateDict)> {
+    pub(crate) fn graft_on(&self, backbone: &Graph, classes: usize) -> Result<Grafted> {
         let dropout = if self.mode == Mode::Probe { 0.0 } else { self.head_dropout };
         let layers = match &self.head {
             Head::Layers { convolutions, hidden } => {
@@ -182,11 +185,19 @@ impl Config {
         // A probe's weights are those of a fully connected layer.
         let probed = self.mode == Mode::Probe || self.init_head == InitHead::Probe;
         let own = !probed && self.cut.is_none() && layers == HeadLayers::default();
-        let grafted = if own {
-            backbone.graph.with_own_head(classes)?
-        } else {
-            backbone.graph.graft(self.cut.as_deref(), &layers, classes)?
+        let grafted = match own {
+            true => backbone.with_own_head(classes)?,
+            false => backbone.graft(self.cut.as_deref(), &layers, classes)?,
         };
+        Ok(grafted)
+    }
+
+    /// [`graft_on`](Self::graft_on) with the tensors: the backbone's own, those of the head drawn from the seed.
+    ///
+    /// # Errors
+    /// As there.
+    pub(crate) fn graft(&self, backbone: &Backbone, classes: usize) -> Result<(Grafted, StateDict)> {
+        let grafted = self.graft_on(&backbone.graph, classes)?;
         let graph = &grafted.graph;
         let mut state = StateDict::new();
         for spec in graph.parameters().into_iter().filter(|spec| spec.node < grafted.first) {
@@ -208,6 +219,7 @@ mod tests {
             "linear",
             "softmax",
             "ovr",
+            "mean",
             "cosine",
             "mlp:512",
             "mlp:512,256",

@@ -35,7 +35,7 @@ mod tta;
 mod validation;
 
 pub use backbone::Backbone;
-pub use compare::{Candidate, CompareOptions, Comparison, Entry, SIGNIFICANT, compare, head_name};
+pub use compare::{Candidate, CompareOptions, Comparison, Entry, SIGNIFICANT, compare};
 pub use config::{BatchNorm, ClassWeights, Config, Mode, Published};
 pub use context::{Context, Finished, Outcome};
 pub use error::{Error, Result};

@@ -5,14 +5,16 @@ use std::time::Instant;
 use regraft_data::Sample;
 use regraft_graph::{Grafted, Graph, NodeId, StateDict, Tensor};
 use regraft_learn::history::Row;
-use regraft_learn::linear::{ClassWeight, Control, CvOptions, FitOptions, LinearHead, Progress, Samples, fit, fit_cv};
+use regraft_learn::linear::{
+    ClassWeight, Control, CvOptions, FitOptions, LinearHead, Progress, Samples, class_means, fit, fit_cv,
+};
 use regraft_learn::metrics::Tally;
 
 use crate::features::Features;
 use crate::model::{Golden, inference};
 use crate::prepare::Photos;
 use crate::{
-    Backbone, ClassWeights, Config, Context, EpochEnd, Finished, Model, Outcome, Provenance, Result, RunFolder,
+    Backbone, ClassWeights, Config, Context, EpochEnd, Finished, Head, Model, Outcome, Provenance, Result, RunFolder,
 };
 
 /// Computes features, fits the head, and seals it on the network as an ordinary fully connected layer.
@@ -125,6 +127,9 @@ fn put(linear: LinearHead, graph: &Graph, layer: NodeId, state: &mut StateDict) 
 /// Fits the head with the given `C`, or chooses it by cross-validation.
 fn fit_head(config: &Config, train: &Features, classes: usize, context: &Context) -> Result<LinearHead> {
     let samples = Samples::new(&train.values, train.dim, &train.labels, classes)?;
+    if config.head == Head::Mean {
+        return Ok(class_means(samples));
+    }
     let class_weight = match &config.class_weights {
         ClassWeights::Uniform => ClassWeight::Uniform,
         ClassWeights::Balanced => ClassWeight::Balanced,

@@ -16,9 +16,7 @@ pub fn check(config: &Config, output_dir: Option<&Path>, replace: bool, context:
     RunFolder::require_free(output_dir, replace)?;
     context.engine.supports(config.precision)?;
     let graph = Backbone::graph(&config.backbone, config.preprocessing.crop)?;
-    if let Some(layer) = &config.freeze_until {
-        graph.first_node_of(layer)?;
-    }
+    config.trainable(&config.graft_on(&graph, 2)?, 0)?;
     let (dataset, _) = prepare::open(config)?;
     config.validate_for(&dataset.classes)
 }

@@ -4,7 +4,7 @@ use std::io::{Write, stdout};
 
 use anyhow::{Result, bail};
 use regraft_hub::{Cached, Registry, Settings};
-use regraft_transfer::{Candidate, CompareOptions, Comparison, Config, Entry, SIGNIFICANT, head_name};
+use regraft_transfer::{Candidate, CompareOptions, Comparison, Config, Entry, SIGNIFICANT};
 use serde_json::{Value, json};
 
 use super::train::Tools;
@@ -74,7 +74,7 @@ fn write(out: &mut impl Write, comparison: &Comparison) -> Result<()> {
             out,
             "{:widest$}  {:7}  {:.4}    {low:.4} to {high:.4}  {:17}  {:6.1} s  {:4.1} s  {:5.1}M  {verdict}",
             entry.backbone,
-            head_name(entry.head),
+            entry.head.to_string(),
             entry.accuracy,
             spread(&entry.cs),
             entry.feature_seconds,
@@ -85,7 +85,7 @@ fn write(out: &mut impl Write, comparison: &Comparison) -> Result<()> {
     let entry = &entries[*recommended];
     let why =
         if *recommended == 0 { "the best, and none as good is faster" } else { "the fastest that may be as good" };
-    writeln!(out, "take {} with --head {}: {why}", entry.backbone, head_name(entry.head))?;
+    writeln!(out, "take {} with --head {}: {why}", entry.backbone, entry.head)?;
     Ok(())
 }
 
@@ -102,7 +102,7 @@ fn in_json(comparison: &Comparison) -> Value {
     let entry = |entry: &Entry| {
         json!({
             "backbone": entry.backbone,
-            "head": head_name(entry.head),
+            "head": entry.head,
             "accuracy": entry.accuracy,
             "correct": entry.correct,
             "accuracy_ci95": [entry.interval.0, entry.interval.1],
@@ -120,6 +120,6 @@ fn in_json(comparison: &Comparison) -> Value {
         "classes": comparison.classes,
         "folds": comparison.folds,
         "entries": comparison.entries.iter().map(entry).collect::<Vec<_>>(),
-        "recommended": {"backbone": recommended.backbone, "head": head_name(recommended.head)},
+        "recommended": {"backbone": recommended.backbone, "head": recommended.head},
     })
 }

@@ -8,7 +8,7 @@ fn backbones_and_heads_are_ranked_with_their_uncertainty() {
     let line = "compare photos --backbone squeezenet1_1=random --backbone resnet18=random --folds 4 --seed 3";
     let result = place.run(&format!("{line} --json")).done().json();
     let entries = result["entries"].as_array().unwrap();
-    assert_eq!((entries.len(), &result["classes"], &result["folds"]), (4, &2.into(), &4.into()), "{result}");
+    assert_eq!((entries.len(), &result["classes"], &result["folds"]), (6, &2.into(), &4.into()), "{result}");
     let photos = result["photos"].as_u64().unwrap();
     let mut last = 1.0;
     for entry in entries {

@@ -16,6 +16,7 @@ mod cross_validation;
 mod fit;
 mod head;
 mod lbfgs;
+mod means;
 mod objective;
 mod samples;
 #[cfg(test)]
@@ -24,6 +25,7 @@ mod tests;
 pub use cross_validation::{CvFit, CvOptions, CvRow, HeldOut, cross_validate, fit_cv, held_out, stratified_folds};
 pub use fit::{ClassWeight, Fit, FitOptions, fit};
 pub use head::{HeadKind, LinearHead, log_probabilities, probabilities};
+pub use means::{class_means, held_out_by_means};
 pub use samples::Samples;
 
 use std::sync::atomic::{AtomicBool, Ordering};

@@ -193,8 +193,8 @@ class Measurement:
 
         def regraft():
             with tempfile.TemporaryDirectory() as folder:
-                note("regraft", run([REGRAFT, "train", PHOTOS, "--backbone", "resnet18", "--mode", row.mode, "--epochs",
-                                     self.epochs, "--threads", self.threads, "--output-dir", f"{folder}/run", "--json"]))
+                note("regraft", run([REGRAFT, "train", PHOTOS, "--backbone", "resnet18", "--weights", "random", "--mode",
+                                     row.mode, "--epochs", self.epochs, "--threads", self.threads, "--output-dir", f"{folder}/run", "--json"]))
 
         def note(program, result):
             _, seconds, peak = result

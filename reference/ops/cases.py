@@ -134,6 +134,88 @@ def pooled_head():
     return network
 
 
+def two_ways(op, **settings):
+    """An operation without parameters on a map that learns, whose other reader adds to the map's gradient."""
+    network = Network(5, 5, 4)
+    x = network.conv("conv", 0, 5, 6, 1, bias=True)
+    y = network.node("op", op, x, **settings)
+    z = network.conv("other", x, 6, 4, 1)
+    network.node("concat", "Concat", y, z)
+    return network
+
+
+def squeeze_excitation():
+    """The middle of MobileNetV3's block: depthwise, hard swish, squeeze and excitation, projection."""
+    network = Network(9, 5, 4)
+    x = network.conv("block.1.0", 0, 9, 9, 3, padding=1, groups=9)
+    x = network.batch_norm("block.1.1", x, 9, eps=1e-3, momentum=0.01)
+    x = network.node("block.1.2", "Hardswish", x)
+    y = network.avg_pool("block.2.avgpool", x, 1)
+    y = network.conv("block.2.fc1", y, 9, 4, 1, bias=True)
+    y = network.node("block.2.activation", "ReLU", y)
+    y = network.conv("block.2.fc2", y, 4, 9, 1, bias=True)
+    y = network.node("block.2.scale_activation", "Hardsigmoid", y)
+    x = network.node("block.2.mul", "Mul", x, y)
+    x = network.conv("block.3.0", x, 9, 5, 1)
+    network.batch_norm("block.3.1", x, 5, eps=1e-3, momentum=0.01)
+    return network
+
+
+def convnext_block():
+    """torchvision's CNBlock(6) without its permutations."""
+    network = Network(6, 8, 9)
+    x = network.conv("block.0", 0, 6, 6, 7, padding=3, groups=6, bias=True)
+    x = network.layer_norm("block.2", x, 6)
+    x = network.linear("block.3", x, 6, 24)
+    x = network.node("block.4", "GELU", x)
+    x = network.linear("block.5", x, 24, 6)
+    x = network.node("scaled", "LayerScale", x, channels=6)
+    network.node("add", "Add", x, 0)
+    return network
+
+
+def shuffle_block():
+    """The two halves of a block of ShuffleNetV2."""
+    network = Network(8, 5, 4)
+    x = network.node("half1", "Narrow", 0, start=0, length=4)
+    y = network.node("half2", "Narrow", 0, start=4, length=4)
+    y = network.conv("branch2.0", y, 4, 4, 1)
+    x = network.node("concat", "Concat", x, y)
+    network.node("shuffle", "ChannelShuffle", x, groups=2)
+    return network
+
+
+def scaled_residual():
+    """The end of a block of an Inception-ResNet."""
+    network = Network(5, 5, 4)
+    x = network.conv("conv2d", 0, 5, 5, 1, bias=True)
+    x = network.node("scaled", "Scale", x, factor=0.17)
+    x = network.node("add", "Add", x, 0)
+    network.node("relu", "ReLU", x)
+    return network
+
+
+def gate():
+    network = Network(5, 5, 4)
+    x = network.conv("conv", 0, 5, 17, 1)
+    y = network.avg_pool("avgpool", x, 1)
+    y = network.node("sigmoid", "Sigmoid", y)
+    network.node("mul", "Mul", x, y)
+    return network
+
+
+def layer_norm(channels, height, width):
+    network = Network(channels, height, width)
+    network.layer_norm("norm", 0, channels)
+    return network
+
+
+def window_avg_pool(channels, height, width, *settings):
+    network = Network(channels, height, width)
+    network.avg_pool2d("pool", 0, *settings)
+    return network
+
+
 # Name -> (network, batch, training). Without a batch norm the mode means nothing.
 CASES = {
     "conv2d_3x3": (conv(4, 6, 5, 4, 3, padding=1), 2, EVAL),
@@ -185,6 +267,25 @@ CASES = {
     "fire": (fire(), 2, EVAL),
     "inverted_residual_train": (inverted_residual(), 2, TRAIN),
     "inverted_residual_eval": (inverted_residual(), 2, EVAL),
+    "hardswish": (two_ways("Hardswish"), 2, EVAL),
+    "hardsigmoid": (two_ways("Hardsigmoid"), 2, EVAL),
+    "silu": (two_ways("SiLU"), 2, EVAL),
+    "sigmoid": (two_ways("Sigmoid"), 2, EVAL),
+    "gelu": (two_ways("GELU"), 2, EVAL),
+    "narrow": (two_ways("Narrow", start=2, length=3), 2, EVAL),
+    "channel_shuffle": (two_ways("ChannelShuffle", groups=3), 2, EVAL),
+    "scale": (two_ways("Scale", factor=-0.3), 2, EVAL),
+    "avg_pool_2_2": (window_avg_pool(3, 7, 6, 2, 2), 2, EVAL),
+    "avg_pool_3_1_1": (window_avg_pool(3, 5, 4, 3, 1, 1), 2, EVAL),
+    "layer_norm": (layer_norm(19, 3, 4), 2, EVAL),
+    "gate": (gate(), 3, EVAL),
+    "squeeze_excitation_train": (squeeze_excitation(), 2, TRAIN),
+    "squeeze_excitation_eval": (squeeze_excitation(), 2, EVAL),
+    "convnext_block": (convnext_block(), 2, EVAL),
+    "shuffle_block": (shuffle_block(), 2, EVAL),
+    "scaled_residual": (scaled_residual(), 2, EVAL),
+    "conv2d_groups_of_4": (conv(20, 20, 5, 6, 3, padding=1, groups=5), 2, EVAL),
+    "conv2d_groups_of_8_stride2": (conv(24, 24, 6, 5, 3, stride=2, padding=1, groups=3), 2, EVAL),
     "pooled_head": (pooled_head(), 2, EVAL),
 }
 

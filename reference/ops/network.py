@@ -50,6 +50,12 @@ class Network:
     def avg_pool(self, name, source, output_size):
         return self.node(name, "AdaptiveAvgPool2d", source, output_size=output_size)
 
+    def avg_pool2d(self, name, source, kernel, stride, padding=0):
+        return self.node(name, "AvgPool2d", source, kernel_size=kernel, stride=stride, padding=padding)
+
+    def layer_norm(self, name, source, channels, eps=1e-6):
+        return self.node(name, "LayerNorm", source, normalized_shape=channels, eps=eps)
+
     def parameters(self):
         """Name to shape of every tensor, running statistics included."""
         shapes = {}
@@ -61,6 +67,10 @@ class Network:
                 owned = {"weight": (node["out_features"], node["in_features"]), "bias": (node["out_features"],)}
             elif node["op"] == "BatchNorm2d":
                 owned = dict.fromkeys(["weight", "bias", "running_mean", "running_var"], (node["num_features"],))
+            elif node["op"] == "LayerNorm":
+                owned = dict.fromkeys(["weight", "bias"], (node["normalized_shape"],))
+            elif node["op"] == "LayerScale":
+                owned = {"layer_scale": (node["channels"], 1, 1)}
             else:
                 continue
             if not node.get("bias", True):
@@ -97,6 +107,31 @@ class Network:
                 case "ReLU6":
                     margin = min(margin, sources[0].abs().min().item(), (sources[0] - 6).abs().min().item())
                     y = F.relu6(sources[0])
+                case "Hardswish" | "Hardsigmoid":
+                    # Near ±3 the derivative jumps.
+                    margin = min(margin, *((sources[0] - kink).abs().min().item() for kink in (-3, 3)))
+                    y = F.hardswish(sources[0]) if node["op"] == "Hardswish" else F.hardsigmoid(sources[0])
+                case "SiLU":
+                    y = F.silu(sources[0])
+                case "Sigmoid":
+                    y = F.sigmoid(sources[0])
+                case "GELU":
+                    y = F.gelu(sources[0])
+                case "LayerNorm":
+                    last = sources[0].movedim(1, -1)
+                    y = F.layer_norm(last, last.shape[-1:], own("weight"), own("bias"), node["eps"]).movedim(-1, 1)
+                case "LayerScale":
+                    y = own("layer_scale") * sources[0]
+                case "Scale":
+                    y = node["factor"] * sources[0]
+                case "AvgPool2d":
+                    y = F.avg_pool2d(sources[0], node["kernel_size"], node["stride"], node["padding"])
+                case "Mul":
+                    y = sources[0] * sources[1]
+                case "Narrow":
+                    y = sources[0].narrow(1, node["start"], node["length"])
+                case "ChannelShuffle":
+                    y = F.channel_shuffle(sources[0], node["groups"])
                 case "MaxPool2d":
                     settings = node["kernel_size"], node["stride"], node["padding"], 1, node["ceil_mode"]
                     y = F.max_pool2d(sources[0], *settings)
@@ -106,7 +141,7 @@ class Network:
                 case "AdaptiveAvgPool2d":
                     y = F.adaptive_avg_pool2d(sources[0], node["output_size"])
                 case "Linear":
-                    y = F.linear(sources[0], own("weight"), own("bias"))
+                    y = F.linear(sources[0].movedim(1, -1), own("weight"), own("bias")).movedim(-1, 1)
                 case "Add":
                     y = sources[0] + sources[1]
                 case "Concat":

@@ -11,12 +11,14 @@ use regraft_transfer::ClassWeights;
 
 use crate::values::{
     MAX_SEED, MAX_THREADS, at_least_one, backbone, class_weights, color_jitter, not_negative, number, pixels, positive,
+    weights,
 };
+use crate::weights::Choice;
 
 /// Transfer learning for people with a folder of photos: keep a pretrained ConvNet, graft a new head on it.
 #[derive(Parser)]
 #[command(name = "regraft", version = VERSION.as_str(), arg_required_else_help = true)]
-#[command(after_help = "Example: regraft train photos/ --backbone mobilenet_v2 --weights mobilenet_v2.pth")]
+#[command(after_help = "Example: regraft train photos/ --backbone mobilenet_v2")]
 pub struct Arguments {
     #[command(subcommand)]
     pub command: Command,
@@ -62,6 +64,8 @@ pub enum Command {
     Eval(Eval),
     /// Name what is on photos
     Predict(Predict),
+    /// List the backbones and their published weights
+    Backbones,
     /// Show a model, or the layers of a backbone
     Info(Info),
     /// Measure images per second on this machine
@@ -119,9 +123,13 @@ pub struct Train {
     /// Architecture, by torchvision's name
     #[arg(long, value_parser = backbone())]
     pub backbone: String,
-    /// Pretrained weights: torchvision's .pth, or .safetensors; random weights without
+    /// Pretrained weights: a published name such as imagenet1k_v1 (`regraft backbones` lists them), downloaded where need
+    /// be; a file, torchvision's .pth or .safetensors; or random
+    #[arg(long, value_name = "NAME|FILE", default_value = "default", value_parser = weights())]
+    pub weights: Choice,
+    /// Download nothing: published weights must be here already
     #[arg(long)]
-    pub weights: Option<PathBuf>,
+    pub offline: bool,
     /// What learns
     #[arg(long, value_enum, default_value = "probe")]
     pub mode: ModeArg,
@@ -144,10 +152,11 @@ pub struct Train {
     /// An unreadable photo is an error instead of a warning
     #[arg(long, help_heading = "Data")]
     pub strict: bool,
-    /// Side of the network's input in pixels
-    #[arg(long, default_value_t = 224, value_parser = pixels(), help_heading = "Data")]
-    pub imgsz: u32,
-    /// Shorter side after resizing, before the centre crop, in pixels [default: imgsz * 256 / 224]
+    /// Side of the network's input in pixels [default: as the weights were published, mostly 224]
+    #[arg(long, value_parser = pixels(), help_heading = "Data")]
+    pub imgsz: Option<u32>,
+    /// Shorter side after resizing, before the centre crop, in pixels [default: as for the weights, mostly
+    /// imgsz * 256 / 224]
     #[arg(long, value_parser = pixels(), help_heading = "Data")]
     pub val_resize_size: Option<u32>,
     /// Most memory for decoded photos in MiB [default: 1024, or a quarter of what is free]
@@ -265,6 +274,9 @@ impl Train {
 pub struct Resume {
     /// Folder of the run
     pub run: PathBuf,
+    /// Download nothing: published weights must be here still
+    #[arg(long)]
+    pub offline: bool,
 }
 
 #[derive(Args)]

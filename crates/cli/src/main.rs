@@ -7,6 +7,7 @@ mod commands;
 mod setup;
 mod terminal;
 mod values;
+mod weights;
 
 use std::io;
 use std::process::ExitCode;
@@ -35,6 +36,7 @@ fn main() -> ExitCode {
         Command::Resume(resume) => commands::train::resume(&arguments.common, &resume),
         Command::Eval(eval) => commands::eval::run(&arguments.common, &eval),
         Command::Predict(predict) => commands::predict::run(&arguments.common, &predict),
+        Command::Backbones => commands::backbones::run(&arguments.common),
         Command::Info(info) => commands::info::run(&arguments.common, &info),
         Command::Bench(bench) => commands::bench::run(&arguments.common, &bench),
     };
@@ -43,7 +45,10 @@ fn main() -> ExitCode {
         Ok(End::Interrupted) => ExitCode::from(INTERRUPTED),
         Err(error) if is_broken_pipe(&error) => ExitCode::SUCCESS,
         Err(error) if is_interruption(&error) => {
-            eprintln!("interrupted; nothing had to be saved");
+            match error.downcast_ref::<regraft_hub::Error>() {
+                Some(download) => eprintln!("{download}"),
+                None => eprintln!("interrupted; nothing had to be saved"),
+            }
             ExitCode::from(INTERRUPTED)
         }
         Err(error) => {
@@ -86,10 +91,12 @@ fn is_usage(error: &anyhow::Error) -> bool {
         Some(Error::Graph(error)) => unknown_name(error),
         Some(Error::Engine(error)) => lacks_precision(error),
         Some(_) => false,
+        None if matches!(error.downcast_ref(), Some(regraft_hub::Error::Setting(_))) => true,
         None => error.downcast_ref().is_some_and(unknown_name) || error.downcast_ref().is_some_and(lacks_precision),
     }
 }
 
 fn is_interruption(error: &anyhow::Error) -> bool {
     error.downcast_ref().is_some_and(regraft_transfer::Error::is_interruption)
+        || matches!(error.downcast_ref(), Some(regraft_hub::Error::Interrupted))
 }

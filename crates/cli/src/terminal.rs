@@ -6,11 +6,14 @@ use std::path::Path;
 use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
-use indicatif::{ProgressBar, ProgressState, ProgressStyle};
+use indicatif::{HumanBytes, ProgressBar, ProgressState, ProgressStyle};
 use regraft_transfer::{EpochEnd, Reporter};
 
 /// How often work without a terminal tells where it is.
 const PLAIN_INTERVAL: Duration = Duration::from_secs(10);
+
+/// The unit of work that is told in KiB, MiB and so on.
+pub const BYTES: &str = "bytes";
 
 /// Prints what the library reports.
 pub struct Terminal {
@@ -58,11 +61,14 @@ impl Reporter for Terminal {
 
     fn begin(&self, what: &str, unit: &str, total: u64) {
         let bar = stderr().is_terminal().then(|| {
-            let unit = unit.to_owned();
+            let per_second = unit.to_owned();
             let rate = move |state: &ProgressState, out: &mut dyn fmt::Write| {
-                let _ = write!(out, "{:.1} {unit}/s", state.per_sec());
+                let _ = write!(out, "{:.1} {per_second}/s", state.per_sec());
             };
-            let style = ProgressStyle::with_template("{prefix} [{bar:30}] {pos}/{len}, {rate}, {eta} left {msg}");
+            let style = ProgressStyle::with_template(match unit {
+                BYTES => "{prefix} [{bar:30}] {bytes}/{total_bytes}, {bytes_per_sec}, {eta} left",
+                _ => "{prefix} [{bar:30}] {pos}/{len}, {rate}, {eta} left {msg}",
+            });
             let style = style.unwrap_or_else(|_| ProgressStyle::default_bar()).with_key("rate", rate);
             ProgressBar::new(total).with_style(style.progress_chars("=> ")).with_prefix(what.to_owned())
         });
@@ -84,7 +90,12 @@ impl Reporter for Terminal {
                 let rate = done as f64 / work.started.elapsed().as_secs_f64();
                 let left = (work.total - done) as f64 / rate;
                 let Work { what, unit, total, .. } = work;
-                eprintln!("{what}: {done}/{total}, {rate:.1} {unit}/s, {left:.0} s left {detail}");
+                if unit == BYTES {
+                    let [done, total, rate] = [done, *total, rate as u64].map(HumanBytes);
+                    eprintln!("{what}: {done}/{total}, {rate}/s, {left:.0} s left");
+                } else {
+                    eprintln!("{what}: {done}/{total}, {rate:.1} {unit}/s, {left:.0} s left {detail}");
+                }
             }
             None => {}
         }

@@ -2,10 +2,12 @@
 
 use std::str::FromStr;
 
-use clap::builder::{PossibleValuesParser, RangedI64ValueParser};
+use clap::builder::{OsStringValueParser, PossibleValuesParser, RangedI64ValueParser, TypedValueParser};
 use regraft_data::{Augmentation, ColorJitter, Preprocessing};
 use regraft_graph::zoo;
 use regraft_transfer::ClassWeights;
+
+use crate::weights::Choice;
 
 /// The largest seed that `config.toml` can hold: TOML's integers have a sign.
 pub const MAX_SEED: u64 = i64::MAX as u64;
@@ -16,6 +18,11 @@ pub const MAX_THREADS: i64 = 1024;
 /// A parser of an architecture's name.
 pub fn backbone() -> PossibleValuesParser {
     PossibleValuesParser::new(zoo::NAMES)
+}
+
+/// A parser of what a network starts from.
+pub fn weights() -> impl TypedValueParser<Value = Choice> {
+    OsStringValueParser::new().map(Choice::from)
 }
 
 /// A parser of finite numbers for which `fine` holds; `allowed` says which those are.

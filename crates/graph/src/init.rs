@@ -48,8 +48,12 @@ fn fill(graph: &Graph, id: NodeId, scheme: Scheme, seed: u64, state: &mut StateD
     for (suffix, shape, _) in node.op.parameters() {
         let name = format!("{}.{suffix}", node.name);
         let tensor = match (&node.op, suffix, scheme) {
-            (Op::BatchNorm2d(_), "weight" | "running_var", _) => Tensor::full(shape, 1.0),
-            (Op::BatchNorm2d(_), _, _) | (_, "bias", Scheme::KaimingNormal) => Tensor::full(shape, 0.0),
+            (Op::BatchNorm2d(_) | Op::LayerNorm { .. }, "weight" | "running_var", _) => Tensor::full(shape, 1.0),
+            // Small, so that a deep network starts near the identity: torchvision's ConvNeXt.
+            (Op::LayerScale { .. }, ..) => Tensor::full(shape, 1e-6),
+            (Op::BatchNorm2d(_) | Op::LayerNorm { .. }, _, _) | (_, "bias", Scheme::KaimingNormal) => {
+                Tensor::full(shape, 0.0)
+            }
             (_, _, scheme) => {
                 let mut rng = keyed(seed, Purpose::Init, hash_name(&name), 0);
                 let mut draw = || match scheme {

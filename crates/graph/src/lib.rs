@@ -18,7 +18,7 @@ pub mod zoo;
 
 pub use error::Error;
 pub use graph::{Graph, Node, NodeId, ParameterSpec};
-pub use op::{BatchNorm2d, Conv2d, Linear, MaxPool2d, Op, ParameterKind};
+pub use op::{AvgPool2d, BatchNorm2d, Conv2d, Linear, MaxPool2d, Op, ParameterKind};
 pub use shape::Shape;
 pub use summary::LayerSummary;
 pub use surgery::Trainable;

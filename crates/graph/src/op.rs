@@ -103,6 +103,17 @@ pub struct MaxPool2d {
     pub ceil_mode: bool,
 }
 
+/// `torch.nn.AvgPool2d`, with `count_include_pad`: zeros on the border count.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct AvgPool2d {
+    /// Height and width of the window.
+    pub kernel_size: usize,
+    /// Step of the window.
+    pub stride: usize,
+    /// Zeros on each side.
+    pub padding: usize,
+}
+
 /// One operation. Names and semantics are those of `torch.nn`.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 #[serde(tag = "op")]
@@ -117,24 +128,75 @@ pub enum Op {
     ReLU,
     /// `min(max(x, 0), 6)`.
     ReLU6,
+    /// `x * min(max(x + 3, 0), 6) / 6` (Howard et al. 2019).
+    Hardswish,
+    /// `min(max(x + 3, 0), 6) / 6`.
+    Hardsigmoid,
+    /// `x * sigmoid(x)`, also called swish.
+    SiLU,
+    /// `1 / (1 + exp(-x))`.
+    Sigmoid,
+    /// `x * Phi(x)`, with the normal distribution's function by `erf` (Hendrycks and Gimpel 2016).
+    GELU,
+    /// Normalisation over the channels of each pixel, as torchvision's `LayerNorm2d`: parameters `weight` and `bias`,
+    /// `[normalized_shape]`.
+    LayerNorm {
+        /// Channels of the input.
+        normalized_shape: usize,
+        /// Added to the variance under the root.
+        eps: f32,
+    },
+    /// Each channel times a learned factor: the parameter `layer_scale`, `[channels, 1, 1]` (Touvron et al. 2021).
+    LayerScale {
+        /// Channels of the input.
+        channels: usize,
+    },
+    /// Everything times a constant.
+    Scale {
+        /// The constant.
+        factor: f32,
+    },
     /// Maximum over a window.
     MaxPool2d(MaxPool2d),
+    /// Mean over a window.
+    AvgPool2d(AvgPool2d),
     /// Mean over bins that divide the map evenly into `output_size` by `output_size`.
     AdaptiveAvgPool2d {
         /// Height and width of the output.
         output_size: usize,
     },
-    /// Fully connected layer.
+    /// Fully connected layer; on a map it is applied to the channels of each pixel.
     Linear(Linear),
     /// In training, zeroes each element with probability `p` and scales the rest by `1 / (1 - p)`.
     Dropout {
         /// Probability of zeroing.
         p: f32,
     },
+    /// `torchvision.ops.StochasticDepth` in mode "row": in training, zeroes whole samples with probability `p` and scales
+    /// the rest by `1 / (1 - p)` (Huang et al. 2016).
+    StochasticDepth {
+        /// Probability of zeroing.
+        p: f32,
+    },
     /// Sum of two equally shaped inputs.
     Add,
+    /// A map times one factor a channel, which the second input gives: a map of one pixel (squeeze-and-excitation, Hu et
+    /// al. 2018).
+    Mul,
     /// Concatenation along the channels.
     Concat,
+    /// Some of the channels: `torch.narrow(x, 1, start, length)`.
+    Narrow {
+        /// The first channel.
+        start: usize,
+        /// Number of channels.
+        length: usize,
+    },
+    /// `torch.nn.ChannelShuffle`: channel `j` of group `i` becomes channel `i` of group `j`.
+    ChannelShuffle {
+        /// Groups of neighbouring channels.
+        groups: usize,
+    },
     /// A map as one vector, channel by channel (PyTorch's order).
     Flatten,
 }
@@ -157,12 +219,25 @@ impl Op {
             Op::BatchNorm2d(_) => "BatchNorm2d",
             Op::ReLU => "ReLU",
             Op::ReLU6 => "ReLU6",
+            Op::Hardswish => "Hardswish",
+            Op::Hardsigmoid => "Hardsigmoid",
+            Op::SiLU => "SiLU",
+            Op::Sigmoid => "Sigmoid",
+            Op::GELU => "GELU",
+            Op::LayerNorm { .. } => "LayerNorm",
+            Op::LayerScale { .. } => "LayerScale",
+            Op::Scale { .. } => "Scale",
             Op::MaxPool2d(_) => "MaxPool2d",
+            Op::AvgPool2d(_) => "AvgPool2d",
             Op::AdaptiveAvgPool2d { .. } => "AdaptiveAvgPool2d",
             Op::Linear(_) => "Linear",
             Op::Dropout { .. } => "Dropout",
+            Op::StochasticDepth { .. } => "StochasticDepth",
             Op::Add => "Add",
+            Op::Mul => "Mul",
             Op::Concat => "Concat",
+            Op::Narrow { .. } => "Narrow",
+            Op::ChannelShuffle { .. } => "ChannelShuffle",
             Op::Flatten => "Flatten",
         }
     }
@@ -191,7 +266,22 @@ impl Op {
                 ("running_mean", vec![bn.num_features], Buffer),
                 ("running_var", vec![bn.num_features], Buffer),
             ],
+            Op::LayerNorm { normalized_shape, .. } => {
+                vec![("weight", vec![*normalized_shape], Parameter), ("bias", vec![*normalized_shape], Parameter)]
+            }
+            Op::LayerScale { channels } => vec![("layer_scale", vec![*channels, 1, 1], Parameter)],
             _ => Vec::new(),
         }
+    }
+
+    /// Whether it differs from sample to sample in training.
+    pub fn is_random(&self) -> bool {
+        matches!(self, Op::Dropout { .. } | Op::StochasticDepth { .. })
+    }
+
+    /// Whether it is a function of single elements, whose derivative is one, too.
+    pub fn is_activation(&self) -> bool {
+        use Op::{GELU, Hardsigmoid, Hardswish, ReLU, ReLU6, SiLU, Sigmoid};
+        matches!(self, ReLU | ReLU6 | Hardswish | Hardsigmoid | SiLU | Sigmoid | GELU)
     }
 }

@@ -4,7 +4,7 @@ use std::fmt;
 
 use serde::{Deserialize, Serialize};
 
-use crate::{Error, Graph, Node, Op};
+use crate::{BatchNorm2d, Error, Graph, Node, Op};
 
 /// Shape of the value of one sample.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -126,7 +126,7 @@ fn possible(node: &Node, shape: Shape) -> Result<Shape, Error> {
 fn output_shape(node: &Node, inputs: &[Shape]) -> Result<Shape, Error> {
     let wanted = match node.op {
         Op::Input => 0,
-        Op::Add => 2,
+        Op::Add | Op::Mul => 2,
         Op::Concat => inputs.len().max(1),
         _ => 1,
     };
@@ -159,8 +159,11 @@ fn output_shape(node: &Node, inputs: &[Shape]) -> Result<Shape, Error> {
                 _ => wrong(input, too_small("filter")),
             }
         }
-        (Op::BatchNorm2d(bn), Shape::Map { channels, .. }) if channels != bn.num_features => {
-            wrong(input, format!("it needs {} channels", bn.num_features))
+        (Op::BatchNorm2d(BatchNorm2d { num_features: channels, .. }), _)
+        | (Op::LayerNorm { normalized_shape: channels, .. } | Op::LayerScale { channels }, _)
+            if input.channels() != *channels =>
+        {
+            wrong(input, format!("it needs {channels} channels"))
         }
         (Op::MaxPool2d(pool), Shape::Map { channels, height, width }) => {
             if pool.kernel_size == 0 || pool.stride == 0 || pool.padding > pool.kernel_size / 2 {
@@ -172,12 +175,26 @@ fn output_shape(node: &Node, inputs: &[Shape]) -> Result<Shape, Error> {
                 _ => wrong(input, too_small("window")),
             }
         }
+        (Op::AvgPool2d(pool), Shape::Map { channels, height, width }) => {
+            if pool.kernel_size == 0 || pool.stride == 0 || pool.padding > pool.kernel_size / 2 {
+                return wrong(input, format!("its settings contradict each other: {pool:?}"));
+            }
+            let along = |n| pool_output(n, pool.kernel_size, pool.stride, pool.padding, false);
+            match (along(height), along(width)) {
+                (Some(height), Some(width)) => Ok(Shape::Map { channels, height, width }),
+                _ => wrong(input, too_small("window")),
+            }
+        }
         (Op::AdaptiveAvgPool2d { output_size }, Shape::Map { channels, .. }) => {
             Ok(Shape::Map { channels, height: *output_size, width: *output_size })
         }
         (Op::Linear(linear), Shape::Features(features)) if features == linear.in_features => {
             Ok(Shape::Features(linear.out_features))
         }
+        (Op::Linear(linear), Shape::Map { channels, height, width }) if channels == linear.in_features => {
+            Ok(Shape::Map { channels: linear.out_features, height, width })
+        }
+        (Op::Linear(linear), Shape::Map { .. }) => wrong(input, format!("it needs {} channels", linear.in_features)),
         (Op::Linear(linear), _) => wrong(input, format!("it needs a vector of {}", linear.in_features)),
         (Op::Add, _) if inputs[1] != input => wrong(inputs[1], format!("its other input is {input}")),
         (Op::Concat, Shape::Map { height, width, .. }) => {
@@ -192,12 +209,24 @@ fn output_shape(node: &Node, inputs: &[Shape]) -> Result<Shape, Error> {
             }
             Ok(Shape::Map { channels, height, width })
         }
-        (Op::Flatten, shape) => Ok(Shape::Features(shape.len())),
-        (Op::BatchNorm2d(_) | Op::ReLU | Op::ReLU6 | Op::Dropout { .. } | Op::Add, shape)
-            if !matches!((&node.op, shape), (Op::BatchNorm2d(_), Shape::Features(_))) =>
-        {
-            Ok(shape)
+        (Op::Mul, Shape::Map { channels, .. }) => match inputs[1] {
+            Shape::Map { channels: factors, height: 1, width: 1 } if factors == channels => Ok(input),
+            other => wrong(other, format!("it needs one factor for each channel of {input}")),
+        },
+        (Op::Narrow { start, length }, _) if start.checked_add(*length).is_none_or(|end| end > input.channels()) => {
+            wrong(input, format!("it needs channels {start} to {}", start.saturating_add(*length)))
         }
+        (Op::Narrow { length, .. }, Shape::Map { height, width, .. }) => {
+            Ok(Shape::Map { channels: *length, height, width })
+        }
+        (Op::ChannelShuffle { groups }, _) if *groups == 0 || !input.channels().is_multiple_of(*groups) => {
+            wrong(input, format!("its channels are no multiple of {groups}"))
+        }
+        (Op::ChannelShuffle { .. }, Shape::Map { .. }) => Ok(input),
+        (Op::StochasticDepth { .. } | Op::Scale { .. } | Op::LayerNorm { .. } | Op::LayerScale { .. }, _) => Ok(input),
+        (op, _) if op.is_activation() => Ok(input),
+        (Op::Flatten, shape) => Ok(Shape::Features(shape.len())),
+        (Op::BatchNorm2d(_) | Op::Dropout { .. } | Op::Add, shape) => Ok(shape),
         _ => wrong(input, "it needs a feature map".into()),
     }
 }

@@ -2,7 +2,7 @@
 
 use std::fmt::Write;
 
-use crate::{Error, Graph, ParameterKind, Trainable};
+use crate::{Error, Graph, Op, ParameterKind, Trainable};
 
 /// Numbers about one layer, as the summary shows them.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -61,13 +61,28 @@ impl Graph {
         Ok(text)
     }
 
+    /// Multiply-adds of the convolutions and fully connected layers for one sample: what torchvision publishes as a
+    /// network's GFLOPS, in units of 1e9.
+    ///
+    /// # Errors
+    /// [`Error::Shape`] if the layers don't fit together.
+    pub fn multiply_adds(&self) -> Result<u64, Error> {
+        let shapes = self.shapes()?;
+        let products = |(id, node): (usize, &crate::Node)| match &node.op {
+            Op::Conv2d(conv) => shapes[id].len() * conv.weight_shape()[1..].iter().product::<usize>(),
+            Op::Linear(linear) => linear.in_features * linear.out_features,
+            _ => 0,
+        };
+        Ok(self.nodes().iter().enumerate().map(products).sum::<usize>() as u64)
+    }
+
     /// Number of learnable elements in the whole network.
     pub fn parameter_count(&self) -> usize {
         self.nodes().iter().map(|node| learnable(&node.op)).sum()
     }
 }
 
-fn learnable(op: &crate::Op) -> usize {
+fn learnable(op: &Op) -> usize {
     let learned = op.parameters().into_iter().filter(|(_, _, kind)| *kind == ParameterKind::Parameter);
     learned.map(|(_, shape, _)| shape.iter().product::<usize>()).sum()
 }
@@ -112,6 +127,14 @@ mod tests {
             ("mobilenet_v2", 3_504_872),
         ] {
             assert_eq!(zoo::build(name, 1000).unwrap().parameter_count(), count, "{name}");
+        }
+    }
+
+    #[test]
+    fn multiply_adds_are_those_of_the_layers() {
+        // 7x7x3 taps for each of 64x112x112 values, and so on; torchvision publishes 1.814 and 0.349 (1e9).
+        for (name, count) in [("resnet18", 1_814_073_344), ("squeezenet1_1", 349_151_936)] {
+            assert_eq!(zoo::build(name, 1000).unwrap().multiply_adds().unwrap(), count, "{name}");
         }
     }
 

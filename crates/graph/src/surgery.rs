@@ -160,7 +160,7 @@ impl Trainable {
     /// # Errors
     /// [`Error::Shape`] if the layers don't fit together.
     pub fn divide(&self, graph: &Graph) -> Result<Option<(Graph, Graph, Trainable)>, Error> {
-        let varies = |node: NodeId| self.nodes[node] || matches!(graph.nodes()[node].op, Op::Dropout { .. });
+        let varies = |node: NodeId| self.nodes[node] || graph.nodes()[node].op.is_random();
         let first = (0..graph.nodes().len()).find(|&node| varies(node));
         let boundary = first.map_or(graph.output(), |node| graph.nodes()[node].inputs[0]);
         for node in (1..=boundary).rev() {

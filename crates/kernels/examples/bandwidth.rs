@@ -149,8 +149,8 @@ fn pool(n: usize, (name, size, channels, kernel_size, stride): Case) {
         say(maps + g.len(), time(|| pool::max_forward(&shape, window, &x, &mut y, &mut winners)));
         say(maps + g.len(), time(|| pool::max_backward(&shape, window, &winners, &g, false, &mut dx)));
     } else {
-        say(maps, time(|| pool::avg_forward(&shape, &x, &mut y)));
-        say(maps, time(|| pool::avg_backward(&shape, &g, false, &mut dx)));
+        say(maps, time(|| pool::avg_forward(&shape, pool::Average::Adaptive, &x, &mut y)));
+        say(maps, time(|| pool::avg_backward(&shape, pool::Average::Adaptive, &g, false, &mut dx)));
     }
     println!();
 }

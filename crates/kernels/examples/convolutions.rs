@@ -36,6 +36,13 @@ const CASES: &[Case] = &[
     ("mobilenet 8 expand", 14, [64, 384], 1, 1, 1),
     ("mobilenet 8 depthwise", 14, [384, 384], 3, 1, 384),
     ("mobilenet 14 project", 7, [960, 160], 1, 1, 1),
+    ("resnext 32x4d layer1", 56, [128, 128], 3, 1, 32),
+    ("resnext 32x4d down 2", 56, [256, 256], 3, 2, 32),
+    ("resnext 32x4d layer2", 28, [256, 256], 3, 1, 32),
+    ("resnext 32x4d layer3", 14, [512, 512], 3, 1, 32),
+    ("resnext 32x4d layer4", 7, [1024, 1024], 3, 1, 32),
+    ("regnet_y_400mf 4", 7, [440, 440], 3, 1, 55),
+    ("regnet_x_1_6gf 3", 14, [408, 408], 3, 1, 17),
     ("mobilenet last", 7, [320, 1280], 1, 1, 1),
 ];
 

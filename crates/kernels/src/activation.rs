@@ -5,7 +5,7 @@ use rayon::prelude::*;
 use crate::rows::rows_per_piece;
 use crate::simd::dispatch;
 
-/// An activation whose derivative can be told from its output.
+/// A function of single elements.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Activation {
     /// `x`
@@ -14,43 +14,150 @@ pub enum Activation {
     ReLU,
     /// `min(max(x, 0), 6)`
     ReLU6,
+    /// `x * min(max(x + 3, 0), 6) / 6`
+    Hardswish,
+    /// `min(max(x + 3, 0), 6) / 6`
+    Hardsigmoid,
+    /// `x / (1 + exp(-x))`
+    SiLU,
+    /// `1 / (1 + exp(-x))`
+    Sigmoid,
+    /// `x * (1 + erf(x / sqrt(2))) / 2`
+    GELU,
 }
 
 impl Activation {
+    /// Whether the derivative can be told from the output, so that the input need not be kept.
+    pub fn tells_from_output(self) -> bool {
+        matches!(self, Activation::Identity | Activation::ReLU | Activation::ReLU6)
+    }
+
+    /// The function. NaN stays NaN: a diverged network must show, and `f32::max` would hide it.
+    #[inline(always)]
+    pub(crate) fn value(self, x: f32) -> f32 {
+        match self {
+            Activation::Identity => x,
+            Activation::ReLU => above(x, 0.0),
+            Activation::ReLU6 => between(x, 0.0, 6.0),
+            Activation::Hardswish => x * (between(x + 3.0, 0.0, 6.0) * (1.0 / 6.0)),
+            Activation::Hardsigmoid => between(x + 3.0, 0.0, 6.0) * (1.0 / 6.0),
+            Activation::SiLU => x / (1.0 + exp(-x)),
+            Activation::Sigmoid => 1.0 / (1.0 + exp(-x)),
+            Activation::GELU => 0.5 * x * (1.0 + erf(x * std::f32::consts::FRAC_1_SQRT_2)),
+        }
+    }
+
+    /// The derivative at `x`; at a kink what PyTorch has there.
+    #[inline(always)]
+    fn derivative(self, x: f32) -> f32 {
+        let inside = |low: f32, high: f32, value: f32| if x > low && x < high { value } else { 0.0 };
+        match self {
+            Activation::Identity => 1.0,
+            Activation::ReLU => inside(0.0, f32::INFINITY, 1.0),
+            Activation::ReLU6 => inside(0.0, 6.0, 1.0),
+            Activation::Hardswish if x >= 3.0 => 1.0,
+            Activation::Hardswish => inside(-3.0, 3.0, x * (1.0 / 3.0) + 0.5),
+            Activation::Hardsigmoid => inside(-3.0, 3.0, 1.0 / 6.0),
+            Activation::SiLU => {
+                let sigmoid = 1.0 / (1.0 + exp(-x));
+                sigmoid * (1.0 + x * (1.0 - sigmoid))
+            }
+            Activation::Sigmoid => {
+                let sigmoid = 1.0 / (1.0 + exp(-x));
+                sigmoid * (1.0 - sigmoid)
+            }
+            Activation::GELU => {
+                let density =
+                    exp(-0.5 * x * x) * (0.5 * std::f32::consts::FRAC_2_SQRT_PI * std::f32::consts::FRAC_1_SQRT_2);
+                0.5 * (1.0 + erf(x * std::f32::consts::FRAC_1_SQRT_2)) + x * density
+            }
+        }
+    }
+
     /// Applies the function in place, on the calling thread.
     #[inline(always)]
     pub(crate) fn apply(self, values: &mut [f32]) {
+        // One loop each, so that each is compiled without a choice inside.
         match self {
             Activation::Identity => {}
-            // NaN must stay NaN: a diverged network must show. `f32::max` would hide it.
-            Activation::ReLU => values.iter_mut().for_each(|x| *x = if *x < 0.0 { 0.0 } else { *x }),
-            Activation::ReLU6 => values.iter_mut().for_each(|x| {
-                let y = if *x < 0.0 { 0.0 } else { *x };
-                *x = if y > 6.0 { 6.0 } else { y };
-            }),
+            Activation::ReLU => values.iter_mut().for_each(|x| *x = Activation::ReLU.value(*x)),
+            Activation::ReLU6 => values.iter_mut().for_each(|x| *x = Activation::ReLU6.value(*x)),
+            Activation::Hardswish => values.iter_mut().for_each(|x| *x = Activation::Hardswish.value(*x)),
+            Activation::Hardsigmoid => values.iter_mut().for_each(|x| *x = Activation::Hardsigmoid.value(*x)),
+            Activation::SiLU => values.iter_mut().for_each(|x| *x = Activation::SiLU.value(*x)),
+            Activation::Sigmoid => values.iter_mut().for_each(|x| *x = Activation::Sigmoid.value(*x)),
+            Activation::GELU => values.iter_mut().for_each(|x| *x = Activation::GELU.value(*x)),
         }
     }
-}
 
-impl Activation {
     /// The function of a vector.
     #[inline(always)]
     pub(crate) fn of<S: pulp::Simd>(self, simd: S, x: S::f32s) -> S::f32s {
         let (zero, six) = (simd.splat_f32s(0.0), simd.splat_f32s(6.0));
-        // As in `apply`, NaN stays NaN: x86's maximum and minimum give the second of two values if one is NaN, ARM's give
-        // NaN. Without vectors they are `f32::max`, which hides it.
-        let (above, below) = if S::F32_LANES == 1 {
-            (simd.select_f32s(simd.less_than_f32s(x, zero), zero, x), None)
-        } else {
-            (simd.max_f32s(zero, x), Some(()))
-        };
-        match (self, below) {
-            (Activation::Identity, _) => x,
-            (Activation::ReLU, _) => above,
-            (Activation::ReLU6, Some(())) => simd.min_f32s(six, above),
-            (Activation::ReLU6, None) => simd.select_f32s(simd.greater_than_f32s(above, six), six, above),
+        // x86's maximum and minimum give the second of two values if one is NaN, ARM's give NaN. Without vectors they are
+        // `f32::max`, which hides it.
+        match self {
+            Activation::Identity => x,
+            Activation::ReLU if S::F32_LANES > 1 => simd.max_f32s(zero, x),
+            Activation::ReLU6 if S::F32_LANES > 1 => simd.min_f32s(six, simd.max_f32s(zero, x)),
+            _ => {
+                let mut x = x;
+                self.apply(bytemuck::cast_slice_mut(std::slice::from_mut(&mut x)));
+                x
+            }
         }
     }
+}
+
+/// `max(x, low)`.
+#[inline(always)]
+fn above(x: f32, low: f32) -> f32 {
+    if x < low { low } else { x }
+}
+
+/// `min(max(x, low), high)`.
+#[inline(always)]
+fn between(x: f32, low: f32, high: f32) -> f32 {
+    let x = above(x, low);
+    if x > high { high } else { x }
+}
+
+/// `exp(x)` within 2e-7 of itself, without a branch, so that loops over it become vectors: `2^n * exp(r)` with `|r|` up to
+/// half of ln 2, by the polynomial of the Cephes library. Outside of ±87 it stays at its value there.
+#[inline(always)]
+fn exp(x: f32) -> f32 {
+    // A number from which on neighbouring floats are 1 apart: adding it rounds, and leaves `n` in the lowest bits.
+    const ROUND: f32 = 12_582_912.0;
+    let x = between(x, -87.0, 87.0);
+    let rounded = x * std::f32::consts::LOG2_E + ROUND;
+    let n = rounded - ROUND;
+    // ln 2 in two parts, so that the product with the first is exact.
+    let r = (x - n * 0.693_359_4) - n * -2.121_944_4e-4;
+    let mut p = 1.987_569_1e-4;
+    for coefficient in [1.398_199_9e-3, 8.333_452e-3, 4.166_579_6e-2, 0.166_666_66, 0.5] {
+        p = p * r + coefficient;
+    }
+    let power = f32::from_bits(rounded.to_bits().wrapping_add(127) << 23);
+    (p * r * r + r + 1.0) * power
+}
+
+/// The error function within 5e-7: a rational approximation in `x^2` up to ±4, where it is 1 to the last bit (the one that
+/// Eigen and XLA use).
+#[inline(always)]
+fn erf(x: f32) -> f32 {
+    let x = between(x, -4.0, 4.0);
+    let square = x * x;
+    let mut above = -2.726_142_4e-10;
+    for coefficient in
+        [2.770_681_4e-8, -2.101_024e-6, -5.692_506_3e-5, -7.349_906_3e-4, -2.954_598_3e-3, -1.609_603_3e-2]
+    {
+        above = above * square + coefficient;
+    }
+    let mut below = -1.456_607_2e-5;
+    for coefficient in [-2.133_740_6e-4, -1.682_827e-3, -7.373_329e-3, -1.426_473_9e-2] {
+        below = below * square + coefficient;
+    }
+    x * above / below
 }
 
 /// `output = activation(input)`.
@@ -75,12 +182,31 @@ pub fn backward_in_place(activation: Activation, output: &[f32], grad: &mut [f32
     grad.par_chunks_mut(piece).zip(output.par_chunks(piece)).for_each(|(grad, y)| mask(activation, y, grad));
 }
 
+/// Writes `grad` times the derivative at `input` to `target`, or adds it with `accumulate`.
+pub fn backward(activation: Activation, input: &[f32], grad: &[f32], accumulate: bool, target: &mut [f32]) {
+    assert_eq!((input.len(), grad.len()), (target.len(), target.len()));
+    let piece = rows_per_piece(1);
+    let pieces = target.par_chunks_mut(piece).zip(input.par_chunks(piece)).zip(grad.par_chunks(piece));
+    pieces.for_each(|((target, x), grad)| {
+        dispatch(
+            #[inline(always)]
+            || {
+                for ((t, &x), &g) in target.iter_mut().zip(x).zip(grad) {
+                    let added = if accumulate { *t } else { 0.0 };
+                    *t = added + g * activation.derivative(x);
+                }
+            },
+        );
+    });
+}
+
 /// [`backward_in_place`] on the calling thread.
 pub(crate) fn mask(activation: Activation, output: &[f32], grad: &mut [f32]) {
     let top = match activation {
         Activation::Identity => return,
         Activation::ReLU => f32::INFINITY,
         Activation::ReLU6 => 6.0,
+        _ => unreachable!("{activation:?} is told from its input"),
     };
     dispatch(
         #[inline(always)]
@@ -130,20 +256,96 @@ mod tests {
     #[test]
     fn vectors_of_every_level_equal_the_plain_function() {
         for level in crate::simd::Level::available() {
-            for activation in [Activation::Identity, Activation::ReLU, Activation::ReLU6] {
+            for activation in ALL {
                 for x in [-1.0, 0.5, 7.0, f32::INFINITY, f32::NEG_INFINITY, f32::NAN] {
                     let mut expected = [x];
                     activation.apply(&mut expected);
                     let found = level.run(OfVector { activation, x });
-                    let same = found == expected[0] || found.is_nan() && expected[0].is_nan();
+                    // The compiler may fuse a multiplication and an addition of one and not of the other.
+                    let near = (found - expected[0]).abs() <= 1e-6;
+                    let same = found == expected[0] || near || found.is_nan() && expected[0].is_nan();
                     assert!(same, "{level:?}, {activation:?} of {x}: {found}");
                 }
             }
         }
     }
 
+    const ALL: [Activation; 8] = [
+        Activation::Identity,
+        Activation::ReLU,
+        Activation::ReLU6,
+        Activation::Hardswish,
+        Activation::Hardsigmoid,
+        Activation::SiLU,
+        Activation::Sigmoid,
+        Activation::GELU,
+    ];
+
+    /// The error function as its series, which converges for all that is asked here.
+    fn erf_f64(x: f64) -> f64 {
+        let (mut term, mut sum) = (x, x);
+        for n in 1..200 {
+            term *= -x * x / f64::from(n);
+            sum += term / f64::from(2 * n + 1);
+        }
+        sum * std::f64::consts::FRAC_2_SQRT_PI
+    }
+
+    fn exact(activation: Activation, x: f64) -> f64 {
+        match activation {
+            Activation::Identity => x,
+            Activation::ReLU => x.max(0.0),
+            Activation::ReLU6 => x.clamp(0.0, 6.0),
+            Activation::Hardswish => x * (x + 3.0).clamp(0.0, 6.0) / 6.0,
+            Activation::Hardsigmoid => (x + 3.0).clamp(0.0, 6.0) / 6.0,
+            Activation::SiLU => x / (1.0 + (-x).exp()),
+            Activation::Sigmoid => 1.0 / (1.0 + (-x).exp()),
+            Activation::GELU => 0.5 * x * (1.0 + erf_f64(x * std::f64::consts::FRAC_1_SQRT_2)),
+        }
+    }
+
+    /// Values are within a few roundings of `f64`'s, derivatives within those of a central difference of it, away from the
+    /// kinks.
+    #[test]
+    fn values_and_derivatives_follow_their_formulas() {
+        for activation in ALL {
+            // Further out the series of the error function loses its digits.
+            for i in -300..=300 {
+                let x = i as f32 * 0.0137 + 0.001;
+                let at = f64::from(x);
+                let (value, expected) = (f64::from(activation.value(x)), exact(activation, at));
+                assert!(
+                    (value - expected).abs() < 5e-7 * (1.0 + at.abs()),
+                    "{activation:?} of {x}: {value} for {expected}"
+                );
+                let h = 1e-5;
+                let slope = (exact(activation, at + h) - exact(activation, at - h)) / (2.0 * h);
+                let derivative = f64::from(activation.derivative(x));
+                let kink = [0.0, 6.0, -3.0, 3.0].iter().any(|kink| (at - kink).abs() < 2e-5);
+                assert!(kink || (derivative - slope).abs() < 2e-6, "{activation:?} at {x}: {derivative} for {slope}");
+            }
+            for x in [-200.0, 200.0, f32::MAX, f32::MIN] {
+                assert!(!activation.value(x).is_nan() && !activation.derivative(x).is_nan(), "{activation:?} of {x}");
+            }
+        }
+    }
+
+    #[test]
+    fn a_gradient_is_written_or_added() {
+        let (x, g) = ([-1.0, 0.5, 4.0], [1.0, 2.0, 3.0]);
+        let mut grad = [f32::NAN; 3];
+        backward(Activation::Hardswish, &x, &g, false, &mut grad);
+        let expected = [1.0 / 6.0, 2.0 * (0.5 / 3.0 + 0.5), 3.0];
+        assert!(grad.iter().zip(expected).all(|(g, e)| (g - e).abs() < 1e-6), "{grad:?}");
+        backward(Activation::Hardswish, &x, &g, true, &mut grad);
+        assert!(grad.iter().zip(expected).all(|(g, e)| (g - 2.0 * e).abs() < 2e-6), "{grad:?}");
+    }
+
     #[test]
     fn nan_is_not_hidden() {
+        for activation in ALL {
+            assert!(activation.value(f32::NAN).is_nan(), "{activation:?}");
+        }
         let mut y = [0.0];
         forward(Activation::ReLU6, &[f32::NAN], &mut y);
         assert!(y[0].is_nan());

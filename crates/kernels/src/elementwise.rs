@@ -46,6 +46,36 @@ pub fn take_columns(values: &[f32], width: usize, total: usize, offset: usize, a
     });
 }
 
+/// The gradient of [`take_columns`]: adds values to columns of rows of `total`; without `accumulate` all others become 0.
+pub fn add_columns(values: &[f32], width: usize, total: usize, offset: usize, accumulate: bool, target: &mut [f32]) {
+    let rows = rows_per_piece(total);
+    target.par_chunks_mut(rows * total).zip(values.par_chunks(rows * width)).for_each(|(target, values)| {
+        if !accumulate {
+            target.fill(0.0);
+        }
+        for (t, v) in target.chunks_exact_mut(total).zip(values.chunks_exact(width)) {
+            t[offset..offset + width].iter_mut().zip(v).for_each(|(t, &v)| *t += v);
+        }
+    });
+}
+
+/// `torch.nn.ChannelShuffle` of rows of `channels`: column `j` of group `i` becomes column `i` of group `j`. With as many
+/// groups as a group has columns it undoes itself.
+pub fn shuffle_columns(values: &[f32], channels: usize, groups: usize, accumulate: bool, target: &mut [f32]) {
+    assert_eq!(values.len(), target.len());
+    let (rows, width) = (rows_per_piece(channels), channels / groups);
+    target.par_chunks_mut(rows * channels).zip(values.par_chunks(rows * channels)).for_each(|(target, values)| {
+        for (t, v) in target.chunks_exact_mut(channels).zip(values.chunks_exact(channels)) {
+            for (j, t) in t.chunks_exact_mut(groups).enumerate() {
+                for (i, t) in t.iter_mut().enumerate() {
+                    let v = v[i * width + j];
+                    *t = if accumulate { *t + v } else { v };
+                }
+            }
+        }
+    });
+}
+
 /// Transposes each of the batch's matrices `[rows, cols]`; with `accumulate`, adds the result to `target`.
 ///
 /// Between NHWC and PyTorch's channel-by-channel order of a flattened map.
@@ -101,6 +131,20 @@ mod tests {
         assert_eq!(back, b);
         take_columns(&both, 5, 8, 3, true, &mut back);
         assert_eq!(back, b.iter().map(|x| x + x).collect::<Vec<_>>());
+        add_columns(&b, 5, 8, 3, true, &mut both);
+        assert_eq!((both[8], both[11]), (a[3], 2.0 * b[5]));
+        add_columns(&b, 5, 8, 3, false, &mut both);
+        assert_eq!((both[8], both[11]), (0.0, b[5]));
+    }
+
+    #[test]
+    fn a_shuffle_is_pytorchs_and_is_undone() {
+        let x: Vec<f32> = (0..12).map(|i| i as f32).collect();
+        let (mut y, mut z) = (vec![0.0; 12], vec![1.0; 12]);
+        shuffle_columns(&x, 6, 2, false, &mut y);
+        assert_eq!(y[..6], [0.0, 3.0, 1.0, 4.0, 2.0, 5.0]);
+        shuffle_columns(&y, 6, 3, true, &mut z);
+        assert_eq!(z, x.iter().map(|x| x + 1.0).collect::<Vec<_>>());
     }
 
     #[test]

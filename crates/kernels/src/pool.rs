@@ -1,4 +1,4 @@
-//! Pooling of NHWC maps: `torch.nn.MaxPool2d` and `torch.nn.AdaptiveAvgPool2d`.
+//! Pooling of NHWC maps: `torch.nn.MaxPool2d`, `torch.nn.AvgPool2d` and `torch.nn.AdaptiveAvgPool2d`.
 
 use std::ops::Range;
 
@@ -33,22 +33,43 @@ impl Shape {
     }
 }
 
-/// The inputs that output `i` of `out` averages over, of `len`: PyTorch's bins, which may overlap.
-fn bin(i: usize, out: usize, len: usize) -> Range<usize> {
-    i * len / out..((i + 1) * len).div_ceil(out)
+/// Over what an average is taken.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Average {
+    /// PyTorch's adaptive bins, which divide the input evenly and may overlap.
+    Adaptive,
+    /// A square window that moves by its stride; zeros in the padding count.
+    Window(Window),
 }
 
-/// The mean over each of PyTorch's adaptive bins.
+impl Average {
+    /// The inputs that output `i` of `out` averages over, of `len`, and how many count.
+    fn bin(self, i: usize, out: usize, len: usize) -> (Range<usize>, usize) {
+        match self {
+            Average::Adaptive => {
+                let bin = i * len / out..((i + 1) * len).div_ceil(out);
+                (bin.clone(), bin.len())
+            }
+            Average::Window(Window { kernel_size, stride, padding }) => {
+                let start = i * stride;
+                let end = (start + kernel_size).saturating_sub(padding).min(len);
+                (start.saturating_sub(padding).min(end)..end, kernel_size)
+            }
+        }
+    }
+}
+
+/// The mean over each bin or window.
 ///
 /// # Panics
 /// If a slice has another length than the shape says.
-pub fn avg_forward(shape: &Shape, input: &[f32], output: &mut [f32]) {
+pub fn avg_forward(shape: &Shape, average: Average, input: &[f32], output: &mut [f32]) {
     let Shape { input: [in_h, in_w], output: [out_h, out_w], channels, .. } = *shape;
     assert_eq!((input.len(), output.len()), (shape.input_len(), shape.output_len()));
     output.par_chunks_mut(channels).enumerate().for_each(|(pixel, out)| {
         let (image, oy, ox) = (pixel / (out_h * out_w), pixel / out_w % out_h, pixel % out_w);
-        let (ys, xs) = (bin(oy, out_h, in_h), bin(ox, out_w, in_w));
-        let scale = 1.0 / (ys.len() * xs.len()) as f32;
+        let ((ys, height), (xs, width)) = (average.bin(oy, out_h, in_h), average.bin(ox, out_w, in_w));
+        let scale = 1.0 / (height * width) as f32;
         dispatch(
             #[inline(always)]
             || {
@@ -70,7 +91,7 @@ pub fn avg_forward(shape: &Shape, input: &[f32], output: &mut [f32]) {
 }
 
 /// The gradient of the input of [`avg_forward`].
-pub fn avg_backward(shape: &Shape, grad_output: &[f32], accumulate: bool, grad_input: &mut [f32]) {
+pub fn avg_backward(shape: &Shape, average: Average, grad_output: &[f32], accumulate: bool, grad_input: &mut [f32]) {
     let Shape { input: [in_h, in_w], output: [out_h, out_w], channels, .. } = *shape;
     assert_eq!((grad_input.len(), grad_output.len()), (shape.input_len(), shape.output_len()));
     grad_input.par_chunks_mut(in_h * in_w * channels).enumerate().for_each(|(image, grad_input)| {
@@ -81,8 +102,8 @@ pub fn avg_backward(shape: &Shape, grad_output: &[f32], accumulate: bool, grad_i
             #[inline(always)]
             || {
                 for (oy, ox) in (0..out_h * out_w).map(|p| (p / out_w, p % out_w)) {
-                    let (ys, xs) = (bin(oy, out_h, in_h), bin(ox, out_w, in_w));
-                    let scale = 1.0 / (ys.len() * xs.len()) as f32;
+                    let ((ys, height), (xs, width)) = (average.bin(oy, out_h, in_h), average.bin(ox, out_w, in_w));
+                    let scale = 1.0 / (height * width) as f32;
                     let grad = &grad_output[((image * out_h + oy) * out_w + ox) * channels..][..channels];
                     for iy in ys {
                         for ix in xs.clone() {
@@ -103,28 +124,54 @@ mod tests {
     use super::*;
     use crate::testing::values;
 
+    /// `torch.nn.AvgPool2d(kernel_size, stride, padding)`, whose zeros count.
+    const WINDOW: Average = Average::Window(Window { kernel_size: 3, stride: 2, padding: 1 });
+    const HALVES: Average = Average::Window(Window { kernel_size: 2, stride: 2, padding: 0 });
+
+    /// The definitions, by every pixel: its share in the average.
+    fn share(average: Average, at: usize, i: usize, out: usize, len: usize) -> f64 {
+        let (first, end, count) = match average {
+            Average::Adaptive => {
+                let (first, end) = (i * len / out, ((i + 1) * len).div_ceil(out));
+                (first as isize, end as isize, end - first)
+            }
+            Average::Window(Window { kernel_size, stride, padding }) => {
+                let first = (i * stride) as isize - padding as isize;
+                (first, first + kernel_size as isize, kernel_size)
+            }
+        };
+        if (first..end).contains(&(at as isize)) { 1.0 / count as f64 } else { 0.0 }
+    }
+
     #[test]
     fn averages_and_their_gradients_are_adjoint_and_sum_up() {
-        for (input, output) in [([7, 7], [1, 1]), ([10, 9], [7, 7]), ([5, 4], [7, 7]), ([7, 7], [7, 7])] {
+        for (average, input, output) in [
+            (Average::Adaptive, [7, 7], [1, 1]),
+            (Average::Adaptive, [10, 9], [7, 7]),
+            (Average::Adaptive, [5, 4], [7, 7]),
+            (Average::Adaptive, [7, 7], [7, 7]),
+            (WINDOW, [7, 8], [4, 4]),
+            (WINDOW, [1, 2], [1, 1]),
+            (HALVES, [7, 6], [3, 3]),
+        ] {
             let shape = Shape { n: 2, input, output, channels: 3 };
             let (x, g) = (values("x", shape.input_len()), values("g", shape.output_len()));
             let mut y = vec![0.0; shape.output_len()];
-            avg_forward(&shape, &x, &mut y);
+            avg_forward(&shape, average, &x, &mut y);
             for (o, &y) in y.iter().enumerate() {
                 let (c, pixel) = (o % 3, o / 3);
                 let (ox, oy, image) =
                     (pixel % output[1], pixel / output[1] % output[0], pixel / (output[0] * output[1]));
-                let (mut sum, mut count) = (0.0f64, 0);
-                for iy in bin(oy, output[0], input[0]) {
-                    for ix in bin(ox, output[1], input[1]) {
-                        sum += f64::from(x[((image * input[0] + iy) * input[1] + ix) * 3 + c]);
-                        count += 1;
-                    }
+                let mut sum = 0.0;
+                for (iy, ix) in (0..input[0] * input[1]).map(|i| (i / input[1], i % input[1])) {
+                    let part =
+                        share(average, iy, oy, output[0], input[0]) * share(average, ix, ox, output[1], input[1]);
+                    sum += part * f64::from(x[((image * input[0] + iy) * input[1] + ix) * 3 + c]);
                 }
-                assert!((f64::from(y) - sum / f64::from(count)).abs() < 1e-6);
+                assert!((f64::from(y) - sum).abs() < 1e-6, "{average:?}");
             }
             let mut dx = vec![0.0; shape.input_len()];
-            avg_backward(&shape, &g, false, &mut dx);
+            avg_backward(&shape, average, &g, false, &mut dx);
             let inner = |a: &[f32], b: &[f32]| a.iter().zip(b).map(|(a, b)| f64::from(a * b)).sum::<f64>();
             assert!((inner(&y, &g) - inner(&x, &dx)).abs() < 1e-4, "a linear map and its gradient must be adjoint");
         }

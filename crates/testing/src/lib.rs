@@ -4,6 +4,7 @@
 
 pub mod fixture;
 pub mod pattern;
+pub mod server;
 pub mod steps;
 pub mod zoo;
 

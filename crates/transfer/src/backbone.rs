@@ -19,15 +19,20 @@ pub struct Backbone {
 }
 
 impl Backbone {
+    /// The architecture `name` for square pictures of `size` pixels, with the head it was published with.
+    pub(crate) fn graph(name: &str, size: u32) -> Result<Graph> {
+        zoo::build(name, 1000)?
+            .with_input_shape(Shape::rgb(size as usize))
+            .map_err(|error| Error::Setting(format!("--imgsz {size} does not go with --backbone {name}: {error}")))
+    }
+
     /// The architecture `name` for square pictures of `size` pixels, with the weights of a file, or random ones.
     ///
     /// # Errors
     /// [`Error::Graph`] for an unknown name, [`Error::Setting`] for a size the network cannot take; [`Error::Weights`]
     /// if the file cannot be read; [`Error::WrongWeights`] naming every tensor that does not fit.
     pub fn load(name: &str, weights: Option<&Path>, size: u32, seed: u64) -> Result<Self> {
-        let graph = zoo::build(name, 1000)?
-            .with_input_shape(Shape::rgb(size as usize))
-            .map_err(|error| Error::Setting(format!("--imgsz {size} does not go with --backbone {name}: {error}")))?;
+        let graph = Self::graph(name, size)?;
         let head = graph.nodes()[graph.head()?].name.clone();
         let Some(path) = weights else {
             let mut state = init::random(&graph, seed);

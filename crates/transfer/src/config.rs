@@ -55,6 +55,15 @@ pub enum ClassWeights {
     Given(Vec<f32>),
 }
 
+/// Weights that somebody has published.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Published {
+    /// The publisher's name for them, such as `IMAGENET1K_V1`.
+    pub name: String,
+    /// Where the publisher keeps them.
+    pub url: String,
+}
+
 /// Everything that decides the result of a run.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
@@ -101,6 +110,9 @@ pub struct Config {
     pub cache_bytes: Option<usize>,
     /// How much each class counts.
     pub class_weights: ClassWeights,
+    /// What the file of weights is, if it is a published one.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub published: Option<Published>,
     /// The optimiser.
     pub optimizer: UpdateRule,
     /// How the learning rate goes.
@@ -122,6 +134,7 @@ impl Config {
             strict: false,
             backbone,
             weights: None,
+            published: None,
             mode: Mode::Finetune,
             head: HeadKind::Softmax,
             c: None,
@@ -227,6 +240,7 @@ mod tests {
     fn a_config_survives_its_toml() {
         let mut config = Config::tutorial("photos".into(), "resnet18".into());
         config.weights = Some("weights.pth".into());
+        config.published = Some(Published { name: "V1".into(), url: "https://host/weights.pth".into() });
         config.bn = Some(BatchNorm::Frozen);
         config.class_weights = ClassWeights::Given(vec![0.5, 2.0]);
         let text = toml::to_string(&config).unwrap();

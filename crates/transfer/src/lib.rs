@@ -26,7 +26,7 @@ mod train;
 mod validation;
 
 pub use backbone::Backbone;
-pub use config::{BatchNorm, ClassWeights, Config, Mode};
+pub use config::{BatchNorm, ClassWeights, Config, Mode, Published};
 pub use context::{Context, Finished, Outcome};
 pub use error::{Error, Result};
 pub use evaluate::evaluate;
@@ -34,4 +34,4 @@ pub use model::{Golden, Model, Provenance};
 pub use predict::{Prediction, Ranked, predict};
 pub use report::{EpochEnd, Reporter};
 pub use run_folder::RunFolder;
-pub use train::{resume, train};
+pub use train::{check, resume, train};

@@ -11,7 +11,7 @@ use regraft_random::{Purpose, keyed, unit_f32};
 use serde::{Deserialize, Serialize};
 use sha2::{Digest, Sha256};
 
-use crate::{Error, Mode, Result};
+use crate::{Error, Mode, Published, Result};
 
 /// The format's version, under the metadata key `regraft`.
 const FORMAT: &str = "1";
@@ -26,6 +26,9 @@ pub struct Provenance {
     /// SHA-256 of the pretrained weights' file; absent for random weights.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub weights_sha256: Option<String>,
+    /// What these weights are, if they are published ones.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub weights: Option<Published>,
     /// SHA-256 over the photos, their classes and their split.
     pub data_sha256: String,
     /// The road.
@@ -272,6 +275,7 @@ mod tests {
             regraft: "test".into(),
             backbone: backbone.name,
             weights_sha256: None,
+            weights: Some(Published { name: "V1".into(), url: "https://host/weights.pth".into() }),
             data_sha256: "0".into(),
             mode: Mode::Probe,
             seed: 0,

@@ -24,6 +24,7 @@ impl Provenance {
             regraft: env!("CARGO_PKG_VERSION").into(),
             backbone: backbone.name.clone(),
             weights_sha256: backbone.weights_sha256.clone(),
+            weights: config.published.clone(),
             data_sha256: photos.sha256.clone(),
             mode: config.mode,
             seed: config.seed,
@@ -37,16 +38,25 @@ impl Provenance {
 /// How many findings of one kind are printed before they are only counted.
 const SHOWN: usize = 5;
 
+/// Opens the folder without looking into the photos.
+///
+/// # Errors
+/// Those of [`Dataset::open`]; with `strict`, that of [`refuse_false_photos`].
+pub(crate) fn open(config: &Config) -> Result<(Dataset, Findings)> {
+    let split = SplitOptions { val_fraction: config.val_fraction, seed: config.seed };
+    let (dataset, findings) = Dataset::open(&config.data, &split)?;
+    if config.strict {
+        refuse_false_photos(&findings)?;
+    }
+    Ok((dataset, findings))
+}
+
 /// Opens the folder, decodes every photo and reports what was found.
 ///
 /// # Errors
 /// Those of [`Dataset::open`], [`Dataset::verify`] and [`fingerprint`], an interruption among them.
 pub(crate) fn photos(config: &Config, context: &Context) -> Result<Photos> {
-    let split = SplitOptions { val_fraction: config.val_fraction, seed: config.seed };
-    let (mut dataset, mut findings) = Dataset::open(&config.data, &split)?;
-    if config.strict {
-        refuse_false_photos(&findings)?;
-    }
+    let (mut dataset, mut findings) = open(config)?;
     let store = Arc::new(ImageStore::new(
         config.preprocessing.decode_options(),
         config.cache_bytes.unwrap_or_else(default_cache_bytes),

@@ -6,6 +6,23 @@ use crate::checkpoint::Loaded;
 use crate::prepare::{self, Photos};
 use crate::{Backbone, Config, Context, Error, Mode, Outcome, Result, RunFolder, epochs, probe};
 
+/// Looks for what is wrong with a run whose weights are not here yet: its settings, its output folder, the network for
+/// that size of pictures, the folder of photos. All of it is looked at again by [`train`].
+///
+/// # Errors
+/// Any of [`Error`].
+pub fn check(config: &Config, output_dir: Option<&Path>, replace: bool, context: &Context) -> Result<()> {
+    config.validate()?;
+    RunFolder::require_free(output_dir, replace)?;
+    context.engine.supports(config.precision)?;
+    let graph = Backbone::graph(&config.backbone, config.preprocessing.crop)?;
+    if let Some(layer) = &config.freeze_until {
+        graph.first_node_of(layer)?;
+    }
+    let (dataset, _) = prepare::open(config)?;
+    config.validate_for(&dataset.classes)
+}
+
 /// Trains a classifier on a folder of photos. The run's folder is made once the photos and the network have
 /// been looked at: `output_dir`, or the next free one under `runs`.
 ///
@@ -17,7 +34,7 @@ pub fn train(config: &Config, output_dir: Option<&Path>, replace: bool, context:
     let (photos, backbone) = look(config, context)?;
     if config.weights.is_none() {
         context.reporter.warn(&format!(
-            "no --weights given: {} starts from random weights, which have learned nothing yet and give a poor classifier",
+            "{} starts from random weights, which have learned nothing yet and give a poor classifier",
             config.backbone
         ));
     }

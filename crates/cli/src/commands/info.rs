@@ -33,6 +33,9 @@ pub fn run(common: &Common, args: &Info) -> Result<End> {
         let p = &model.provenance;
         writeln!(out, "classes: {}", model.classes.join(", "))?;
         writeln!(out, "backbone: {}, weights {}", p.backbone, p.weights_sha256.as_deref().unwrap_or("random"))?;
+        if let Some(published) = &p.weights {
+            writeln!(out, "published as: {}, {}", published.name, published.url)?;
+        }
         writeln!(out, "made by: regraft {}, mode {}, seed {}, epoch {}", p.regraft, p.mode, p.seed, p.epoch)?;
         writeln!(out, "accuracy: {:.4} on {} validation photos", p.val_acc, p.val_n)?;
         writeln!(out, "photos: {}", p.data_sha256)?;

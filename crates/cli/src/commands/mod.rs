@@ -1,5 +1,6 @@
 //! One module a command: arguments in, results printed.
 
+pub mod backbones;
 pub mod bench;
 pub mod eval;
 pub mod info;

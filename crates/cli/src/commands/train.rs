@@ -10,24 +10,33 @@ use regraft_engine::{CpuEngine, Engine, UpdateRule};
 use regraft_learn::linear::HeadKind;
 use regraft_learn::metrics::wilson;
 use regraft_learn::schedule::{Policy, Schedule, Warmup};
-use regraft_transfer::{BatchNorm, Config, Context, Mode, Outcome, Reporter};
+use regraft_transfer::{BatchNorm, Config, Context, Mode, Outcome, Reporter, RunFolder};
 use serde_json::json;
 
 use crate::args::{BatchNormArg, Common, HeadArg, ModeArg, OptimizerArg, Resume, SchedulerArg, Train};
 use crate::terminal::Terminal;
+use crate::weights::{self, Downloads, Start};
 use crate::{End, setup};
 
 pub fn train(common: &Common, args: Box<Train>) -> Result<End> {
-    let config = config(&args);
     let tools = Tools::new(common)?;
     tools.terminal.note(&tools.engine.describe());
     args.idle.iter().for_each(|text| tools.terminal.warn(text));
+    let (hub, registry) = weights::hub(args.offline)?;
+    let start = Start::find(&args.weights, &args.backbone, &registry, &tools.terminal)?;
+    let mut config = config(&args, &start.preprocessing);
+    // What is wrong is said before anything is downloaded.
+    regraft_transfer::check(&config, args.output_dir.as_deref(), args.exist_ok, &tools.context())?;
+    start.enter(&mut config, &hub, &tools.downloads())?;
     let outcome = regraft_transfer::train(&config, args.output_dir.as_deref(), args.exist_ok, &tools.context())?;
     finish(common, outcome)
 }
 
 pub fn resume(common: &Common, args: &Resume) -> Result<End> {
     let tools = Tools::new(common)?;
+    let (_, config) = RunFolder::open(&args.run)?;
+    let (hub, registry) = weights::hub(args.offline)?;
+    weights::bring_back(&config, &registry, hub, &tools.downloads())?;
     finish(common, regraft_transfer::resume(&args.run, &tools.context())?)
 }
 
@@ -52,6 +61,10 @@ impl Tools {
 
     fn context(&self) -> Context<'_> {
         Context { engine: &self.engine, reporter: &self.terminal, interrupt: &self.interrupt, threads: self.threads }
+    }
+
+    fn downloads(&self) -> Downloads<'_> {
+        Downloads { terminal: &self.terminal, interrupt: &self.interrupt }
     }
 }
 
@@ -94,8 +107,8 @@ fn finish(common: &Common, outcome: Outcome) -> Result<End> {
     }
 }
 
-/// The run's settings.
-fn config(args: &Train) -> Config {
+/// The run's settings but for the weights; `usual` is how photos are prepared where no flag says otherwise.
+fn config(args: &Train, usual: &Preprocessing) -> Config {
     let weight_decay = args.weight_decay;
     let optimizer = match args.optimizer {
         OptimizerArg::Sgd => UpdateRule::Sgd {
@@ -117,11 +130,12 @@ fn config(args: &Train) -> Config {
     };
     let warmup = (args.lr_warmup_epochs > 0)
         .then_some(Warmup { total_iters: args.lr_warmup_epochs, start_factor: args.lr_warmup_decay });
-    let resize = args.val_resize_size.unwrap_or((args.imgsz * 256 / 224).min(Preprocessing::MAX_SIDE));
+    let crop = args.imgsz.unwrap_or(usual.crop);
+    // In proportion, rounded down.
+    let resize = args.val_resize_size.unwrap_or((crop * usual.resize / usual.crop).min(Preprocessing::MAX_SIDE));
     Config {
         val_fraction: args.val_fraction,
         strict: args.strict,
-        weights: args.weights.clone(),
         mode: match args.mode {
             ModeArg::Probe => Mode::Probe,
             ModeArg::Frozen => Mode::Frozen,
@@ -144,7 +158,7 @@ fn config(args: &Train) -> Config {
         schedule: Schedule { policy, warmup },
         label_smoothing: args.label_smoothing,
         class_weights: args.class_weights.clone(),
-        preprocessing: Preprocessing { resize, crop: args.imgsz, ..Preprocessing::default() },
+        preprocessing: Preprocessing { resize, crop, ..usual.clone() },
         augmentation: (!args.no_augment).then(|| Augmentation {
             hflip: args.hflip_prob,
             degrees: args.rotation,

@@ -7,7 +7,7 @@ use regraft_testing::fixture;
 use crate::common::{Class, Place};
 
 /// A quick training that only the photos or another flag can spoil.
-const TRAIN: &str = "train photos --backbone squeezenet1_1 --imgsz 32 --output-dir run";
+const TRAIN: &str = "train photos --backbone squeezenet1_1 --weights random --imgsz 32 --output-dir run";
 
 /// Requires that nothing was begun.
 #[track_caller]
@@ -24,7 +24,7 @@ fn bad_usage_exits_with_2_and_names_the_flag() {
         ("fly", &["fly"][..]),
         ("train", &["<DATA>", "--backbone"]),
         ("train photos", &["--backbone"]),
-        ("train photos --backbone squeezenet1_1 --imgsz 32 --exist-ok", &["--output-dir"]),
+        ("train photos --backbone squeezenet1_1 --weights random --imgsz 32 --exist-ok", &["--output-dir"]),
         ("predict", &["<MODEL>"]),
         ("predict model.safetensors", &["<PATHS>"]),
         ("predict model.safetensors a.jpg --top-k 0", &["--top-k"]),
@@ -93,7 +93,7 @@ fn training_flags_out_of_range_exit_with_2() {
             true => "train photos --output-dir run",
             false => "train photos --output-dir run --imgsz 32",
         };
-        let backbone = if flags.contains("--backbone") { "" } else { "--backbone squeezenet1_1" };
+        let backbone = if flags.contains("--backbone") { "" } else { "--backbone squeezenet1_1 --weights random" };
         place.run(&format!("{line} {backbone} {flags}")).refuses(words);
     }
     no_run(&place);
@@ -170,9 +170,11 @@ fn an_output_folder_that_cannot_be_used_is_found_before_the_work() {
     let place = Place::with_photos();
     place.write("file", "in the way");
     place
-        .run("train photos --backbone squeezenet1_1 --imgsz 32 --output-dir file/run")
+        .run("train photos --backbone squeezenet1_1 --weights random --imgsz 32 --output-dir file/run")
         .fails(&["file/run", "--output-dir"]);
-    place.run("train photos --backbone squeezenet1_1 --imgsz 32 --output-dir file").fails(&["file", "--output-dir"]);
+    place
+        .run("train photos --backbone squeezenet1_1 --weights random --imgsz 32 --output-dir file")
+        .fails(&["file", "--output-dir"]);
 
     place.run(TRAIN).done();
     let model = place.read("run/best.safetensors");
@@ -185,9 +187,10 @@ fn an_output_folder_that_cannot_be_used_is_found_before_the_work() {
 #[test]
 fn weights_that_do_not_fit_are_explained() {
     let place = Place::with_model();
-    place.run(&format!("{TRAIN} --exist-ok --weights nowhere.pth")).fails(&["nowhere.pth"]);
+    let train = |weights: &str| TRAIN.replace("random", weights);
+    place.run(&format!("{} --exist-ok", train("nowhere.pth"))).fails(&["nowhere.pth"]);
     place.write("text.pth", "this is no file of weights");
-    place.run(&format!("{TRAIN} --exist-ok --weights text.pth")).fails(&["text.pth"]);
+    place.run(&format!("{} --exist-ok", train("text.pth"))).fails(&["text.pth"]);
     let line = "train photos --backbone resnet18 --imgsz 32 --output-dir other --weights run/best.safetensors";
     place.run(line).fails(&["run/best.safetensors", "does not fit --backbone resnet18", "layer1.0.conv1.weight"]);
     assert!(!place.path("other").exists());
@@ -206,7 +209,7 @@ fn a_last_batch_of_one_photo_is_no_food_for_a_batch_norm() {
     let place = Place::with_photos();
     place.draw(Class::Discs, "photos/train", 12..13);
     // 17 photos in batches of 4, and maps of one pixel in layer4.
-    let line = "train photos --backbone resnet18 --mode finetune --imgsz 32 --epochs 1 --output-dir";
+    let line = "train photos --backbone resnet18 --weights random --mode finetune --imgsz 32 --epochs 1 --output-dir";
     place.run(&format!("{line} run")).fails(&["layer4.0.bn1", "--batch-size", "--imgsz", "--bn frozen"]);
     place.run(&format!("{line} frozen --bn frozen")).done();
     place.run(&format!("{line} larger --batch-size 6")).done();
@@ -215,6 +218,6 @@ fn a_last_batch_of_one_photo_is_no_food_for_a_batch_norm() {
 #[test]
 fn training_that_diverges_says_so() {
     let place = Place::with_photos();
-    let line = "train photos --backbone squeezenet1_1 --mode finetune --imgsz 32 --output-dir run --lr 1e30 --epochs 3";
+    let line = "train photos --backbone squeezenet1_1 --weights random --mode finetune --imgsz 32 --output-dir run --lr 1e30 --epochs 3";
     place.run(line).exits(1).says(&["error: ", "diverged", "lower"]);
 }

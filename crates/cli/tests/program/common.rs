@@ -83,7 +83,7 @@ impl Place {
     /// The same with a model in `run/best.safetensors`.
     pub fn with_model() -> Self {
         let place = Self::with_photos();
-        place.run("train photos --backbone squeezenet1_1 --imgsz 32 --output-dir run").done();
+        place.run("train photos --backbone squeezenet1_1 --weights random --imgsz 32 --output-dir run").done();
         place
     }
 
@@ -122,6 +122,11 @@ impl Place {
     pub fn command(&self, line: &str) -> Command {
         let mut command = Command::new(env!("CARGO_BIN_EXE_regraft"));
         command.args(line.split_whitespace()).current_dir(self.dir.path()).stdin(Stdio::null());
+        // Neither this machine's downloads nor its network have a part in these tests, unless one of them says so.
+        command.env("REGRAFT_HOME", self.path("cache")).env("REGRAFT_OFFLINE", "1");
+        for name in ["REGRAFT_MIRROR", "SSL_CERT_FILE", "NO_PROXY", "ALL_PROXY", "HTTPS_PROXY", "HTTP_PROXY"] {
+            command.env_remove(name).env_remove(name.to_lowercase());
+        }
         command
     }
 
@@ -136,11 +141,14 @@ impl Place {
         Running { line: line.into(), child: Some(child) }
     }
 
-    /// Starts the program and leaves it running; what it writes to stderr goes to a file, to be seen meanwhile.
+    /// Starts the program with these variables and leaves it running; what it writes to stderr goes to a file, to be
+    /// seen meanwhile.
     #[cfg(unix)]
-    pub fn start_saying(&self, line: &str, file: &str) -> Running {
+    pub fn start_saying(&self, line: &str, file: &str, variables: &[(&str, String)]) -> Running {
         let file = fs::File::create(self.path(file)).unwrap();
-        let child = self.command(line).stdout(Stdio::piped()).stderr(file).spawn().unwrap();
+        let mut command = self.command(line);
+        command.envs(variables.iter().map(|(name, value)| (name, value)));
+        let child = command.stdout(Stdio::piped()).stderr(file).spawn().unwrap();
         Running { line: line.into(), child: Some(child) }
     }
 }

@@ -30,7 +30,8 @@ fn run_without_room(place: &Place, line: &str) -> Ended {
 #[test]
 fn the_run_goes_on_and_ends_with_what_could_not_be_written() {
     let place = Place::with_photos();
-    let train = "train photos --backbone squeezenet1_1 --mode frozen --imgsz 32 --epochs 2 --output-dir";
+    let train =
+        "train photos --backbone squeezenet1_1 --weights random --mode frozen --imgsz 32 --epochs 2 --output-dir";
     place.run(&format!("{train} whole")).done();
     let model = place.read("whole/best.safetensors").len();
 
@@ -51,7 +52,8 @@ fn the_run_goes_on_and_ends_with_what_could_not_be_written() {
 #[test]
 fn what_was_saved_before_stays_as_it_is() {
     let place = Place::with_photos();
-    let train = "train photos --backbone resnet18 --mode finetune --imgsz 64 --epochs 4 --lr 0.01 --threads 1";
+    let train =
+        "train photos --backbone resnet18 --weights random --mode finetune --imgsz 64 --epochs 4 --lr 0.01 --threads 1";
     place.run(&format!("{train} --output-dir whole")).done();
     let mut running = place.start(&format!("{train} --output-dir run"));
     wait_for_epochs(&mut running, &place.path("run"), 1);

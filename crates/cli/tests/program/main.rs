@@ -4,6 +4,7 @@
 
 mod bad_input;
 mod common;
+mod downloads;
 #[cfg(unix)]
 mod full_disk;
 mod help;

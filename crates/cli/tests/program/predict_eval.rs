@@ -186,7 +186,7 @@ fn a_reader_that_has_gone_ends_the_program_quietly() {
         "eval run/best.safetensors photos --json",
         "info run/best.safetensors",
         "info --backbone resnet18 --json",
-        "train photos --backbone squeezenet1_1 --imgsz 32",
+        "train photos --backbone squeezenet1_1 --weights random --imgsz 32",
     ] {
         let mut child = place.command(line).stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().unwrap();
         drop(child.stdout.take());

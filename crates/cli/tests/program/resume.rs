@@ -7,7 +7,7 @@ use crate::common::{Place, Running};
 
 /// A run of a few seconds that uses everything a checkpoint has to keep: momentum, running statistics, a
 /// schedule by steps, augmentation.
-const TRAIN: &str = "train photos --backbone resnet18 --mode finetune --imgsz 64 --epochs 8 --lr 0.01 \
+const TRAIN: &str = "train photos --backbone resnet18 --weights random --mode finetune --imgsz 64 --epochs 8 --lr 0.01 \
     --lr-scheduler onecyclelr --color-jitter 0.4,0.4,0.4,0.1 --threads 1";
 
 /// Waits until `epochs` epochs are in a run's results.
@@ -70,8 +70,9 @@ fn ctrl_c_while_photos_are_read_ends_the_reading() {
         fs::create_dir_all(&folder).unwrap();
         (0..50).for_each(|i| fs::hard_link(place.path("photo.ppm"), folder.join(format!("{i}.ppm"))).unwrap());
     }
-    let train = "train many --backbone squeezenet1_1 --imgsz 32 --cache-mib 0 --threads 1 --output-dir run";
-    let mut running = place.start_saying(train, "said");
+    let train =
+        "train many --backbone squeezenet1_1 --weights random --imgsz 32 --cache-mib 0 --threads 1 --output-dir run";
+    let mut running = place.start_saying(train, "said", &[]);
     running.wait_until(&place.path("said"), |said| !said.is_empty());
     running.signal("INT");
     running.end().exits(130);
@@ -85,7 +86,7 @@ fn a_frozen_run_with_dropout_and_adamw_goes_on_with_the_same_bits() {
     for flags in ["--epochs 8", "--epochs 16 --no-augment"] {
         let place = Place::with_photos();
         let train = format!(
-            "train photos --backbone mobilenet_v2 --mode finetune --freeze-until features.16 --imgsz 64 \
+            "train photos --backbone mobilenet_v2 --weights random --mode finetune --freeze-until features.16 --imgsz 64 \
              --optimizer adamw --threads 1 {flags}"
         );
         place.run(&format!("{train} --output-dir whole")).done();
@@ -106,7 +107,7 @@ fn resuming_says_what_is_wrong() {
     place.run("resume nowhere").fails(&["nowhere", "runs/train"]);
     place.run("resume photos").fails(&["photos/config.toml", "give the folder of a run"]);
 
-    place.run("train photos --backbone squeezenet1_1 --imgsz 32 --output-dir probe").done();
+    place.run("train photos --backbone squeezenet1_1 --weights random --imgsz 32 --output-dir probe").done();
     place.run("resume probe").fails(&["is complete", "probe/best.safetensors"]);
     // A probe that was stopped starts again.
     fs::remove_file(place.path("probe/best.safetensors")).unwrap();
@@ -142,5 +143,5 @@ fn a_stopped_run_is_not_replaced_unasked() {
     running.signal("INT");
     running.end().exits(130);
     place.run(&format!("{TRAIN} --output-dir run")).fails(&["already holds a run", "--exist-ok"]);
-    place.run("train photos --backbone squeezenet1_1 --imgsz 32 --output-dir run --exist-ok").done();
+    place.run("train photos --backbone squeezenet1_1 --weights random --imgsz 32 --output-dir run --exist-ok").done();
 }

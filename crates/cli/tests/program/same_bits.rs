@@ -6,11 +6,11 @@ use crate::common::Place;
 fn threads_do_not_change_a_bit_and_the_seed_does() {
     let place = Place::with_photos();
     for road in [
-        "--backbone squeezenet1_1 --mode probe",
-        "--backbone resnet18 --mode finetune --epochs 2 --color-jitter 0.4,0.4,0.4,0.1 --rotation 20",
-        "--backbone resnet18 --mode finetune --freeze-until layer4 --epochs 2 --no-augment",
+        "--backbone squeezenet1_1 --weights random --mode probe",
+        "--backbone resnet18 --weights random --mode finetune --epochs 2 --color-jitter 0.4,0.4,0.4,0.1 --rotation 20",
+        "--backbone resnet18 --weights random --mode finetune --freeze-until layer4 --epochs 2 --no-augment",
         // MobileNetV2 has dropout.
-        "--backbone mobilenet_v2 --mode finetune --freeze-until features.17 --epochs 2 --optimizer adamw",
+        "--backbone mobilenet_v2 --weights random --mode finetune --freeze-until features.17 --epochs 2 --optimizer adamw",
     ] {
         let model = |flags: &str| {
             place.run(&format!("train photos --imgsz 32 --output-dir run --exist-ok {road} {flags}")).done();

@@ -49,7 +49,7 @@ fn train(place: &Place, flags: &str) -> Value {
 fn a_probe_of_random_features_tells_colours_apart_with_either_head() {
     let place = Place::with_photos();
     for head in ["softmax", "ovr"] {
-        let result = train(&place, &format!("--backbone squeezenet1_1 --head {head} --exist-ok"));
+        let result = train(&place, &format!("--backbone squeezenet1_1 --weights random --head {head} --exist-ok"));
         // 8 photos of two classes: the colour alone shines through random filters.
         assert!(result["best_val_acc"].as_f64().unwrap() >= 0.875, "{head}: {result}");
         assert_eq!(rates(&place, "run", 1), [0.0]);
@@ -60,11 +60,13 @@ fn a_probe_of_random_features_tells_colours_apart_with_either_head() {
 #[test]
 fn a_probe_takes_a_given_c_and_class_weights() {
     let place = Place::with_photos();
-    let ended = place.run("train photos --backbone squeezenet1_1 --imgsz 32 --output-dir cv").done();
+    let ended = place.run("train photos --backbone squeezenet1_1 --weights random --imgsz 32 --output-dir cv").done();
     ended.says(&["C = ", "cross-validation"]);
-    let ended = place.run("train photos --backbone squeezenet1_1 --imgsz 32 --output-dir given -C 0.25").done();
+    let ended = place
+        .run("train photos --backbone squeezenet1_1 --weights random --imgsz 32 --output-dir given -C 0.25")
+        .done();
     assert!(!ended.stderr.contains("cross-validation"), "{}", ended.stderr);
-    let weighted = "train photos --backbone squeezenet1_1 --imgsz 32 --output-dir weighted -C 0.25 --class-weights 9,1";
+    let weighted = "train photos --backbone squeezenet1_1 --weights random --imgsz 32 --output-dir weighted -C 0.25 --class-weights 9,1";
     place.run(weighted).done();
     let loss = |run: &str| place.text(&format!("{run}/results.csv")).lines().nth(1).unwrap().to_owned();
     assert_ne!(loss("given"), loss("weighted"));
@@ -73,11 +75,11 @@ fn a_probe_takes_a_given_c_and_class_weights() {
 #[test]
 fn a_frozen_network_gets_a_new_head_and_nothing_else_changes() {
     let place = Place::with_photos();
-    train(&place, "--backbone resnet18 --mode frozen --epochs 3 --lr 0.01");
+    train(&place, "--backbone resnet18 --weights random --mode frozen --epochs 3 --lr 0.01");
     assert_eq!(rates(&place, "run", 3), [0.01; 3]);
     // The same seed draws the same random backbone, so another training leaves the same tensors below the head.
     let first = tensors(&place.read("run/best.safetensors"));
-    train(&place, "--backbone resnet18 --mode frozen --epochs 1 --lr 0.1 --exist-ok");
+    train(&place, "--backbone resnet18 --weights random --mode frozen --epochs 1 --lr 0.1 --exist-ok");
     let second = tensors(&place.read("run/best.safetensors"));
     assert_eq!(first.len(), second.len());
     for ((name, a), (_, b)) in first.iter().zip(&second) {
@@ -88,7 +90,7 @@ fn a_frozen_network_gets_a_new_head_and_nothing_else_changes() {
 #[test]
 fn fine_tuning_from_a_layer_up_leaves_what_lies_before_it() {
     let place = Place::with_photos();
-    let flags = "--backbone resnet18 --mode finetune --epochs 2 --batch-size 8";
+    let flags = "--backbone resnet18 --weights random --mode finetune --epochs 2 --batch-size 8";
     train(&place, &format!("{flags} --freeze-until layer4 --lr 0.01"));
     let first = tensors(&place.read("run/best.safetensors"));
     train(&place, &format!("{flags} --freeze-until layer4 --lr 0.02 --exist-ok"));
@@ -103,8 +105,12 @@ fn fine_tuning_from_a_layer_up_leaves_what_lies_before_it() {
 #[test]
 fn fine_tuning_learns_with_every_schedule() {
     let place = Place::with_photos();
-    let run =
-        |flags: &str| train(&place, &format!("--backbone resnet18 --mode finetune --batch-size 8 --exist-ok {flags}"));
+    let run = |flags: &str| {
+        train(
+            &place,
+            &format!("--backbone resnet18 --weights random --mode finetune --batch-size 8 --exist-ok {flags}"),
+        )
+    };
     let close = |found: &[f64], expected: &[f64]| {
         // The same formula in another order of operations.
         assert!(found.iter().zip(expected).all(|(a, b)| (a - b).abs() < 1e-12), "{found:?} is not {expected:?}");
@@ -149,7 +155,10 @@ fn every_other_training_flag_has_an_effect_of_its_own() {
         "--lr 0.002",
         "--seed 1",
     ] {
-        train(&place, &format!("--backbone squeezenet1_1 --mode frozen --epochs 1 --exist-ok {flags}"));
+        train(
+            &place,
+            &format!("--backbone squeezenet1_1 --weights random --mode frozen --epochs 1 --exist-ok {flags}"),
+        );
         let model = place.read("run/best.safetensors");
         for (others, other) in &models {
             assert!(tensors(&model) != tensors(other), "{flags:?} gives the same weights as {others:?}");
@@ -161,7 +170,7 @@ fn every_other_training_flag_has_an_effect_of_its_own() {
 #[test]
 fn flags_without_effect_are_named() {
     let place = Place::with_photos();
-    let probe = "train photos --backbone squeezenet1_1 --imgsz 32 --exist-ok --output-dir run";
+    let probe = "train photos --backbone squeezenet1_1 --weights random --imgsz 32 --exist-ok --output-dir run";
     let ended = place.run(&format!("{probe} --epochs 3 --rotation 5")).done();
     let ended = ended.says(&["warning: --epochs has no effect here: it goes with --mode frozen or --mode finetune"]);
     ended.says(&["warning: --rotation has no effect"]);
@@ -177,7 +186,12 @@ fn flags_without_effect_are_named() {
 fn batch_norms_can_be_kept_frozen() {
     let place = Place::with_photos();
     let moved = |flags: &str| {
-        train(&place, &format!("--backbone resnet18 --mode finetune --epochs 1 --batch-size 8 --exist-ok {flags}"));
+        train(
+            &place,
+            &format!(
+                "--backbone resnet18 --weights random --mode finetune --epochs 1 --batch-size 8 --exist-ok {flags}"
+            ),
+        );
         let model = tensors(&place.read("run/best.safetensors"));
         let (_, mean) = model.iter().find(|(name, _)| name == "bn1.running_mean").unwrap();
         mean.iter().any(|&byte| byte != 0)
@@ -190,9 +204,9 @@ fn batch_norms_can_be_kept_frozen() {
 fn classes_of_different_size_can_be_balanced() {
     let place = Place::with_photos();
     place.draw(Class::Squares, "photos/train", 12..20);
-    train(&place, "--backbone squeezenet1_1 --mode frozen --epochs 1 --class-weights balanced");
+    train(&place, "--backbone squeezenet1_1 --weights random --mode frozen --epochs 1 --class-weights balanced");
     let balanced = place.read("run/best.safetensors");
-    train(&place, "--backbone squeezenet1_1 --mode frozen --epochs 1 --exist-ok");
+    train(&place, "--backbone squeezenet1_1 --weights random --mode frozen --epochs 1 --exist-ok");
     assert_ne!(balanced, place.read("run/best.safetensors"));
 }
 
@@ -200,7 +214,7 @@ fn classes_of_different_size_can_be_balanced() {
 fn the_model_keeps_how_photos_are_prepared() {
     let place = Place::with_photos();
     let prepared = |flags: &str| {
-        train(&place, &format!("--backbone squeezenet1_1 --exist-ok {flags}"));
+        train(&place, &format!("--backbone squeezenet1_1 --weights random --exist-ok {flags}"));
         let about = place.run("info run/best.safetensors --json").done().json();
         ["resize", "crop"].map(|side| about["preprocessing"][side].as_u64().unwrap())
     };
@@ -215,8 +229,9 @@ fn a_folder_of_class_folders_is_divided() {
     for class in [Class::Discs, Class::Squares, Class::Stripes] {
         place.draw(class, "photos", 0..10);
     }
-    let ended =
-        place.run("train photos --backbone squeezenet1_1 --imgsz 32 --output-dir run --val-fraction 0.3 --json");
+    let ended = place.run(
+        "train photos --backbone squeezenet1_1 --weights random --imgsz 32 --output-dir run --val-fraction 0.3 --json",
+    );
     let ended = ended.done().says(&["3 classes, 21 photos to train on, 9 to validate on"]);
     assert!(ended.json()["best_val_acc"].as_f64().unwrap() >= 7.0 / 9.0, "{}", ended.stdout);
     assert_eq!(place.text("run/labels.txt"), "discs\nsquares\nstripes\n");
@@ -226,7 +241,7 @@ fn a_folder_of_class_folders_is_divided() {
 fn runs_are_numbered_and_the_text_says_what_to_do_next() {
     let place = Place::with_photos();
     for run in ["runs/train", "runs/train2"] {
-        let ended = place.run("train photos --backbone squeezenet1_1 --imgsz 32").done();
+        let ended = place.run("train photos --backbone squeezenet1_1 --weights random --imgsz 32").done();
         let ended = ended.says(&[&format!("writing to {run}"), "regraft predict", "random weights"]);
         for line in ["Epoch 1/1", "train loss: ", "val loss: ", "Training complete in 0m ", "Best val Acc: "] {
             assert!(ended.stdout.contains(line), "{line:?} is not in {}", ended.stdout);
@@ -235,7 +250,8 @@ fn runs_are_numbered_and_the_text_says_what_to_do_next() {
         assert!(!ended.stdout.contains("best so far"), "of a single epoch: {}", ended.stdout);
         assert!(place.path(run).join("best.safetensors").is_file());
     }
-    let ended = place.run("train photos --backbone squeezenet1_1 --imgsz 32 --mode frozen --epochs 2").done();
+    let ended =
+        place.run("train photos --backbone squeezenet1_1 --weights random --imgsz 32 --mode frozen --epochs 2").done();
     assert!(ended.stdout.contains("best so far"), "{}", ended.stdout);
 }
 

@@ -4,9 +4,9 @@ use std::time::Instant;
 
 use regraft_kernels::batch_norm::Target;
 use regraft_kernels::conv::{self, Algorithm, Use};
-use regraft_kernels::{Activation, activation, batch_norm, elementwise, linear, pool};
+use regraft_kernels::{Activation, activation, batch_norm, elementwise, gate, layer_norm, linear, pool};
 
-use super::forward::{Pass, Workspace, conv_shape, dropout_factors};
+use super::forward::{Pass, Workspace, conv_shape, dropout_factors, sample_factors};
 use super::parameters::Parameters;
 use super::plan::{BackwardStep, GradTarget, Kind, Step};
 use super::times::{Part, kernel};
@@ -118,8 +118,44 @@ fn run_step(
             let winners = &workspace.saved[back.step].winners;
             pool::max_backward(&pool_shape(*input, *output), *window, winners, grad, accumulate, out);
         }),
-        Kind::AvgPool { input, output } => write(pass, workspace, target, |_, accumulate, out| {
-            pool::avg_backward(&pool_shape(*input, *output), grad, accumulate, out);
+        Kind::AvgPool { average, input, output } => write(pass, workspace, target, |_, accumulate, out| {
+            pool::avg_backward(&pool_shape(*input, *output), *average, grad, accumulate, out);
+        }),
+        Kind::LayerNorm { eps } => {
+            if back.trains {
+                let x = workspace.read(pass, input_value);
+                let sums = layer_norm::backward_parameters(step.channels, *eps, x, grad);
+                write_parameters(parameters, step.node, ["weight", "bias"].into_iter().zip(&sums));
+            }
+            write(pass, workspace, target, |workspace, accumulate, out| {
+                let weight = parameters.expect(step.node, "weight");
+                layer_norm::backward_input(weight, *eps, workspace.read(pass, input_value), grad, accumulate, out);
+            });
+        }
+        Kind::ScaleChannels { factor } => {
+            let factors = parameters.channel_factors(step.node, *factor, step.channels);
+            if back.trains && factor.is_none() {
+                let sums = products(workspace.read(pass, input_value), grad, &factors);
+                write_parameters(parameters, step.node, [("layer_scale", &sums)].into_iter());
+            }
+            write(pass, workspace, target, |_, accumulate, out| {
+                gate::forward(grad.len() / step.channels, step.channels, grad, &factors, accumulate, out);
+            });
+        }
+        Kind::Gate { pixels } => {
+            write(pass, workspace, target, |workspace, accumulate, out| {
+                gate::forward(*pixels, step.channels, grad, workspace.read(pass, step.inputs[1]), accumulate, out);
+            });
+            write(pass, workspace, back.grad_inputs[1], |workspace, accumulate, out| {
+                let x = workspace.read(pass, input_value);
+                gate::backward_factors(*pixels, step.channels, x, grad, accumulate, out);
+            });
+        }
+        Kind::Narrow { start, of } => write(pass, workspace, target, |_, accumulate, out| {
+            elementwise::add_columns(grad, step.channels, *of, *start, accumulate, out);
+        }),
+        Kind::Shuffle { groups } => write(pass, workspace, target, |_, accumulate, out| {
+            elementwise::shuffle_columns(grad, step.channels, step.channels / groups, accumulate, out);
         }),
         Kind::Concat { channels } => {
             let mut offset = 0;
@@ -132,6 +168,12 @@ fn run_step(
         }
         Kind::Dropout { p } => write(pass, workspace, target, |_, accumulate, out| {
             elementwise::mask(grad, grad.len() / n, dropout_factors(pass, step.node, *p), accumulate, out);
+        }),
+        Kind::StochasticDepth { p } => write(pass, workspace, target, |_, accumulate, out| {
+            elementwise::mask(grad, grad.len() / n, sample_factors(pass, step.node, *p), accumulate, out);
+        }),
+        Kind::Activation(activation) => write(pass, workspace, target, |workspace, accumulate, out| {
+            activation::backward(*activation, workspace.read(pass, input_value), grad, accumulate, out);
         }),
         Kind::Flatten { pixels } => write(pass, workspace, target, |_, accumulate, out| {
             elementwise::transpose(grad, grad.len() / n / pixels, *pixels, accumulate, out);
@@ -196,10 +238,31 @@ fn batch_norm_step(
     }
     workspace.saved[back.step] = saved;
     if let Some(gradients) = gradients {
-        for (suffix, sums) in [("weight", &gradients.weight), ("bias", &gradients.bias)] {
-            if let Some(grad) = parameters.grad_mut(node, suffix) {
-                grad.iter_mut().zip(sums).for_each(|(g, &s)| *g = s as f32);
-            }
+        write_parameters(parameters, node, [("weight", &gradients.weight), ("bias", &gradients.bias)].into_iter());
+    }
+}
+
+/// Gives a node's parameters their gradients.
+fn write_parameters<'a>(
+    parameters: &mut Parameters,
+    node: usize,
+    gradients: impl Iterator<Item = (&'static str, &'a Vec<f64>)>,
+) {
+    for (suffix, sums) in gradients {
+        if let Some(grad) = parameters.grad_mut(node, suffix) {
+            grad.iter_mut().zip(sums).for_each(|(g, &s)| *g = s as f32);
         }
     }
+}
+
+/// The sum over pixels of input times gradient, for each channel: what a batch norm's weight gets whose statistics are 0
+/// and 1.
+fn products(input: &[f32], grad: &[f32], factors: &[f32]) -> Vec<f64> {
+    let channels = factors.len();
+    let (zeros, ones) = (vec![0.0; channels], vec![1.0; channels]);
+    let affine = batch_norm::Affine { scale: factors.to_vec(), shift: zeros.clone() };
+    let statistics = (zeros.as_slice(), ones.as_slice());
+    let activation = Activation::Identity;
+    let bn = batch_norm::Backward { weight: factors, statistics, eps: 0.0, affine: &affine, activation };
+    bn.parameters(input, grad).weight
 }

@@ -5,7 +5,7 @@ use std::time::Instant;
 use regraft_graph::Conv2d;
 use regraft_kernels::batch_norm::Gather;
 use regraft_kernels::conv::{self, Algorithm, Epilogue, Filter, Ready, Use};
-use regraft_kernels::{Memory, Precision, activation, batch_norm, elementwise, linear, pool};
+use regraft_kernels::{Memory, Precision, activation, batch_norm, elementwise, gate, layer_norm, linear, pool};
 use regraft_random::{Purpose, keyed, unit_f32};
 
 use super::bands;
@@ -234,6 +234,16 @@ pub(super) fn dropout_factors<'a>(pass: &'a Pass, node: usize, p: f32) -> impl F
     }
 }
 
+/// Draws the one factor of a stochastic depth for a sample.
+pub(super) fn sample_factors<'a>(pass: &'a Pass, node: usize, p: f32) -> impl Fn(usize, &mut [f32]) + Sync + 'a {
+    let factor = dropout_factors(pass, node, p);
+    move |sample, factors| {
+        let mut drawn = [0.0];
+        factor(sample, &mut drawn);
+        factors.fill(drawn[0]);
+    }
+}
+
 /// Runs all steps; the result lies in the plan's output value afterwards.
 pub(super) fn run(pass: &Pass, parameters: &mut Parameters, workspace: &mut Workspace) {
     let mut done = 0;
@@ -305,7 +315,23 @@ fn run_step(
             saved.winners.resize(output.len(), 0);
             pool::max_forward(&pool_shape(*from, *to), *window, input, output, &mut saved.winners);
         }
-        Kind::AvgPool { input: from, output: to } => pool::avg_forward(&pool_shape(*from, *to), input, output),
+        Kind::AvgPool { average, input: from, output: to } => {
+            pool::avg_forward(&pool_shape(*from, *to), *average, input, output);
+        }
+        Kind::LayerNorm { eps } => {
+            let [weight, bias] = ["weight", "bias"].map(|suffix| parameters.expect(step.node, suffix));
+            layer_norm::forward(weight, bias, *eps, input, output);
+        }
+        Kind::ScaleChannels { factor } => {
+            let scale = parameters.channel_factors(step.node, *factor, step.channels);
+            let affine = batch_norm::Affine { scale, shift: vec![0.0; step.channels] };
+            batch_norm::forward(&affine, input, residual, step.activation, output);
+        }
+        Kind::Gate { pixels } => {
+            gate::forward(*pixels, step.channels, input, workspace.read(pass, step.inputs[1]), false, output);
+        }
+        Kind::Narrow { start, of } => elementwise::take_columns(input, step.channels, *of, *start, false, output),
+        Kind::Shuffle { groups } => elementwise::shuffle_columns(input, step.channels, *groups, false, output),
         Kind::Concat { channels } => {
             let mut offset = 0;
             for (&value, &width) in step.inputs.iter().zip(channels) {
@@ -317,6 +343,10 @@ fn run_step(
             let factors = dropout_factors(pass, step.node, *p);
             elementwise::mask(input, output.len() / n, factors, false, output);
         }
+        Kind::StochasticDepth { p } => {
+            elementwise::mask(input, output.len() / n, sample_factors(pass, step.node, *p), false, output);
+        }
+        Kind::Activation(activation) => activation::forward(*activation, input, output),
         Kind::Flatten { pixels } => {
             elementwise::transpose(input, *pixels, output.len() / n / pixels, false, output);
         }

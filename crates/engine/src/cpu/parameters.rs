@@ -1,6 +1,6 @@
 //! The network's tensors in the kernels' layouts, with their gradients and the optimiser's tensors.
 
-use regraft_graph::{Conv2d, Graph, NodeId, Op, ParameterKind, ParameterSpec, StateDict, Tensor, Trainable};
+use regraft_graph::{Conv2d, Graph, NodeId, Op, ParameterKind, ParameterSpec, Shape, StateDict, Tensor, Trainable};
 use regraft_kernels::batch_norm::Affine;
 use regraft_kernels::conv::{pack_weight, unpack_weight};
 use regraft_kernels::optim::{AdamW, Sgd};
@@ -17,8 +17,12 @@ enum Layout {
 }
 
 impl Layout {
-    fn of(op: &Op, suffix: &str) -> Self {
+    fn of(op: &Op, output: Shape, suffix: &str) -> Self {
         match op {
+            // On a map it is computed as a convolution of single pixels.
+            Op::Linear(linear) if suffix == "weight" && matches!(output, Shape::Map { .. }) => {
+                Layout::ConvWeight { out_channels: linear.out_features, in_per_group: linear.in_features, taps: 1 }
+            }
             Op::Conv2d(conv) if suffix == "weight" => Layout::ConvWeight {
                 out_channels: conv.out_channels,
                 in_per_group: conv.in_channels / conv.groups,
@@ -102,6 +106,7 @@ impl Parameters {
     ) -> Result<Self, Error> {
         let mut all = Vec::new();
         let mut of_node = vec![Vec::new(); graph.nodes().len()];
+        let shapes = graph.shapes()?;
         for spec in graph.parameters() {
             let tensor = find(state, &spec.name, &spec.shape)?;
             let op = &graph.nodes()[spec.node].op;
@@ -109,7 +114,7 @@ impl Parameters {
             let suffix = suffix.into_iter().find(|s| spec.name.ends_with(s)).expect("a name ends in its suffix");
             let learned = spec.kind == ParameterKind::Parameter;
             let changes = trainable.contains(spec.node) && (learned || batch_norm == BatchNormMode::Train);
-            let layout = Layout::of(op, suffix);
+            let layout = Layout::of(op, shapes[spec.node], suffix);
             let room = || if changes && learned { vec![0.0; spec.len()] } else { Vec::new() };
             let slots = rule.slots().iter().map(|_| room()).collect();
             of_node[spec.node].push((suffix, all.len()));
@@ -143,6 +148,11 @@ impl Parameters {
         let mean = self.index(node, "running_mean").expect("a batch norm has running statistics");
         let (head, tail) = self.all.split_at_mut(mean + 1);
         [&mut head[mean].values, &mut tail[0].values]
+    }
+
+    /// What each of a node's channels is multiplied with: learned factors, or a given one.
+    pub fn channel_factors(&self, node: NodeId, given: Option<f32>, channels: usize) -> Vec<f32> {
+        given.map_or_else(|| self.expect(node, "layer_scale").to_vec(), |factor| vec![factor; channels])
     }
 
     /// The affine map that a batch norm's running statistics define.

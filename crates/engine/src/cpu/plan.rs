@@ -1,6 +1,6 @@
 //! From a graph to the steps that run: fusion, what needs a gradient, and what must be kept for it.
 
-use regraft_graph::{Conv2d, Graph, MaxPool2d, NodeId, Op, Shape, Trainable};
+use regraft_graph::{AvgPool2d, Conv2d, Graph, MaxPool2d, NodeId, Op, Shape, Trainable};
 use regraft_kernels::{Activation, pool};
 
 use super::bands::{self, Chain};
@@ -22,12 +22,26 @@ pub(super) enum Kind {
     Linear,
     /// Maximum pooling.
     MaxPool { window: pool::Window, input: [usize; 2], output: [usize; 2] },
-    /// Adaptive average pooling.
-    AvgPool { input: [usize; 2], output: [usize; 2] },
+    /// Average pooling.
+    AvgPool { average: pool::Average, input: [usize; 2], output: [usize; 2] },
+    /// A layer norm over the channels.
+    LayerNorm { eps: f32 },
+    /// Each channel times a factor: a learned one, unless it is given.
+    ScaleChannels { factor: Option<f32> },
+    /// The first input's maps, of so many pixels, times the second's factors.
+    Gate { pixels: usize },
+    /// Some of the input's channels, of which there are `of`.
+    Narrow { start: usize, of: usize },
+    /// Channels of groups in another order.
+    Shuffle { groups: usize },
     /// Concatenation of the channels of the inputs, whose counts these are.
     Concat { channels: Vec<usize> },
     /// Random masking.
     Dropout { p: f32 },
+    /// Random masking of whole samples.
+    StochasticDepth { p: f32 },
+    /// An activation whose derivative is told from its input.
+    Activation(Activation),
     /// From pixels of channels to channels of pixels.
     Flatten { pixels: usize },
     /// Nothing: the epilogue alone.
@@ -154,6 +168,20 @@ struct Lowering<'a> {
     absorbed: Vec<bool>,
 }
 
+/// The activation that an operation is, if it is one.
+fn activation_of(op: &Op) -> Option<Activation> {
+    Some(match op {
+        Op::ReLU => Activation::ReLU,
+        Op::ReLU6 => Activation::ReLU6,
+        Op::Hardswish => Activation::Hardswish,
+        Op::Hardsigmoid => Activation::Hardsigmoid,
+        Op::SiLU => Activation::SiLU,
+        Op::Sigmoid => Activation::Sigmoid,
+        Op::GELU => Activation::GELU,
+        _ => return None,
+    })
+}
+
 /// Height and width of a map; a vector is a map of one pixel.
 fn area(shape: Shape) -> [usize; 2] {
     match shape {
@@ -207,10 +235,25 @@ impl<'a> Lowering<'a> {
                 let batch_statistics = self.takes_batch_statistics(node);
                 Kind::BatchNorm { batch_statistics, eps: bn.eps, momentum: bn.momentum, from }
             }
+            // On a map it is a convolution of single pixels.
+            Op::Linear(linear) if matches!(input_shape, Shape::Map { .. }) => {
+                let conv = Conv2d { bias: linear.bias, ..Conv2d::new(linear.in_features, linear.out_features, 1) };
+                Kind::Conv { conv, input, output, folded: None, gathers: None }
+            }
             Op::Linear(_) => Kind::Linear,
             Op::MaxPool2d(pool) => Kind::MaxPool { window: self.window(node, pool)?, input, output },
             Op::AdaptiveAvgPool2d { .. } if input == output => return self.alias(node, inputs[0]),
-            Op::AdaptiveAvgPool2d { .. } => Kind::AvgPool { input, output },
+            Op::AdaptiveAvgPool2d { .. } => Kind::AvgPool { average: pool::Average::Adaptive, input, output },
+            &Op::AvgPool2d(AvgPool2d { kernel_size, stride, padding }) => {
+                let average = pool::Average::Window(pool::Window { kernel_size, stride, padding });
+                Kind::AvgPool { average, input, output }
+            }
+            Op::LayerNorm { eps, .. } => Kind::LayerNorm { eps: *eps },
+            Op::LayerScale { .. } => Kind::ScaleChannels { factor: None },
+            Op::Scale { factor } => Kind::ScaleChannels { factor: Some(*factor) },
+            Op::Mul => Kind::Gate { pixels: input[0] * input[1] },
+            Op::Narrow { start, .. } => Kind::Narrow { start: *start, of: input_shape.channels() },
+            Op::ChannelShuffle { groups } => Kind::Shuffle { groups: *groups },
             Op::Concat => Kind::Concat {
                 channels: self.graph.nodes()[node].inputs.iter().map(|&input| self.shapes[input].channels()).collect(),
             },
@@ -218,20 +261,27 @@ impl<'a> Lowering<'a> {
                 Mode::Training(..) if *p > 0.0 => Kind::Dropout { p: *p },
                 _ => return self.alias(node, inputs[0]),
             },
+            Op::StochasticDepth { p } => match self.mode {
+                Mode::Training(..) if *p > 0.0 => Kind::StochasticDepth { p: *p },
+                _ => return self.alias(node, inputs[0]),
+            },
             Op::Flatten if input == [1, 1] => return self.alias(node, inputs[0]),
             Op::Flatten => Kind::Flatten { pixels: input[0] * input[1] },
-            Op::Add | Op::ReLU | Op::ReLU6 => Kind::Identity,
+            Op::Add => Kind::Identity,
             Op::Input => unreachable!("the input is node 0"),
+            op => match activation_of(op).expect("all other operations are above") {
+                activation if self.fuses(activation) => Kind::Identity,
+                activation => Kind::Activation(activation),
+            },
         };
         let mut residual = None;
         let mut activation = Activation::Identity;
         match self.op(node) {
             Op::Add => residual = inputs.pop(),
-            Op::ReLU => activation = Activation::ReLU,
-            Op::ReLU6 => activation = Activation::ReLU6,
+            op if kind == Kind::Identity => activation = activation_of(op).unwrap_or(activation),
             _ => {}
         }
-        let takes_residual = matches!(kind, Kind::Conv { .. } | Kind::BatchNorm { .. });
+        let takes_residual = matches!(kind, Kind::Conv { .. } | Kind::BatchNorm { .. } | Kind::ScaleChannels { .. });
         if let (true, Some(add)) = (takes_residual, self.only_reader[last])
             && *self.op(add) == Op::Add
         {
@@ -244,11 +294,7 @@ impl<'a> Lowering<'a> {
         }
         let takes_activation = takes_residual || matches!(kind, Kind::Linear) || *self.op(node) == Op::Add;
         if let (true, Some(reader)) = (takes_activation, self.only_reader[last]) {
-            let fused = match self.op(reader) {
-                Op::ReLU => Some(Activation::ReLU),
-                Op::ReLU6 => Some(Activation::ReLU6),
-                _ => None,
-            };
+            let fused = activation_of(self.op(reader)).filter(|&activation| self.fuses(activation));
             if let Some(fused) = fused {
                 activation = fused;
                 self.absorbed[last] = true;
@@ -264,6 +310,12 @@ impl<'a> Lowering<'a> {
         let channels = self.shapes[last].channels();
         self.steps.push(Step { kind, node, inputs, residual, activation, output, channels });
         Ok(())
+    }
+
+    /// Whether an activation can be a step's epilogue: in training only where the backward pass can do without the value
+    /// before it, which does not exist then.
+    fn fuses(&self, activation: Activation) -> bool {
+        matches!(self.mode, Mode::Inference) || activation.tells_from_output()
     }
 
     /// Whether a node is a batch norm that normalises with the batch's statistics.
@@ -382,16 +434,17 @@ fn lifetimes(
             lifetimes[step.output].touch(time);
         }
         if reads_input(step, back) {
-            lifetimes[step.inputs[0]].touch(time);
+            step.inputs.iter().for_each(|&input| lifetimes[input].touch(time));
         }
     }
     lifetimes
 }
 
-/// Whether the backward pass of a step reads the step's input.
+/// Whether the backward pass of a step reads the step's inputs.
 fn reads_input(step: &Step, back: &BackwardStep) -> bool {
     match step.kind {
-        Kind::Conv { .. } | Kind::Linear => back.trains,
+        Kind::Conv { .. } | Kind::Linear | Kind::ScaleChannels { factor: None } => back.trains,
+        Kind::Activation(_) | Kind::Gate { .. } | Kind::LayerNorm { .. } => true,
         Kind::BatchNorm { batch_statistics, .. } => batch_statistics || back.trains,
         _ => false,
     }
@@ -413,6 +466,7 @@ mod tests {
             Kind::Dropout { .. } => "dropout",
             Kind::Flatten { .. } => "flatten",
             Kind::Identity => "identity",
+            _ => "other",
         };
         plan.steps.iter().map(name).collect()
     }

@@ -80,10 +80,16 @@ pub(super) fn kernel(step: &Step) -> &'static str {
         Kind::Linear => "linear",
         Kind::MaxPool { .. } => "max pool",
         Kind::AvgPool { .. } => "average pool",
+        Kind::LayerNorm { .. } => "layer norm",
+        Kind::ScaleChannels { .. } => "scale",
+        Kind::Gate { .. } => "gate",
+        Kind::Narrow { .. } => "narrow",
+        Kind::Shuffle { .. } => "shuffle",
         Kind::Concat { .. } => "concat",
         Kind::Dropout { .. } => "dropout",
+        Kind::StochasticDepth { .. } => "stochastic depth",
         Kind::Flatten { .. } => "flatten",
-        Kind::Identity => "elementwise",
+        Kind::Activation(_) | Kind::Identity => "elementwise",
     }
 }
 

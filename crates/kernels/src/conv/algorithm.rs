@@ -1,6 +1,6 @@
 //! The choice of an algorithm.
 
-use super::{Shape, narrow, winograd};
+use super::{Shape, grouped, narrow, winograd};
 use crate::Precision;
 
 /// How a convolution is computed.
@@ -14,6 +14,8 @@ pub enum Algorithm {
     Narrow,
     /// Channel by channel.
     Depthwise,
+    /// Vectors of channels of several narrow groups.
+    Grouped,
 }
 
 /// How often a weight is used in the form that an algorithm reads.
@@ -26,7 +28,8 @@ pub enum Use {
 }
 
 impl Algorithm {
-    const ALL: [Algorithm; 4] = [Algorithm::Winograd, Algorithm::Direct, Algorithm::Narrow, Algorithm::Depthwise];
+    const ALL: [Algorithm; 5] =
+        [Algorithm::Winograd, Algorithm::Direct, Algorithm::Narrow, Algorithm::Depthwise, Algorithm::Grouped];
 
     /// Its name, for people.
     pub fn name(self) -> &'static str {
@@ -35,6 +38,7 @@ impl Algorithm {
             Algorithm::Direct => "direct",
             Algorithm::Narrow => "narrow",
             Algorithm::Depthwise => "depthwise",
+            Algorithm::Grouped => "grouped",
         }
     }
 
@@ -45,6 +49,7 @@ impl Algorithm {
             Algorithm::Direct => true,
             Algorithm::Narrow => narrow::fits(shape),
             Algorithm::Depthwise => shape.is_depthwise(),
+            Algorithm::Grouped => grouped::fits(shape),
         })
     }
 
@@ -52,6 +57,9 @@ impl Algorithm {
     pub fn choose(shape: &Shape, weight: Use, precision: Precision) -> Self {
         if shape.is_depthwise() {
             return Algorithm::Depthwise;
+        }
+        if grouped::fits(shape) {
+            return Algorithm::Grouped;
         }
         if narrow::fits(shape) {
             return Algorithm::Narrow;

@@ -7,7 +7,7 @@
 use rayon::prelude::*;
 
 use super::algorithm::{Algorithm, Use};
-use super::{Shape, direct, narrow, winograd};
+use super::{Shape, direct, grouped, narrow, winograd};
 use crate::simd::Level;
 use crate::{Memory, Precision, bf16};
 
@@ -165,6 +165,8 @@ impl Filter {
                 let weight = if paired { row_words(weight, shape.out_channels, words) } else { weight };
                 direct::pack_forward(level, halved, weight, data)
             }
+            Algorithm::Grouped if backward => grouped::pack_backward(level, shape, weight, data),
+            Algorithm::Grouped => grouped::pack_forward(level, shape, weight, data),
             Algorithm::Depthwise => {
                 data.reserve(weight.len());
                 data[..weight.len()].copy_from_slice(weight);
@@ -180,7 +182,7 @@ fn pairs(algorithm: Algorithm, shape: &Shape, backward: bool) -> bool {
         (Algorithm::Narrow, false) => narrow::pairs(shape),
         (Algorithm::Direct, false) => shape.groups == 1 && shape.in_channels.is_multiple_of(2),
         (Algorithm::Direct | Algorithm::Narrow, true) => shape.groups == 1 && shape.out_channels.is_multiple_of(2),
-        (Algorithm::Winograd | Algorithm::Depthwise, _) => false,
+        (Algorithm::Winograd | Algorithm::Depthwise | Algorithm::Grouped, _) => false,
     }
 }
 

@@ -9,7 +9,9 @@ mod algorithm;
 mod depthwise;
 mod direct;
 mod filter;
+mod grouped;
 mod narrow;
+mod patches;
 pub mod reference;
 mod winograd;
 
@@ -214,6 +216,7 @@ fn forward_by(threads: Threads, shape: &Shape, input: &[f32], weight: Ready, epi
         Algorithm::Direct => direct::forward(threads, level, precision, shape, input, form, epilogue, output),
         Algorithm::Narrow => narrow::forward(threads, level, precision, shape, input, form.packed(), epilogue, output),
         Algorithm::Depthwise => depthwise::forward(threads, level, shape, input, form.packed(), epilogue, output),
+        Algorithm::Grouped => grouped::forward(threads, level, shape, input, form.packed(), epilogue, output),
     }
 }
 
@@ -249,6 +252,7 @@ pub fn backward_input<'a>(
         Algorithm::Depthwise => {
             depthwise::backward_input(level, shape, grad_output, form.packed(), accumulate, grad_input);
         }
+        Algorithm::Grouped => grouped::backward_input(level, shape, grad_output, form.packed(), accumulate, grad_input),
     }
 }
 
@@ -286,6 +290,7 @@ fn backward_weight_by(
         Algorithm::Direct => direct::backward_weight(level, precision, shape, input, grad_output, grad_weight),
         Algorithm::Narrow => narrow::backward_weight(level, precision, shape, input, grad_output, grad_weight),
         Algorithm::Depthwise => depthwise::backward_weight(level, shape, input, grad_output, grad_weight),
+        Algorithm::Grouped => grouped::backward_weight(level, shape, input, grad_output, grad_weight),
     }
 }
 

@@ -4,23 +4,18 @@ use std::ops::Range;
 
 use rayon::prelude::*;
 
-use super::patches::Patches;
 use super::{Multiply, Weights, is_weight_bound, multiply_by_panels, pixels_per_block};
 use crate::conv::filter::Form;
+use crate::conv::patches::Residue;
 use crate::conv::{Epilogue, Shape};
 use crate::simd::Level;
 use crate::tile::{Finish, Panels, Places};
 use crate::transpose::to_columns;
 use crate::{Memory, Precision};
 
-/// The input pixels of one residue of the stride: all of them are reached by the same taps, so that their gradient is a
-/// convolution with stride 1 of the output's gradient.
+/// A [`Residue`] with its part of the packed weight.
 pub(super) struct Class {
-    /// The first line and column of these pixels.
-    first: [usize; 2],
-    /// The taps that reach them.
-    taps: Vec<usize>,
-    pub patches: Patches,
+    pub residue: Residue,
     panels: Panels,
     /// Where this class's packed weight begins, and a group's length in it.
     start: usize,
@@ -29,38 +24,15 @@ pub(super) struct Class {
 
 /// All classes of a shape, and the elements of their packed weights.
 pub(super) fn classes(level: Level, shape: &Shape) -> (Vec<Class>, usize) {
-    let mut classes = Vec::new();
     let mut start = 0;
-    for first_y in 0..shape.stride[0].min(shape.input[0]) {
-        for first_x in 0..shape.stride[1].min(shape.input[1]) {
-            let first = [first_y, first_x];
-            // The output position that reads the class's first pixel through a tap: a whole number, or none.
-            let offset = |axis: usize, tap: usize| {
-                let from = (first[axis] + shape.padding[axis]) as isize - (tap * shape.dilation[axis]) as isize;
-                let stride = shape.stride[axis] as isize;
-                (from.rem_euclid(stride) == 0).then_some(from.div_euclid(stride))
-            };
-            let reached = (0..shape.taps()).filter_map(|tap| {
-                let [y, x] = [offset(0, tap / shape.kernel[1])?, offset(1, tap % shape.kernel[1])?];
-                Some((tap, [y, x]))
-            });
-            let (taps, offsets): (Vec<_>, Vec<_>) = reached.unzip();
-            let positions = std::array::from_fn(|i| (shape.input[i] - first[i]).div_ceil(shape.stride[i]));
-            let patches = Patches {
-                map: shape.output,
-                map_channels: shape.out_channels,
-                channels: shape.out_per_group(),
-                positions,
-                step: [1, 1],
-                offsets,
-            };
-            let panels = Panels::new(level, patches.columns(), shape.in_per_group());
-            let group_len = panels.count(shape.in_per_group()) * panels.step;
-            classes.push(Class { first, taps, patches, panels, start, group_len });
-            start += shape.groups * group_len;
-        }
-    }
-    (classes, start)
+    let class = |residue: Residue| {
+        let panels = Panels::new(level, residue.patches.columns(), shape.in_per_group());
+        let group_len = panels.count(shape.in_per_group()) * panels.step;
+        let class = Class { residue, panels, start, group_len };
+        start += shape.groups * group_len;
+        class
+    };
+    (Residue::of(shape).into_iter().map(class).collect(), start)
 }
 
 impl Class {
@@ -78,7 +50,7 @@ impl Class {
         let columns = self.panels.width.min(inputs - first);
         let mut row = rows.start;
         while row < rows.end {
-            let (tap, output) = (self.taps[row / outputs], row % outputs);
+            let (tap, output) = (self.residue.taps[row / outputs], row % outputs);
             let count = (outputs - output).min(rows.end - row);
             let (part, rest) = out.split_at_mut(count * stride);
             let from = |column: usize| {
@@ -94,12 +66,12 @@ impl Class {
 pub(in crate::conv) fn pack_backward(level: Level, shape: &Shape, weight: &[f32], out: &mut Memory) -> usize {
     let (classes, len) = classes(level, shape);
     out.reserve(len);
-    for class in classes.iter().filter(|class| !class.taps.is_empty()) {
+    for class in classes.iter().filter(|class| !class.residue.taps.is_empty()) {
         let panels = class.panels;
         let count = panels.count(shape.in_per_group());
         let out = &mut out[class.start..][..shape.groups * class.group_len];
         out.par_chunks_mut(panels.step).enumerate().for_each(|(i, out)| {
-            class.pack_rows(shape, weight, [i / count, i % count], 0..class.patches.columns(), out);
+            class.pack_rows(shape, weight, [i / count, i % count], 0..class.residue.patches.columns(), out);
         });
     }
     len
@@ -121,9 +93,9 @@ pub(in crate::conv) fn backward_input(
     let channels = shape.in_channels;
     let n = shape.in_per_group();
     if let ([class], 1) = (classes.as_slice(), shape.groups)
-        && is_weight_bound(&class.patches, n, shape.n * height * width)
+        && is_weight_bound(&class.residue.patches, n, shape.n * height * width)
     {
-        let Class { patches, panels, .. } = class;
+        let Class { residue: Residue { patches, .. }, panels, .. } = class;
         return multiply_by_panels(
             level,
             precision,
@@ -152,19 +124,19 @@ pub(in crate::conv) fn backward_input(
     strips.into_par_iter().enumerate().for_each(|(i, out)| {
         let (image, first_line) = (i / strips_per_image, i % strips_per_image * lines_per_strip);
         for class in &classes {
-            let [class_lines, class_width] = class.patches.positions;
+            let [class_lines, class_width] = class.residue.patches.positions;
             let end_line = (first_line + lines_per_strip).min(class_lines);
             let count = end_line.saturating_sub(first_line) * class_width;
             let start = (image * class_lines + first_line) * class_width;
             let place = |pixel: usize| {
-                let y = pixel / class_width * shape.stride[0] + class.first[0];
-                let x = pixel % class_width * shape.stride[1] + class.first[1];
+                let y = pixel / class_width * shape.stride[0] + class.residue.first[0];
+                let x = pixel % class_width * shape.stride[1] + class.residue.first[1];
                 (y * width + x) * channels
             };
             let is_all = shape.stride == [1, 1];
             let scattered: Vec<usize> = if is_all { Vec::new() } else { (0..count).map(place).collect() };
             let places = if is_all { Places::Strided(channels) } else { Places::At(&scattered) };
-            if class.taps.is_empty() {
+            if class.residue.taps.is_empty() {
                 if !accumulate {
                     scattered.iter().for_each(|&at| out[at..at + channels].fill(0.0));
                 }
@@ -173,7 +145,7 @@ pub(in crate::conv) fn backward_input(
             for group in 0..shape.groups {
                 let multiply = Multiply {
                     level,
-                    patches: &class.patches,
+                    patches: &class.residue.patches,
                     map: grad_output,
                     first_channel: group * shape.out_per_group(),
                     positions: start..start + count,

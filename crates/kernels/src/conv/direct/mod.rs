@@ -5,7 +5,6 @@
 //! are copied. The whole patch matrix, nine times the input for a 3x3 filter, never exists.
 
 mod input_gradient;
-mod patches;
 mod weight_gradient;
 
 use std::ops::Range;
@@ -17,12 +16,12 @@ pub(super) use input_gradient::{backward_input, pack_backward};
 pub(super) use weight_gradient::backward_weight;
 
 use super::filter::Form;
+use super::patches::Patches;
 use super::{Epilogue, Shape};
 use crate::rows::{Threads, with_scratch};
 use crate::simd::Level;
 use crate::tile::{Finish, Panels, Places, Product, ROWS, Rows};
 use crate::{Memory, Precision};
-use patches::Patches;
 
 /// Columns of the patch matrix that are multiplied at a time, at most: their weights stay in the second-level cache.
 const COLUMNS: usize = 1024;
@@ -145,7 +144,7 @@ pub(super) fn packs_by_panel(level: Level, shape: &Shape, backward: bool) -> boo
     }
     let (classes, _) = classes(level, shape);
     let [height, width] = shape.input;
-    classes.len() == 1 && is_weight_bound(&classes[0].patches, shape.in_channels, shape.n * height * width)
+    classes.len() == 1 && is_weight_bound(&classes[0].residue.patches, shape.in_channels, shape.n * height * width)
 }
 
 /// Multiplies the patches of all pixels with a weight, panel by panel, and finishes them. `pack` packs some rows of a

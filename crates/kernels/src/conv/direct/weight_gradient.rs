@@ -2,10 +2,10 @@
 
 use rayon::prelude::*;
 
-use super::patches::Patches;
 use crate::Precision;
 use crate::bf16::pair_all_rows;
 use crate::conv::Shape;
+use crate::conv::patches::Patches;
 use crate::rows::{rows_per_piece, with_scratch};
 use crate::simd::Level;
 use crate::tile::{Finish, Panels, Places, Product, Rows};

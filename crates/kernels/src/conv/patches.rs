@@ -184,6 +184,51 @@ impl Patches {
     }
 }
 
+/// The input pixels of one residue of the stride: all of them are reached by the same taps, so that their gradient is a
+/// convolution with stride 1 of the output's gradient.
+pub(super) struct Residue {
+    /// The first line and column of these pixels.
+    pub first: [usize; 2],
+    /// The taps that reach them.
+    pub taps: Vec<usize>,
+    /// What they read of the output's gradient.
+    pub patches: Patches,
+}
+
+impl Residue {
+    /// All residues of a shape's stride.
+    pub fn of(shape: &Shape) -> Vec<Self> {
+        let mut residues = Vec::new();
+        for first_y in 0..shape.stride[0].min(shape.input[0]) {
+            for first_x in 0..shape.stride[1].min(shape.input[1]) {
+                let first = [first_y, first_x];
+                // The output position that reads the first pixel through a tap: a whole number, or none.
+                let offset = |axis: usize, tap: usize| {
+                    let from = (first[axis] + shape.padding[axis]) as isize - (tap * shape.dilation[axis]) as isize;
+                    let stride = shape.stride[axis] as isize;
+                    (from.rem_euclid(stride) == 0).then_some(from.div_euclid(stride))
+                };
+                let reached = (0..shape.taps()).filter_map(|tap| {
+                    let [y, x] = [offset(0, tap / shape.kernel[1])?, offset(1, tap % shape.kernel[1])?];
+                    Some((tap, [y, x]))
+                });
+                let (taps, offsets): (Vec<_>, Vec<_>) = reached.unzip();
+                let positions = std::array::from_fn(|i| (shape.input[i] - first[i]).div_ceil(shape.stride[i]));
+                let patches = Patches {
+                    map: shape.output,
+                    map_channels: shape.out_channels,
+                    channels: shape.out_per_group(),
+                    positions,
+                    step: [1, 1],
+                    offsets,
+                };
+                residues.push(Self { first, taps, patches });
+            }
+        }
+        residues
+    }
+}
+
 /// Columns of a patch that lie side by side in the map: channels of one pixel, or all channels of several in a line.
 #[derive(Clone, Copy, Debug)]
 pub(super) struct Run {

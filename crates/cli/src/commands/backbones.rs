@@ -1,0 +1,153 @@
+//! `regraft backbones`: the architectures, and what weights are published for them.
+
+use std::io::{Write, stdout};
+
+use anyhow::Result;
+use regraft_graph::{Graph, Shape, zoo};
+use regraft_hub::{Cached, Registry, Settings, Weights};
+use serde_json::{Value, json};
+
+use crate::args::Common;
+use crate::{End, weights};
+
+/// Classes that an architecture was published with.
+const IMAGENET_CLASSES: usize = 1000;
+
+pub fn run(common: &Common) -> Result<End> {
+    let (settings, registry) = weights::hub(false)?;
+    let backbones = zoo::NAMES.iter().map(|name| Backbone::new(name, &registry)).collect::<Result<Vec<_>>>()?;
+    let mut out = stdout();
+    if common.json {
+        let list: Vec<Value> = backbones.iter().map(|backbone| backbone.json(&settings)).collect();
+        writeln!(out, "{}", json!({"cache": settings.home, "mirror": settings.mirror, "backbones": list}))?;
+        return Ok(End::Done);
+    }
+    writeln!(
+        out,
+        "{:18} {:14} {:>7} {:>6} {:>5}  {:24} {:>8}  {:13} cached",
+        "backbone", "weights", "params", "GMACs", "input", "accuracy", "file", "licence"
+    )?;
+    for backbone in &backbones {
+        backbone.write(&mut out, &settings)?;
+    }
+    writeln!(out, "* is the default. Downloaded weights are kept in {}", settings.home.display())?;
+    Ok(End::Done)
+}
+
+/// An architecture, and its published weights.
+struct Backbone<'a> {
+    name: &'a str,
+    parameters: usize,
+    /// Multiply-adds for one image of the size that the default weights were measured at.
+    multiply_adds: u64,
+    weights: Vec<&'a Weights>,
+}
+
+impl<'a> Backbone<'a> {
+    fn new(name: &'a str, registry: &'a Registry) -> Result<Self> {
+        let weights: Vec<_> = registry.of(name).collect();
+        let graph = published(name, registry.find(name, regraft_hub::DEFAULT))?;
+        let multiply_adds = graph.multiply_adds()?;
+        Ok(Self { name, parameters: graph.parameter_count(), multiply_adds, weights })
+    }
+
+    fn write(&self, out: &mut impl Write, settings: &Settings) -> Result<()> {
+        let (params, macs) = (self.parameters as f64 / 1e6, self.multiply_adds as f64 / 1e9);
+        let start = |name: &str| format!("{:18} {name:14} {params:>6.1}M {macs:>6.2}", self.name);
+        if self.weights.is_empty() {
+            writeln!(out, "{}", start("-"))?;
+        }
+        for weights in &self.weights {
+            let name = weights.name.to_lowercase() + if weights.default { "*" } else { "" };
+            let accuracy = format!("{:.2} {}", weights.accuracy, weights.metric);
+            let line = format!(
+                "{} {:>5}  {accuracy:24} {:>4.0} MiB  {:13} {}",
+                start(&name),
+                weights.crop,
+                weights.mib(),
+                weights.licence,
+                cached(weights, settings)
+            );
+            writeln!(out, "{}", line.trim_end())?;
+        }
+        Ok(())
+    }
+
+    fn json(&self, settings: &Settings) -> Value {
+        let weights = |weights: &&Weights| {
+            json!({
+                "name": weights.name.to_lowercase(),
+                "default": weights.default,
+                "metric": weights.metric,
+                "accuracy": weights.accuracy,
+                "resize": weights.resize,
+                "crop": weights.crop,
+                "interpolation": weights.interpolation.name(),
+                "mean": weights.mean,
+                "std": weights.std,
+                "min_size": weights.min_size,
+                "licence": weights.licence,
+                "trained_on": weights.trained_on,
+                "url": settings.url(weights),
+                "sha256": weights.sha256,
+                "mib": weights.mib(),
+                "path": settings.path(weights),
+                "cached": settings.cached(weights) == Cached::Whole,
+            })
+        };
+        json!({
+            "name": self.name,
+            "parameters": self.parameters,
+            "gmacs": self.multiply_adds as f64 / 1e9,
+            "weights": self.weights.iter().map(weights).collect::<Vec<_>>(),
+        })
+    }
+}
+
+/// The architecture as it was published, for pictures of the size that its weights were measured at.
+fn published(name: &str, weights: Option<&Weights>) -> Result<Graph> {
+    let graph = zoo::build(name, IMAGENET_CLASSES)?;
+    Ok(match weights {
+        Some(weights) => graph.with_input_shape(Shape::rgb(weights.crop as usize))?,
+        None => graph,
+    })
+}
+
+fn cached(weights: &Weights, settings: &Settings) -> String {
+    match settings.cached(weights) {
+        Cached::Whole => "yes".into(),
+        Cached::Partial(bytes) => format!("{:.0}%", 100.0 * bytes as f64 / *weights.bytes().end() as f64),
+        Cached::Damaged => "damaged".into(),
+        Cached::Absent => String::new(),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn networks_are_as_large_as_published() {
+        let registry = Registry::published();
+        // Published numbers count Inception v3's auxiliary head, and the face network's thousands of people.
+        let other_heads = ["inception_v3", "inception_resnet_v1"];
+        let mut without = Vec::new();
+        for &name in zoo::NAMES.iter().filter(|name| !other_heads.contains(name)) {
+            let Some(weights) = registry.find(name, "default") else {
+                without.push(name);
+                continue;
+            };
+            let graph = published(name, Some(weights)).unwrap();
+            assert_eq!(graph.parameter_count() as u64, weights.parameters, "{name}");
+            let (found, expected) = (graph.multiply_adds().unwrap() as f64 / 1e9, weights.gmacs.unwrap());
+            // Published to three places, some of them cut off.
+            assert!((found - expected).abs() < 1.1e-3, "{name}: {found} and not {expected}");
+        }
+        // Who adds a network to the zoo sees here what is left.
+        let missing: Vec<_> =
+            registry.all().iter().filter(|weights| !zoo::NAMES.contains(&&*weights.backbone)).collect();
+        let missing: Vec<_> = missing.iter().map(|weights| format!("{} {}", weights.backbone, weights.name)).collect();
+        eprintln!("published, but not in the zoo: {}", missing.join(", "));
+        eprintln!("in the zoo, but not published: {}", without.join(", "));
+    }
+}

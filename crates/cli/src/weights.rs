@@ -1,0 +1,232 @@
+//! What a network starts from: published weights, a file, or random values.
+
+use std::ffi::OsString;
+use std::path::PathBuf;
+use std::sync::atomic::{AtomicBool, Ordering};
+
+use anyhow::{Result, anyhow};
+use regraft_data::{Interpolation, Preprocessing};
+use regraft_hub::{Known, Registry, Settings, Watch, Weights, fetch};
+use regraft_transfer::{Config, Error, Published, Reporter};
+
+use crate::terminal::{BYTES, Terminal};
+
+/// What else there is, where published weights cannot be had.
+const OTHERWISE: &str = "or start from a file you have with --weights FILE, or from nothing with --weights random";
+
+/// What `--weights` says.
+#[derive(Clone, Debug, PartialEq)]
+pub enum Choice {
+    /// Random values.
+    Random,
+    /// Published weights of the backbone, by their name.
+    Named(String),
+    /// A file.
+    File(PathBuf),
+}
+
+impl From<OsString> for Choice {
+    /// A word that could be a file's name as well is one if such a file is there; `./random` always is.
+    fn from(text: OsString) -> Self {
+        let path = PathBuf::from(text);
+        match path.to_str() {
+            Some("random") => Self::Random,
+            Some(regraft_hub::DEFAULT) => Self::Named(regraft_hub::DEFAULT.into()),
+            Some(name) if !name.contains(['/', '\\', '.']) && !path.exists() => Self::Named(name.into()),
+            _ => Self::File(path),
+        }
+    }
+}
+
+/// What a network starts from.
+#[derive(Debug)]
+pub struct Start {
+    /// The file, where one was given.
+    file: Option<PathBuf>,
+    /// The published weights that are to be fetched, or that the file holds.
+    published: Option<Weights>,
+    /// How photos are prepared, unless flags say otherwise.
+    pub preprocessing: Preprocessing,
+}
+
+impl Start {
+    /// Finds what `choice` means for a backbone. Nothing is downloaded yet.
+    ///
+    /// # Errors
+    /// A name that no published weights of the backbone have.
+    pub fn find(choice: &Choice, backbone: &str, registry: &Registry, reporter: &dyn Reporter) -> Result<Self> {
+        match choice {
+            Choice::Random => Ok(Self { file: None, published: None, preprocessing: Preprocessing::default() }),
+            Choice::Named(name) => {
+                let weights = registry.find(backbone, name).ok_or_else(|| unknown(name, backbone, registry))?;
+                let preprocessing = preprocessing(weights, reporter);
+                Ok(Self { file: None, published: Some(weights.clone()), preprocessing })
+            }
+            Choice::File(path) => {
+                let (known, published) = match registry.recognise(backbone, path) {
+                    Some(Known::Content(weights)) => (Some(weights), Some(weights.clone())),
+                    Some(Known::Name(weights)) => {
+                        reporter.warn(&format!(
+                            "{} is called as {}, but has another content than the published file",
+                            path.display(),
+                            title(weights)
+                        ));
+                        (Some(weights), None)
+                    }
+                    None => (None, None),
+                };
+                let default = Preprocessing::default();
+                let preprocessing = known.map_or(default, |weights| {
+                    let prepared = preprocessing(weights, reporter);
+                    let Preprocessing { resize, crop, .. } = prepared;
+                    let what = title(weights);
+                    reporter.note(&format!("photos are prepared as for {what}: resize {resize}, crop {crop}"));
+                    prepared
+                });
+                Ok(Self { file: Some(path.clone()), published, preprocessing })
+            }
+        }
+    }
+
+    /// Brings the weights here if need be, and enters them into the run's settings.
+    ///
+    /// # Errors
+    /// Those of [`fetch`], with what else there is.
+    pub fn enter(self, config: &mut Config, settings: &Settings, watch: &dyn Watch) -> Result<()> {
+        config.weights = match (self.file, &self.published) {
+            (None, Some(weights)) => Some(bring(weights, settings, watch)?),
+            (file, _) => file,
+        };
+        config.published = self.published.map(|weights| Published { name: weights.name, url: weights.url });
+        Ok(())
+    }
+}
+
+/// Brings published weights back that a run began with and that have gone since, to the place where it looks for them.
+///
+/// # Errors
+/// Those of [`fetch`], with what else there is.
+pub fn bring_back(config: &Config, registry: &Registry, settings: Settings, watch: &dyn Watch) -> Result<()> {
+    let (Some(path), Some(published)) = (&config.weights, &config.published) else { return Ok(()) };
+    let weights = registry.all().iter().find(|weights| weights.url == published.url);
+    let (Some(weights), Some(home), false) = (weights, path.parent(), path.exists()) else { return Ok(()) };
+    let settings = Settings { home: home.into(), ..settings };
+    if settings.path(weights) == *path {
+        bring(weights, &settings, watch)?;
+    }
+    Ok(())
+}
+
+fn bring(weights: &Weights, settings: &Settings, watch: &dyn Watch) -> Result<PathBuf> {
+    use regraft_hub::Error::{Fetch, Offline};
+    match fetch(weights, settings, watch) {
+        Ok(local) => Ok(local.path),
+        Err(error @ (Fetch { .. } | Offline { .. })) => Err(anyhow!("{error}, {OTHERWISE}")),
+        Err(error) => Err(error.into()),
+    }
+}
+
+/// `resnet50 IMAGENET1K_V2`.
+fn title(weights: &Weights) -> String {
+    format!("{} {}", weights.backbone, weights.name)
+}
+
+fn unknown(name: &str, backbone: &str, registry: &Registry) -> anyhow::Error {
+    let names: Vec<String> = registry.of(backbone).map(|weights| weights.name.to_lowercase()).collect();
+    let known = match names.as_slice() {
+        [] => "none are known".into(),
+        names => format!("known are {} (and default)", names.join(", ")),
+    };
+    let text = format!(
+        "--weights {name}: no published weights of {backbone} have that name, and no file here; {known}, {OTHERWISE}"
+    );
+    Error::Setting(text).into()
+}
+
+/// How photos were prepared when the published accuracy was measured.
+fn preprocessing(weights: &Weights, reporter: &dyn Reporter) -> Preprocessing {
+    let name = weights.interpolation.name();
+    // Bicubic resizing is taken as soon as `data` knows it by that name; until then the nearest there is.
+    let interpolation = serde_json::from_value(name.into()).unwrap_or_else(|_| {
+        let what = title(weights);
+        reporter.warn(&format!("{what} was measured with {name} resizing; photos are resized bilinearly here"));
+        Interpolation::default()
+    });
+    let Weights { resize, crop, mean, std, .. } = *weights;
+    Preprocessing { resize, crop, interpolation, mean, std, ..Preprocessing::default() }
+}
+
+/// Shows a download on the terminal, and ends it after Ctrl-C.
+pub struct Downloads<'a> {
+    pub terminal: &'a Terminal,
+    pub interrupt: &'a AtomicBool,
+}
+
+impl Watch for Downloads<'_> {
+    fn note(&self, text: &str) {
+        self.terminal.note(text);
+    }
+
+    fn warn(&self, text: &str) {
+        self.terminal.warn(text);
+    }
+
+    fn begin(&self, file: &str, bytes: u64) {
+        self.terminal.begin(file, BYTES, bytes);
+    }
+
+    fn advance(&self, bytes: u64) {
+        self.terminal.advance(bytes, "");
+    }
+
+    fn end(&self) {
+        self.terminal.end();
+    }
+
+    fn interrupted(&self) -> bool {
+        self.interrupt.load(Ordering::Relaxed)
+    }
+}
+
+/// The settings of downloads, and all weights that are known.
+///
+/// # Errors
+/// A wrong environment variable, or a wrong entry among a user's own.
+pub fn hub(offline: bool) -> Result<(Settings, Registry)> {
+    let mut settings = Settings::from_env()?;
+    settings.offline |= offline;
+    let registry = Registry::with_own(&settings.home)?;
+    Ok((settings, registry))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_word_is_a_name_and_a_path_a_file() {
+        let choice = |text: &str| Choice::from(OsString::from(text));
+        assert_eq!(choice("random"), Choice::Random);
+        assert_eq!(choice("default"), Choice::Named("default".into()));
+        assert_eq!(choice("IMAGENET1K_V2"), Choice::Named("IMAGENET1K_V2".into()));
+        for file in ["./random", "resnet18.pth", "weights/best", ".."] {
+            assert_eq!(choice(file), Choice::File(file.into()), "{file}");
+        }
+        // What exists is a file; the tests run in the package's folder.
+        assert_eq!(choice("src"), Choice::File("src".into()));
+    }
+
+    #[test]
+    fn photos_can_be_prepared_for_all_published_weights() {
+        let terminal = Terminal::new(false);
+        for weights in Registry::published().all() {
+            let prepared = preprocessing(weights, &terminal);
+            prepared.validate().unwrap_or_else(|error| panic!("{}: {error}", title(weights)));
+            assert_eq!((prepared.resize, prepared.crop), (weights.resize, weights.crop));
+            assert_eq!((prepared.mean, prepared.std), (weights.mean, weights.std));
+            if weights.interpolation == regraft_hub::Interpolation::Bilinear {
+                assert_eq!(prepared.interpolation, Interpolation::Bilinear);
+            }
+        }
+    }
+}

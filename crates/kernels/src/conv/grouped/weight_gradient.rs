@@ -1,0 +1,125 @@
+//! The gradient of the weight: for each tap and input, the products of spread input and output gradient over all positions.
+
+use pulp::{Simd, WithSimd};
+
+use super::{Window, lines_per_strip};
+use crate::conv::Shape;
+use crate::conv::patches::Patches;
+use crate::rows::{bring_near, reduce_pieces, with_scratch};
+use crate::simd::Level;
+use crate::vector::{load, store};
+
+/// Pieces that the batch is cut into, if it has as many strips: each has a gradient of its own.
+const PIECES: usize = 16;
+
+pub(in crate::conv) fn backward_weight(
+    level: Level,
+    shape: &Shape,
+    input: &[f32],
+    grad_output: &[f32],
+    grad_weight: &mut [f32],
+) {
+    let patches = &Patches::of_input(shape);
+    let lines = lines_per_strip(patches, shape.in_per_group(), level.lanes());
+    let per_image = shape.output[0].div_ceil(lines);
+    let strips = shape.n * per_image;
+    let total = reduce_pieces(strips, strips.div_ceil(PIECES), grad_weight.len(), |first, count, sums| {
+        for strip in first..first + count {
+            let (image, line) = (strip / per_image, strip % per_image * lines);
+            let lines = line..(line + lines).min(shape.output[0]);
+            let window = &Window::of([(patches, lines.clone())].into_iter());
+            // Out here: a closure inside would be compiled without the level's vectors.
+            with_scratch(window.pixels() * shape.in_per_group() * level.lanes(), |spread| {
+                level.run(Strip { shape, patches, window, spread, input, grad_output, image, lines, sums: &mut *sums });
+            });
+        }
+    });
+    for (g, s) in grad_weight.iter_mut().zip(total) {
+        *g = s as f32;
+    }
+}
+
+/// Adds the products of a strip of an image's lines to the sums, `[taps, width, channels]`.
+struct Strip<'a> {
+    shape: &'a Shape,
+    patches: &'a Patches,
+    window: &'a Window,
+    /// Room for the window's spread pixels, of one vector of channels after the other.
+    spread: &'a mut [f32],
+    input: &'a [f32],
+    grad_output: &'a [f32],
+    image: usize,
+    lines: std::ops::Range<usize>,
+    sums: &'a mut [f32],
+}
+
+impl WithSimd for Strip<'_> {
+    type Output = ();
+
+    #[inline(always)]
+    fn with_simd<S: Simd>(mut self, simd: S) {
+        // As many taps at a time as their sums fit into registers.
+        match self.shape.in_per_group() {
+            2 => self.run::<S, 2, 3>(simd),
+            4 => self.run::<S, 4, 3>(simd),
+            _ => self.run::<S, 8, 1>(simd),
+        }
+    }
+}
+
+impl Strip<'_> {
+    #[inline(always)]
+    fn run<S: Simd, const W: usize, const TAPS: usize>(&mut self, simd: S) {
+        let channels = self.shape.out_channels;
+        let image_len = self.shape.input[0] * self.shape.input[1] * channels;
+        let image = &self.input[self.image * image_len..][..image_len];
+        self.window.fetch(image, self.patches);
+        let line_len = self.shape.output[1] * channels;
+        let first = self.image * self.shape.output[0] + self.lines.start;
+        bring_near(&self.grad_output[first * line_len..][..self.lines.len() * line_len]);
+        for channel in (0..channels).step_by(S::F32_LANES) {
+            self.window.spread::<S, W>(image, self.patches, channel, self.spread);
+            for line in self.lines.clone() {
+                let mut tap = 0;
+                while tap + TAPS <= self.shape.taps() {
+                    self.tile::<S, W, TAPS>(simd, [line, channel, tap]);
+                    tap += TAPS;
+                }
+                for tap in tap..self.shape.taps() {
+                    self.tile::<S, W, 1>(simd, [line, channel, tap]);
+                }
+            }
+        }
+    }
+
+    /// `TAPS` taps from `tap` on, whose sums over a line of positions stay in registers.
+    #[inline(always)]
+    fn tile<S: Simd, const W: usize, const TAPS: usize>(&mut self, simd: S, [line, channel, tap]: [usize; 3]) {
+        let Shape { output: [height, width], out_channels: channels, .. } = *self.shape;
+        let lanes = S::F32_LANES.min(channels - channel);
+        let grad = &self.grad_output[(self.image * height + line) * width * channels..][..width * channels];
+        let pixels = S::as_simd_f32s(self.spread).0;
+        let step = self.patches.step[1] * W;
+        let mut taps = [pixels; TAPS];
+        for t in 0..TAPS {
+            taps[t] = &pixels[self.window.pixel(self.patches, [line, 0], self.patches.offsets[tap + t]) * W..];
+        }
+        let mut sums = [[simd.splat_f32s(0.0); W]; TAPS];
+        for column in 0..width {
+            let g = load(simd, grad, column * channels + channel, lanes);
+            for t in 0..TAPS {
+                let pixel = &taps[t][column * step..][..W];
+                for i in 0..W {
+                    sums[t][i] = simd.mul_add_e_f32s(pixel[i], g, sums[t][i]);
+                }
+            }
+        }
+        for t in 0..TAPS {
+            for i in 0..W {
+                let at = ((tap + t) * W + i) * channels + channel;
+                let sum = load(simd, self.sums, at, lanes);
+                store(simd, self.sums, at, lanes, simd.add_f32s(sum, sums[t][i]));
+            }
+        }
+    }
+}

@@ -2,11 +2,11 @@
 
 They are too large to commit, so this is a check to be run by hand:
 
-    cargo build --release --example logits -p regraft-onnx
+    cargo build --example logits -p regraft-onnx
     python reference/onnx/full_size.py [NAME ...]
 
 It exports each network with both of torch.onnx's exporters, weights drawn from a fixed seed and running statistics
-made from noise, and prints what `target/release/examples/logits` says of the file and the logits.
+made from noise, and prints what `target/debug/examples/logits` (optimised, as every profile here) says of the file and the logits.
 """
 
 import subprocess
@@ -20,8 +20,18 @@ import torchvision
 from safetensors.torch import save_file
 
 ROOT = Path(__file__).resolve().parents[2]
-PROGRAM = ROOT / "target/release/examples/logits"
-NAMES = ["resnet18", "vgg11", "vgg11_bn", "mobilenet_v2", "squeezenet1_1", "resnet50", "alexnet"]
+PROGRAM = ROOT / "target/debug/examples/logits"
+NAMES = [
+    "resnet18",
+    "vgg11",
+    "mobilenet_v2",
+    "squeezenet1_1",
+    "shufflenet_v2_x1_0",
+    "mobilenet_v3_small",
+    "efficientnet_b0",
+    "densenet121",
+    "convnext_tiny",
+]
 OPSETS = {False: 17, True: 18}
 
 

@@ -15,7 +15,8 @@ from pathlib import Path
 import torch
 from safetensors.torch import save_file
 from torch import nn
-from torchvision.models import densenet, mobilenetv2, resnet, squeezenet, vgg
+from torchvision.models import convnext, densenet, efficientnet, mobilenetv2, mobilenetv3, resnet, shufflenetv2, squeezenet, vgg
+from torchvision.ops.misc import Conv2dNormActivation
 
 FOLDER = Path(__file__).resolve().parent
 sys.path.insert(0, str(FOLDER.parent))
@@ -82,17 +83,20 @@ class SlimVgg(nn.Module):
 
 
 class SlimDenseNet(nn.Module):
-    """A block of dense layers, with batch norms that no convolution can take in."""
+    """Two blocks of dense layers, with batch norms that no convolution can take in, and a mean of windows between."""
 
     def __init__(self):
         super().__init__()
         self.conv0 = nn.Conv2d(3, 8, 3, stride=2, padding=1, bias=False)
         self.denseblock1 = densenet._DenseBlock(3, 8, 2, 4, 0.0)
-        self.norm5 = nn.BatchNorm2d(20)
-        self.classifier = nn.Linear(20, CLASSES)
+        self.transition1 = densenet._Transition(20, 10)
+        self.denseblock2 = densenet._DenseBlock(2, 10, 2, 4, 0.0)
+        self.norm5 = nn.BatchNorm2d(18)
+        self.classifier = nn.Linear(18, CLASSES)
 
     def forward(self, x):
-        x = torch.relu(self.norm5(self.denseblock1(self.conv0(x))))
+        x = self.transition1(self.denseblock1(self.conv0(x)))
+        x = torch.relu(self.norm5(self.denseblock2(x)))
         return self.classifier(x.mean([2, 3]))
 
 
@@ -111,7 +115,33 @@ class Prepared(nn.Module):
 
 def slim_mobilenet():
     settings = [[1, 16, 1, 1], [6, 24, 2, 2], [6, 32, 1, 2]]
-    return mobilenetv2.MobileNetV2(CLASSES, width_mult=0.25, inverted_residual_setting=settings)
+    model = mobilenetv2.MobileNetV2(CLASSES, width_mult=0.25, inverted_residual_setting=settings)
+    # Its last layer has 1280 channels whatever the width.
+    model.features[-1] = Conv2dNormActivation(8, 24, kernel_size=1, activation_layer=nn.ReLU6)
+    model.classifier[1] = nn.Linear(24, CLASSES)
+    return model
+
+
+def slim_mobilenet_v3():
+    config = mobilenetv3.InvertedResidualConfig
+    blocks = [config(8, 3, 8, 8, True, "RE", 2, 1, 1), config(8, 3, 16, 12, False, "HS", 2, 1, 1),
+              config(12, 5, 24, 12, True, "HS", 1, 1, 1)]
+    return mobilenetv3.MobileNetV3(blocks, 16, CLASSES)
+
+
+def slim_shufflenet():
+    return shufflenetv2.ShuffleNetV2([2, 2, 2], [8, 12, 16, 24, 32], CLASSES)
+
+
+def slim_efficientnet():
+    config = efficientnet.MBConvConfig
+    blocks = [config(1, 3, 1, 8, 8, 1), config(4, 3, 2, 8, 12, 2)]
+    return efficientnet.EfficientNet(blocks, 0.2, num_classes=CLASSES, last_channel=24)
+
+
+def slim_convnext():
+    config = convnext.CNBlockConfig
+    return convnext.ConvNeXt([config(8, 12, 2), config(12, None, 1)], layer_scale=0.3, num_classes=CLASSES)
 
 
 # Name, network, side, opset, newer exporter, settings of torch.onnx.export
@@ -130,6 +160,14 @@ CASES = [
     ("mobilenet_v2_dynamo", slim_mobilenet, 32, 19, True, {}),
     ("densenet", SlimDenseNet, 16, 14, False, BATCH),
     ("densenet_dynamo", SlimDenseNet, 16, 18, True, {}),
+    ("mobilenet_v3", slim_mobilenet_v3, 32, 17, False, BATCH),
+    ("mobilenet_v3_13", slim_mobilenet_v3, 32, 13, False, BATCH),
+    ("mobilenet_v3_dynamo", slim_mobilenet_v3, 32, 18, True, {}),
+    ("shufflenet", slim_shufflenet, 64, 17, False, BATCH),
+    ("shufflenet_dynamo", slim_shufflenet, 64, 18, True, {}),
+    ("efficientnet", slim_efficientnet, 32, 17, False, BATCH),
+    ("efficientnet_dynamo", slim_efficientnet, 32, 18, True, {}),
+    ("convnext", slim_convnext, 32, 17, False, BATCH),
     ("prepared", Prepared, 32, 17, False, BATCH),
 ]
 
@@ -146,6 +184,9 @@ def main():
                     nn.init.uniform_(tensor, 0.7, 1.3)
                 for tensor in (module.running_mean.data, module.bias.data):
                     nn.init.uniform_(tensor, -0.3, 0.3)
+            # torchvision's own starting values let the pictures' signal die out on the way.
+            if isinstance(module, nn.Conv2d | nn.Linear):
+                nn.init.kaiming_normal_(module.weight)
         model.eval()
         images = torch.from_numpy(pattern.values(f"{name}.input", [2, 3, size, size]))
         options = dict(options)
@@ -163,7 +204,12 @@ def main():
             values = model.net((images.double() - model.mean) / model.std) if name == "prepared" else values
             error = (model.float()(images) - values).abs().max().item() if name != "prepared" else 0.0
         logits[name] = values.float()
-        print(f"{name}: {path.stat().st_size} bytes, logits up to {values.abs().max():.3f}, float32 off by {error:.1e}")
+        apart = (values[0] - values[1]).abs().max()
+        assert apart > 0.01 * values.abs().max(), f"{name}: its logits hardly depend on the picture"
+        print(
+            f"{name}: {path.stat().st_size} bytes, logits up to {values.abs().max():.3f}, {apart:.3f} apart, "
+            f"float32 off by {error:.1e}"
+        )
     save_file(logits, FOLDER / "logits.safetensors")
 
 

@@ -65,6 +65,8 @@ pub struct Network {
     pub image_size: Option<usize>,
     /// What was left out or decided, for people.
     pub notes: Vec<String>,
+    /// The file itself, and those beside it that hold weights.
+    pub files: Vec<PathBuf>,
 }
 
 /// Reads the network in the ONNX file at `path`.
@@ -203,6 +205,9 @@ fn network(path: &Path, default_size: usize) -> Result<Network, Problem> {
     let Some(output) = graph.output.first() else {
         return Err(Problem::Malformed("it has no output".into()));
     };
+    let mut files: Vec<PathBuf> = external.into_keys().collect();
+    files.sort();
+    files.insert(0, path.to_owned());
     let mut notes = Vec::new();
     if graph.output.len() > 1 {
         let (first, more) = (printable(&output.name), graph.output.len() - 1);
@@ -216,5 +221,5 @@ fn network(path: &Path, default_size: usize) -> Result<Network, Problem> {
         notes.push("the softmax at the end is left out, as logits are wanted".into());
     }
     let producer = printable(&format!("{} {}", model.producer_name, model.producer_version)).trim().to_owned();
-    Ok(Network { graph: lowered.graph, state: lowered.state, producer, image_size: input.size, notes })
+    Ok(Network { graph: lowered.graph, state: lowered.state, producer, image_size: input.size, notes, files })
 }

@@ -5,7 +5,7 @@ use std::collections::HashMap;
 use crate::tensor::printable;
 
 /// Endings of parameters' names in PyTorch.
-const SUFFIXES: [&str; 4] = [".weight", ".bias", ".running_mean", ".running_var"];
+const SUFFIXES: [&str; 5] = [".weight", ".bias", ".running_mean", ".running_var", ".layer_scale"];
 
 /// Operators that no layer of PyTorch stands for, but an expression in a module's code.
 const WITHOUT_MODULE: [&str; 9] = ["Add", "Sub", "Mul", "Div", "Concat", "Reshape", "ReduceMean", "Slice", "Split"];

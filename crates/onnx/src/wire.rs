@@ -32,6 +32,8 @@ impl Kind {
             (Kind::Graph, 1) => Kind::Node,
             (Kind::Graph, 5) => Kind::Tensor,
             (Kind::Graph, 11 | 12) => Kind::Description,
+            // The names of inputs and outputs, which may be empty just as well.
+            (Kind::Node, 1 | 2) => Kind::Leaf,
             (Kind::Node, 5) => Kind::Attribute,
             (Kind::Attribute, 5) => Kind::Tensor,
             (Kind::Tensor, 13) => Kind::Leaf,
@@ -75,14 +77,15 @@ fn walk(mut bytes: &[u8], kind: Kind, messages: &mut usize) -> Result<(), Proble
         };
         bytes = rest;
         if let (WireType::LengthDelimited, Some(kind)) = (wire, kind.field(tag)) {
-            *messages += 1;
+            // A shape of n dimensions takes at least 2n bytes, and few inputs and outputs are to be expected.
+            *messages += 1 + if matches!(kind, Kind::Description) { field.len() / 2 } else { 0 };
             if *messages > MAX_MESSAGES {
-                return Err(Problem::Refused(format!("it has more than {MAX_MESSAGES} nodes, attributes and tensors")));
+                return Err(Problem::Refused(format!(
+                    "it has more than {MAX_MESSAGES} nodes, names, attributes and tensors"
+                )));
             }
             match kind {
-                // A shape of n dimensions takes at least 2n bytes, and few inputs and outputs are to be expected.
-                Kind::Description => *messages += field.len() / 2,
-                Kind::Leaf => {}
+                Kind::Description | Kind::Leaf => {}
                 kind => walk(field, kind, messages)?,
             }
         }

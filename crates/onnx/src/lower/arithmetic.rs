@@ -1,6 +1,6 @@
 //! Sums and products.
 
-use regraft_graph::{Op, Shape};
+use regraft_graph::{Op, Shape, Tensor};
 
 use super::{Lowering, integers_of, layer_name};
 use crate::activation::Step;
@@ -42,6 +42,19 @@ impl Lowering {
             "Add" if shape == other => {
                 let id = self.emit(&layer_name(node), Op::Add, &[a.node, b.node], Vec::new())?;
                 Ok(Value::Data(Data { node: id, ..a }))
+            }
+            "Mul" => {
+                // One of them has a single pixel: a factor for each channel of the other.
+                let pixel = |shape| matches!(shape, Shape::Map { height: 1, width: 1, .. });
+                let (map, gate) = if pixel(other) { (a, b) } else { (b, a) };
+                if !pixel(self.shapes[gate.node]) || map.layout != Layout::Standard {
+                    return Err(format!(
+                        "its inputs are {shape} and {other}; a map times one factor a channel is supported"
+                    )
+                    .into());
+                }
+                let id = self.emit(&layer_name(node), Op::Mul, &[map.node, gate.node], Vec::new())?;
+                Ok(Value::Data(Data { node: id, ..map }))
             }
             "Add" => Err(format!("its inputs are {shape} and {other}; equal shapes are supported").into()),
             _ => Err("its inputs both depend on the picture, for which no operation is known here".into()),
@@ -112,6 +125,13 @@ impl Lowering {
             .ok_or_else(|| {
                 format!("its constant is {:?}; one number, or one for each channel, is supported", constant.dims)
             })??;
+        if op == "Mul" && data.layout == Layout::Standard {
+            let op = Op::LayerScale { channels };
+            let name = crate::names::owner(&constant.name).map_or_else(|| layer_name(node), str::to_owned);
+            let parameters = vec![("layer_scale", Tensor::new([channels, 1, 1], values))];
+            let id = self.emit(&name, op, &[data.node], parameters)?;
+            return Ok(Value::Data(Data { node: id, ..data }));
+        }
         let (ones, zeros) = (vec![1.0; channels], vec![0.0; channels]);
         let each = |f: fn(f32) -> f32| values.iter().map(|&x| f(x)).collect();
         let (factors, summands) = match (op, first) {

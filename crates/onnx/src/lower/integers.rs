@@ -43,7 +43,7 @@ impl Lowering {
         for part in parts {
             values.extend(integers_of(part).into_iter().flat_map(|list| list.values));
             // Joined with itself again and again it would double each time.
-            if values.len() > 64 {
+            if values.len() > super::MAX_SHAPE {
                 return Err("it joins more integers than any shape has".into());
             }
         }
@@ -56,7 +56,7 @@ impl Lowering {
         let steps = self.setting(node, "steps", 4)?;
         let from = self.input(node, 0)?;
         let Some(list) = integers_of(&from) else {
-            return Err("it takes a part of a feature map, which no operation here does".into());
+            return self.slice_channels(node, &starts, &ends);
         };
         let len = list.values.len();
         let (&[start], &[end], None | Some([1])) = (&starts[..], &ends[..], steps.as_deref()) else {

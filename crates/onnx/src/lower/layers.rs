@@ -3,6 +3,7 @@
 use regraft_graph::{BatchNorm2d, Conv2d, Linear, NodeId, Op, Shape, Tensor};
 
 use super::{Lowering, layer_name};
+use crate::activation::Step;
 use crate::node::{OnnxNode, Result};
 use crate::tensor::Constant;
 use crate::value::{Data, Layout, Value};
@@ -74,23 +75,17 @@ impl Lowering {
         Ok(self.value(id))
     }
 
-    /// A fully connected layer on vectors; on a map whose channels come last, a 1x1 convolution.
+    /// A fully connected layer, on vectors or on a map whose channels come last.
     pub(super) fn matmul(&mut self, node: OnnxNode) -> Result<Value> {
         let data = self.settled(node, 0)?;
         let weight = self.known(node, 1, "second factor")?;
         let Some(weight) = weight.transpose() else { return Err("its second factor is no matrix".into()) };
         let (out_features, in_features) = (weight.dims[0], weight.dims[1]);
-        let (op, shape) = match (self.shapes[data.node], data.layout) {
-            (Shape::Features(_), _) => {
-                (Op::Linear(Linear { in_features, out_features, bias: false }), vec![out_features, in_features])
-            }
-            (Shape::Map { .. }, Layout::ChannelsLast) => {
-                let conv = Conv2d::new(in_features, out_features, 1);
-                (Op::Conv2d(conv), conv.weight_shape().to_vec())
-            }
-            _ => return Err("it is supported on vectors and on maps whose channels come last".into()),
-        };
-        let parameters = vec![("weight", self.parameter(&weight, &shape)?)];
+        if !matches!((self.shapes[data.node], data.layout), (Shape::Features(_), _) | (_, Layout::ChannelsLast)) {
+            return Err("it is supported on vectors and on maps whose channels come last".into());
+        }
+        let op = Op::Linear(Linear { in_features, out_features, bias: false });
+        let parameters = vec![("weight", self.parameter(&weight, &[out_features, in_features])?)];
         let name = self.layer_of(node, &weight);
         let id = self.emit(&name, op, &[data.node], parameters)?;
         // A sum that alone reads this is its bias.
@@ -108,14 +103,34 @@ impl Lowering {
             return Ok(false);
         }
         let tensor = self.parameter(constant, &[outputs])?;
-        match self.graph.op_mut(id) {
-            Op::Linear(linear) => linear.bias = true,
-            Op::Conv2d(conv) => conv.bias = true,
-            _ => return Ok(false),
-        }
+        let Op::Linear(linear) = self.graph.op_mut(id) else { return Ok(false) };
+        linear.bias = true;
         let name = format!("{}.bias", self.graph.nodes()[id].name);
         self.state.insert(name, tensor);
         Ok(true)
+    }
+
+    /// Over the channels of each pixel.
+    pub(super) fn layer_norm(&mut self, node: OnnxNode) -> Result<Value> {
+        let data = self.settled(node, 0)?;
+        let (shape, scale) = (self.shapes[data.node], self.known(node, 1, "scale")?);
+        let (axis, last) = (node.int("axis").unwrap_or(-1), data.layout.dims(shape).len() as i64);
+        let over_channels = matches!((shape, data.layout), (Shape::Features(_), _) | (_, Layout::ChannelsLast));
+        if !over_channels || (axis != -1 && axis != last) {
+            return Err(
+                format!("it normalises from dimension {axis} on; normalising the channels alone is supported").into()
+            );
+        }
+        let normalized_shape = shape.channels();
+        let weight = self.parameter(&scale, &[normalized_shape])?;
+        let bias = match self.optional(node, 2)? {
+            Some(_) => self.parameter(&self.known(node, 2, "bias")?, &[normalized_shape])?,
+            None => Tensor::full([normalized_shape], 0.0),
+        };
+        let op = Op::LayerNorm { normalized_shape, eps: node.float("epsilon").unwrap_or(1e-5) };
+        let name = self.layer_of(node, &scale);
+        let id = self.emit(&name, op, &[data.node], vec![("weight", weight), ("bias", bias)])?;
+        Ok(Value::Data(Data { node: id, ..data }))
     }
 
     pub(super) fn batch_norm(&mut self, node: OnnxNode) -> Result<Value> {
@@ -180,6 +195,19 @@ impl Lowering {
         })
     }
 
+    /// `min(max(alpha * x + beta, 0), 1)`.
+    pub(super) fn hard_sigmoid(&mut self, node: OnnxNode) -> Result<Value> {
+        let (alpha, beta) = (node.float("alpha").unwrap_or(0.2), node.float("beta").unwrap_or(0.5));
+        let mut data = self.settled(node, 0)?;
+        for step in [Step::Mul(alpha), Step::Add(beta), Step::Clip(0.0, 1.0)] {
+            match self.step(node, data, step)? {
+                Value::Data(next) => data = next,
+                other => return Ok(other),
+            }
+        }
+        Ok(Value::Data(data))
+    }
+
     pub(super) fn clip(&mut self, node: OnnxNode) -> Result<Value> {
         let data = self.data(node, 0)?;
         let mut bounds = [f32::NEG_INFINITY, f32::INFINITY];
@@ -192,7 +220,7 @@ impl Lowering {
                 *bound = value;
             }
         }
-        self.step(node, data, crate::activation::Step::Clip(bounds[0], bounds[1]))
+        self.step(node, data, Step::Clip(bounds[0], bounds[1]))
     }
 
     /// The constant that a node holds.

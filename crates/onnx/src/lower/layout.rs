@@ -77,8 +77,77 @@ impl Lowering {
             (Layout::Standard, Shape::Map { height, width, .. }, &[groups, _, h, w]) if (h, w) == (height, width) => {
                 Ok(Value::Data(Data { layout: Layout::Grouped(groups), ..data }))
             }
+            (Layout::Grouped(_), Shape::Map { channels, height, width }, _) if *target == [channels, height, width] => {
+                Ok(Value::Data(Data { layout: Layout::Standard, ..data }))
+            }
+            (Layout::Exchanged(groups), Shape::Map { channels, height, width }, _)
+                if *target == [channels, height, width] =>
+            {
+                let id = self.emit(&layer_name(node), Op::ChannelShuffle { groups }, &[data.node], Vec::new())?;
+                Ok(self.value(id))
+            }
             _ => Err(format!("it makes {target:?} of {dims:?} for each picture").into()),
         }
+    }
+
+    /// Some of the channels of a map.
+    fn narrow(&mut self, node: OnnxNode, data: &Data, axis: i64, start: usize, length: usize) -> Result<Value> {
+        let shape = self.shapes[data.node];
+        let rank = data.layout.dims(shape).len() as i64 + 1;
+        if data.layout != Layout::Standard || (axis != 1 && axis != 1 - rank) || !matches!(shape, Shape::Map { .. }) {
+            return Err(
+                format!("it takes a part along dimension {axis}; parts of a map's channels are supported").into()
+            );
+        }
+        if start == 0 && length == shape.channels() {
+            return Ok(Value::Data(data.clone()));
+        }
+        let id = self.emit(&layer_name(node), Op::Narrow { start, length }, &[data.node], Vec::new())?;
+        Ok(self.value(id))
+    }
+
+    /// The channels from `starts` to `ends`.
+    pub(super) fn slice_channels(&mut self, node: OnnxNode, starts: &[i64], ends: &[i64]) -> Result<Value> {
+        let data = self.settled(node, 0)?;
+        let (axes, steps) = (self.setting(node, "axes", 3)?, self.setting(node, "steps", 4)?);
+        let (&[start], &[end], Some(&[axis]), None | Some([1])) = (starts, ends, axes.as_deref(), steps.as_deref())
+        else {
+            return Err(
+                "it takes a part along several dimensions, or every so many; parts of channels are supported".into()
+            );
+        };
+        let channels = self.shapes[data.node].channels();
+        let count = i64::try_from(channels).unwrap_or(i64::MAX);
+        let clamp = |index: i64| {
+            let index = if index < 0 { index.saturating_add(count) } else { index };
+            usize::try_from(index.clamp(0, count)).unwrap_or(0)
+        };
+        let (start, end) = (clamp(start), clamp(end));
+        self.narrow(node, &data, axis, start, end.saturating_sub(start))
+    }
+
+    /// The channels in parts, one after another.
+    pub(super) fn split(&mut self, node: OnnxNode) -> Result<Vec<Value>> {
+        let data = self.settled(node, 0)?;
+        let (axis, parts) = (node.int("axis").unwrap_or(0), node.0.output.len());
+        let channels = self.shapes[data.node].channels();
+        let sizes: Vec<usize> = match self.setting(node, "split", 1)? {
+            Some(sizes) => sizes.iter().map(|&size| usize::try_from(size).unwrap_or(0)).collect(),
+            None => {
+                let size = channels.div_ceil(parts.max(1)).max(1);
+                (0..parts).map(|part| size.min(channels.saturating_sub(part * size))).collect()
+            }
+        };
+        if sizes.len() != parts {
+            return Err(format!("it has {parts} outputs for {} parts", sizes.len()).into());
+        }
+        let mut start = 0;
+        let mut values = Vec::with_capacity(parts);
+        for size in sizes {
+            values.push(self.narrow(node, &data, axis, start, size)?);
+            start = start.saturating_add(size);
+        }
+        Ok(values)
     }
 
     /// The map of one pixel that a vector was made of.

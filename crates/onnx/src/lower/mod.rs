@@ -29,11 +29,16 @@ pub const SUPPORTED: &[&str] = &[
     "Conv",
     "Div",
     "Dropout",
+    "Erf",
     "Flatten",
     "Gather",
+    "Gelu",
     "Gemm",
     "GlobalAveragePool",
+    "HardSigmoid",
+    "HardSwish",
     "Identity",
+    "LayerNormalization",
     "LogSoftmax",
     "MatMul",
     "MaxPool",
@@ -42,13 +47,21 @@ pub const SUPPORTED: &[&str] = &[
     "Relu",
     "Reshape",
     "Shape",
+    "Sigmoid",
     "Slice",
     "Softmax",
+    "Split",
     "Squeeze",
     "Sub",
     "Transpose",
     "Unsqueeze",
 ];
+
+/// No shape has more entries; a file that computes longer lists of integers computes something else.
+const MAX_SHAPE: usize = 64;
+
+/// A message that lists more nodes helps nobody.
+const MAX_UNSUPPORTED: usize = 256;
 
 /// The state of the walk.
 pub(crate) struct Lowering {
@@ -61,6 +74,8 @@ pub(crate) struct Lowering {
     readers: HashMap<String, usize>,
     /// Layers whose bias the file adds in a node of its own, which has not come yet.
     bare: HashSet<NodeId>,
+    /// Activations that are nodes already: what was done to which node, and the result.
+    settled: HashMap<NodeId, Vec<(Vec<Step>, NodeId)>>,
     budget: Budget,
     /// The number of pictures in a batch, if the file fixes it.
     batch: Option<i64>,
@@ -96,6 +111,7 @@ impl Lowering {
             values,
             readers: HashMap::new(),
             bare: HashSet::new(),
+            settled: HashMap::new(),
             budget,
             batch,
             unsupported: Vec::new(),
@@ -122,6 +138,9 @@ impl Lowering {
                 Err(fault) => {
                     if let Fault::Unsupported(reason) = fault {
                         self.unsupported.push(UnsupportedNode { op: node.op(), name: node.name(), reason });
+                    }
+                    if self.unsupported.len() == MAX_UNSUPPORTED {
+                        break;
                     }
                     vec![Value::Unknown; node.0.output.len()]
                 }
@@ -179,11 +198,28 @@ impl Lowering {
             "Conv" => self.conv(node),
             "Gemm" => self.gemm(node),
             "MatMul" => self.matmul(node),
+            "LayerNormalization" => self.layer_norm(node),
             "BatchNormalization" => self.batch_norm(node),
             "Relu" => {
                 let data = self.settled(node, 0)?;
                 self.apply(node, Op::ReLU, data)
             }
+            "HardSwish" => {
+                let data = self.settled(node, 0)?;
+                self.apply(node, Op::Hardswish, data)
+            }
+            "Gelu" => match node.string("approximate").as_deref() {
+                None | Some("none") => {
+                    let data = self.settled(node, 0)?;
+                    self.apply(node, Op::GELU, data)
+                }
+                Some(other) => Err(format!("its approximate is {other:?}; the exact function is supported").into()),
+            },
+            "Sigmoid" | "Erf" => {
+                let data = self.data(node, 0)?;
+                self.step(node, data, if op == "Erf" { Step::Erf } else { Step::Sigmoid })
+            }
+            "HardSigmoid" => self.hard_sigmoid(node),
             "Clip" => self.clip(node),
             "Dropout" => self.dropout(node),
             "MaxPool" => self.max_pool(node),
@@ -203,6 +239,7 @@ impl Lowering {
             "Shape" => self.shape(node),
             "Gather" => self.gather(node),
             "Slice" => self.slice(node),
+            "Split" => return self.split(node),
             "Softmax" | "LogSoftmax" => match self.data(node, 0)? {
                 data if matches!(self.shapes[data.node], Shape::Features(_)) => Ok(Value::Probabilities(data)),
                 _ => {
@@ -320,8 +357,15 @@ impl Lowering {
         if data.steps.is_empty() {
             return Ok(data);
         }
+        // A value that several nodes read is computed once.
+        let known = self.settled.get(&data.node).and_then(|list| list.iter().find(|(steps, _)| *steps == data.steps));
+        if let Some(&(_, id)) = known {
+            return Ok(Data { node: id, steps: Vec::new(), ..data });
+        }
         let id = if let Some(op) = activation::recognise(&data.steps) {
             self.emit(&data.name, op, &[data.node], Vec::new())?
+        } else if let [Step::Mul(factor)] = data.steps[..] {
+            self.emit(&data.name, Op::Scale { factor }, &[data.node], Vec::new())?
         } else if let Some((factor, summand)) = activation::affine(&data.steps) {
             let channels = self.shapes[data.node].channels();
             self.scale(&data.name, data.node, vec![factor; channels], vec![summand; channels])?
@@ -329,7 +373,8 @@ impl Lowering {
             let steps: Vec<String> = data.steps.iter().map(ToString::to_string).collect();
             return Err(format!("what {} does ({}) is no activation known here", data.name, steps.join(", ")).into());
         };
-        Ok(Data { node: id, steps: Vec::new(), ..data })
+        self.settled.entry(data.node).or_default().push((data.steps, id));
+        Ok(Data { node: id, layout: data.layout, steps: Vec::new(), name: data.name })
     }
 
     /// The node's result as a value in the common order of dimensions.
@@ -363,7 +408,12 @@ fn integers_of(value: &Value) -> Option<Integers> {
     match value {
         Value::Integers(list) => Some(list.clone()),
         Value::Constant(constant) => {
-            let values = constant.integers()?.iter().map(|&n| crate::value::Dim::Known(n)).collect();
+            let values = constant
+                .integers()
+                .filter(|values| values.len() <= MAX_SHAPE)?
+                .iter()
+                .map(|&n| crate::value::Dim::Known(n))
+                .collect();
             Some(Integers { values, scalar: constant.dims.is_empty() })
         }
         _ => None,

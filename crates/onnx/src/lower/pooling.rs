@@ -1,6 +1,6 @@
 //! Pooling.
 
-use regraft_graph::{MaxPool2d, NodeId, Op};
+use regraft_graph::{AvgPool2d, MaxPool2d, NodeId, Op};
 
 use super::{Lowering, layer_name};
 use crate::node::{OnnxNode, Result};
@@ -29,14 +29,17 @@ impl Window {
     }
 }
 
+fn square(what: &str, pair: [usize; 2]) -> Result<usize> {
+    match pair {
+        [a, b] if a == b => Ok(a),
+        _ => Err(format!("its {what} is {pair:?}; pooling over squares is supported").into()),
+    }
+}
+
 impl Lowering {
     pub(super) fn max_pool(&mut self, node: OnnxNode) -> Result<Value> {
         let (from, [_, height, width]) = self.map(node, 0)?;
         let window = Window::of(node, [height, width])?;
-        let square = |what: &str, pair: [usize; 2]| match pair {
-            [a, b] if a == b => Ok(a),
-            _ => Err(format!("its {what} is {pair:?}; square max-pooling is supported")),
-        };
         let pool = MaxPool2d {
             kernel_size: square("kernel_shape", window.kernel)?,
             stride: square("strides", window.stride)?,
@@ -58,7 +61,24 @@ impl Lowering {
                 return self.mean(node, from);
             }
         }
-        Err("it averages over windows, which no operation here does".into())
+        let zeros_count = node.int("count_include_pad").unwrap_or(0) != 0;
+        if window.padding != [0, 0] && !zeros_count {
+            return Err("its mean leaves the border out (count_include_pad is 0)".into());
+        }
+        let pool = AvgPool2d {
+            kernel_size: square("kernel_shape", window.kernel)?,
+            stride: square("strides", window.stride)?,
+            padding: square("pads", window.padding)?,
+        };
+        let hangs_over = |n: usize| {
+            let room = pool.padding.saturating_mul(2).saturating_add(n);
+            !room.saturating_sub(pool.kernel_size).is_multiple_of(pool.stride)
+        };
+        if window.ceil_mode && (hangs_over(height) || hangs_over(width)) {
+            return Err("its last window hangs over the edge (ceil_mode)".into());
+        }
+        let id = self.emit(&layer_name(node), Op::AvgPool2d(pool), &[from], Vec::new())?;
+        Ok(self.value(id))
     }
 
     pub(super) fn global_average_pool(&mut self, node: OnnxNode) -> Result<Value> {

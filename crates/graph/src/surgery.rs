@@ -77,6 +77,14 @@ impl Graph {
         Ok(Some((self.cut(node), rest)))
     }
 
+    /// `wanted`, or with a number after it if a layer here has that name.
+    fn free_name(&self, wanted: &str) -> String {
+        let taken = |name: &str| self.nodes().iter().any(|node| node.name == name);
+        let numbered = (1..).map(|number| format!("{wanted}_{number}"));
+        let mut names = std::iter::once(wanted.to_owned()).chain(numbered);
+        names.find(|name| !taken(name)).expect("there are more numbers than layers")
+    }
+
     /// The ConvNet without its head: a network from images to one vector of features each.
     ///
     /// It ends where the head begins; if a map arrives there (SqueezeNet's head is a convolution), the
@@ -88,8 +96,9 @@ impl Graph {
         let head = self.head()?;
         let mut part = self.cut(self.nodes()[head].inputs[0]);
         if let Some(Shape::Map { .. }) = part.shapes()?.last() {
-            let pooled = part.push("avgpool", Op::AdaptiveAvgPool2d { output_size: 1 }, &[part.output()]);
-            part.push("flatten", Op::Flatten, &[pooled]);
+            let (avgpool, flatten) = (part.free_name("avgpool"), part.free_name("flatten"));
+            let pooled = part.push(avgpool, Op::AdaptiveAvgPool2d { output_size: 1 }, &[part.output()]);
+            part.push(flatten, Op::Flatten, &[pooled]);
         }
         Ok(part)
     }
@@ -102,8 +111,8 @@ impl Graph {
     /// As [`head`](Self::head).
     pub fn with_linear_head(&self, classes: usize) -> Result<(Graph, NodeId), Error> {
         let old = &self.nodes()[self.head()?];
-        let name = if matches!(old.op, Op::Linear(_)) { old.name.as_str() } else { GRAFTED_HEAD };
         let mut network = self.feature_extractor()?;
+        let name = if matches!(old.op, Op::Linear(_)) { old.name.clone() } else { network.free_name(GRAFTED_HEAD) };
         let features = network.shapes()?.last().map_or(0, Shape::len);
         let linear = Linear { in_features: features, out_features: classes, bias: true };
         let head = network.push(name, Op::Linear(linear), &[network.output()]);
@@ -182,7 +191,7 @@ impl Trainable {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::zoo;
+    use crate::{Conv2d, zoo};
 
     #[test]
     fn the_head_is_found_and_replaced_in_every_network() {
@@ -209,6 +218,19 @@ mod tests {
             assert_eq!((linear.in_features, linear.out_features), (features, 3), "{name}");
             graph.shapes().unwrap();
         }
+    }
+
+    #[test]
+    fn grafted_layers_take_names_that_are_free() {
+        let mut graph = Graph::new(Shape::rgb(8));
+        let map = graph.push("fc", Op::Conv2d(Conv2d::new(3, 4, 3)), &[0]);
+        let map = graph.push("flatten", Op::ReLU, &[map]);
+        let map = graph.push("avgpool", Op::ReLU, &[map]);
+        graph.push("head", Op::Conv2d(Conv2d::new(4, 9, 1)), &[map]);
+        let (network, head) = graph.with_linear_head(2).unwrap();
+        assert_eq!(network.nodes()[head].name, "fc_1");
+        let names: Vec<_> = network.nodes().iter().map(|node| node.name.as_str()).collect();
+        assert_eq!(names, ["input", "fc", "flatten", "avgpool", "avgpool_1", "flatten_1", "fc_1"]);
     }
 
     #[test]

@@ -17,6 +17,7 @@ mod features;
 mod inputs;
 mod model;
 mod network;
+pub mod onnx;
 mod predict;
 mod prepare;
 mod probe;

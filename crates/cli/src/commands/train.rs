@@ -158,7 +158,13 @@ fn config(args: &Train, usual: &Preprocessing) -> Config {
         schedule: Schedule { policy, warmup },
         label_smoothing: args.label_smoothing,
         class_weights: args.class_weights.clone(),
-        preprocessing: Preprocessing { resize, crop, ..usual.clone() },
+        preprocessing: Preprocessing {
+            resize,
+            crop,
+            mean: args.mean.unwrap_or(usual.mean),
+            std: args.std.unwrap_or(usual.std),
+            ..usual.clone()
+        },
         augmentation: (!args.no_augment).then(|| Augmentation {
             hflip: args.hflip_prob,
             degrees: args.rotation,

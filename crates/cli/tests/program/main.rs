@@ -9,6 +9,7 @@ mod downloads;
 mod full_disk;
 mod help;
 mod model_file;
+mod onnx;
 mod predict_eval;
 mod real_photos;
 #[cfg(unix)]

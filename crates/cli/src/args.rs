@@ -10,8 +10,8 @@ use regraft_engine::Precision;
 use regraft_transfer::{ClassWeights, Head, Tta};
 
 use crate::values::{
-    MAX_SEED, MAX_THREADS, at_least_one, backbone, backbone_and_weights, class_weights, color_jitter, not_negative,
-    number, pixels, positive, weights,
+    MAX_SEED, MAX_THREADS, at_least_one, backbone, backbone_and_weights, class_weights, color_jitter, colors,
+    not_negative, number, pixels, positive, weights,
 };
 use crate::weights::Choice;
 
@@ -146,7 +146,7 @@ pub enum AutoAugmentArg {
 pub struct Train {
     /// Folder with train/ and val/ of class folders, or with the class folders themselves
     pub data: PathBuf,
-    /// Architecture, by torchvision's name
+    /// Architecture, by torchvision's name; or an ONNX file (.onnx) of a classifier, with its weights
     #[arg(long, value_parser = backbone())]
     pub backbone: String,
     /// Pretrained weights: a published name such as imagenet1k_v1 (`regraft backbones` lists them), downloaded where need
@@ -188,6 +188,14 @@ pub struct Train {
     /// How photos are resized [default: as for the weights, mostly bilinear]
     #[arg(long, value_enum, help_heading = "Data")]
     pub interpolation: Option<InterpolationArg>,
+    /// Mean of red, green and blue that is subtracted, for photos of 0 to 1 [default: as for the weights, mostly
+    /// ImageNet's 0.485,0.456,0.406]
+    #[arg(long, value_name = "R,G,B", value_parser = colors, allow_hyphen_values = true, help_heading = "Data")]
+    pub mean: Option<[f32; 3]>,
+    /// Standard deviation of red, green and blue that is then divided by [default: as for the weights, mostly ImageNet's
+    /// 0.229,0.224,0.225]
+    #[arg(long, value_name = "R,G,B", value_parser = colors, allow_hyphen_values = true, help_heading = "Data")]
+    pub std: Option<[f32; 3]>,
     /// Most memory for decoded photos in MiB [default: 1024, or a quarter of what is free]
     #[arg(long, help_heading = "Data")]
     pub cache_mib: Option<usize>,
@@ -437,7 +445,7 @@ pub struct Predict {
 pub struct Info {
     /// Model file
     pub model: Option<PathBuf>,
-    /// Show the layers of an architecture instead
+    /// Show the layers of an architecture, or of a network in an ONNX file, instead
     #[arg(long, value_parser = backbone())]
     pub backbone: Option<String>,
     /// Mark as frozen what lies before this layer
@@ -470,7 +478,7 @@ impl From<PrecisionArg> for Precision {
 
 #[derive(Args)]
 pub struct Bench {
-    /// Architecture
+    /// Architecture, or an ONNX file
     #[arg(long, default_value = "resnet18", value_parser = backbone())]
     pub backbone: String,
     /// Images a batch

@@ -1,11 +1,13 @@
 //! Values of flags: read, and checked against what is allowed, so that the message names the flag.
 
+use std::ffi::OsStr;
 use std::str::FromStr;
 
-use clap::builder::{OsStringValueParser, PossibleValuesParser, RangedI64ValueParser, TypedValueParser};
+use clap::builder::{OsStringValueParser, PossibleValue, PossibleValuesParser, RangedI64ValueParser, TypedValueParser};
+use clap::{Arg, Command};
 use regraft_data::{Augmentation, ColorJitter, Preprocessing};
 use regraft_graph::zoo;
-use regraft_transfer::ClassWeights;
+use regraft_transfer::{ClassWeights, onnx};
 
 use crate::weights::Choice;
 
@@ -15,9 +17,34 @@ pub const MAX_SEED: u64 = i64::MAX as u64;
 /// The most threads that can be asked for: far above any machine's cores, far below what a system refuses.
 pub const MAX_THREADS: i64 = 1024;
 
-/// A parser of an architecture's name.
-pub fn backbone() -> PossibleValuesParser {
-    PossibleValuesParser::new(zoo::NAMES)
+/// A parser of an architecture's name, or that of an ONNX file.
+pub fn backbone() -> impl TypedValueParser<Value = String> {
+    BackboneParser(PossibleValuesParser::new(zoo::NAMES))
+}
+
+#[derive(Clone)]
+struct BackboneParser(PossibleValuesParser);
+
+impl TypedValueParser for BackboneParser {
+    type Value = String;
+
+    fn parse_ref(&self, command: &Command, arg: Option<&Arg>, value: &OsStr) -> Result<String, clap::Error> {
+        match value.to_str() {
+            Some(text) if onnx::file(text).is_some() => Ok(text.to_owned()),
+            _ => self.0.parse_ref(command, arg, value),
+        }
+    }
+
+    fn possible_values(&self) -> Option<Box<dyn Iterator<Item = PossibleValue> + '_>> {
+        self.0.possible_values()
+    }
+}
+
+/// Parses three numbers, for red, green and blue.
+pub fn colors(text: &str) -> Result<[f32; 3], String> {
+    let found = numbers::<f32>(text).and_then(|list| <[f32; 3]>::try_from(list).ok());
+    let found = found.filter(|list| list.iter().all(|x| x.is_finite()));
+    found.ok_or_else(|| "it must be three numbers, for red, green and blue, such as 0.485,0.456,0.406".into())
 }
 
 /// A parser of what a network starts from.

@@ -1,13 +1,13 @@
 //! What a network starts from: published weights, a file, or random values.
 
 use std::ffi::OsString;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicBool, Ordering};
 
 use anyhow::{Result, anyhow};
 use regraft_data::{Interpolation, Preprocessing};
 use regraft_hub::{Known, Registry, Settings, Watch, Weights, fetch};
-use regraft_transfer::{Config, Error, Published, Reporter};
+use regraft_transfer::{Config, Error, Published, Reporter, onnx};
 
 use crate::terminal::{BYTES, Terminal};
 
@@ -55,6 +55,9 @@ impl Start {
     /// # Errors
     /// A name that no published weights of the backbone have.
     pub fn find(choice: &Choice, backbone: &str, registry: &Registry, reporter: &dyn Reporter) -> Result<Self> {
+        if let Some(path) = onnx::file(backbone) {
+            return Self::within(path, choice, reporter);
+        }
         match choice {
             Choice::Random => {
                 Ok(Self { file: None, published: None, preprocessing: usual(backbone, registry, reporter) })
@@ -84,6 +87,25 @@ impl Start {
                 Ok(Self { file: Some(path.clone()), published, preprocessing })
             }
         }
+    }
+
+    /// A network from an ONNX file has its weights with it. How photos are prepared for it is not in the file.
+    fn within(path: &Path, choice: &Choice, reporter: &dyn Reporter) -> Result<Self> {
+        if !matches!(choice, Choice::Named(name) if name == regraft_hub::DEFAULT) {
+            let text =
+                format!("--weights does not go with --backbone {}, which has weights of its own", path.display());
+            return Err(Error::Setting(text).into());
+        }
+        let usual = Preprocessing::default();
+        let crop = onnx::image_size(path)?;
+        let resize = (crop * usual.resize / usual.crop).min(Preprocessing::MAX_SIDE);
+        let list = |values: [f32; 3]| values.map(|x| x.to_string()).join(",");
+        let (mean, std) = (list(usual.mean), list(usual.std));
+        reporter.note(&format!(
+            "photos are prepared as for ImageNet's networks unless flags say otherwise: --val-resize-size {resize}, \
+             --imgsz {crop}, --mean {mean}, --std {std}"
+        ));
+        Ok(Self { file: None, published: None, preprocessing: Preprocessing { resize, crop, ..usual } })
     }
 
     /// Brings the weights here if need be, and enters them into the run's settings.

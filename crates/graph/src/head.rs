@@ -53,7 +53,8 @@ impl Graph {
     /// connected layers takes the place of the network's own, and one with convolutions that of its pooling as well.
     ///
     /// Where fully connected layers follow a map, it is averaged over its area (`AdaptiveAvgPool2d(1)`). The layers are
-    /// called `fc.0`, `fc.1`, ...; a single one is called `fc`, or as the one whose place it takes.
+    /// called `fc.0`, `fc.1`, ...; a single one is called `fc`, or as the one whose place it takes. Where the backbone has
+    /// such names, it is `fc_1`, and so on.
     ///
     /// # Errors
     /// As [`head`](Self::head); [`Error::NoSuchLayer`] if there is no layer `cut`; [`Error::Graft`] if it does not lie
@@ -75,7 +76,10 @@ impl Graph {
         }
         let mut graph = self.cut(end);
         let first = graph.output() + 1;
-        let mut stack = Stack { graph: &mut graph, number: 0 };
+        // A network from elsewhere may have a layer of that name, or a group of layers.
+        let names = std::iter::once(HEAD.to_owned()).chain((1..).map(|number| format!("{HEAD}_{number}")));
+        let name = names.into_iter().find(|name| graph.first_node_of(name).is_err()).expect("there are enough numbers");
+        let mut stack = Stack { graph: &mut graph, name: name.clone(), number: 0 };
         if !layers.convolutions.is_empty() {
             let Shape::Map { mut channels, .. } = value else {
                 return refuse("a convolution", "it needs a feature map; choose an earlier --cut".into());
@@ -106,7 +110,7 @@ impl Graph {
             stack.push(last)
         } else {
             let replaces = cut.is_none() && matches!(self.nodes()[old].op, Op::Linear(_));
-            let name = if replaces { &self.nodes()[old].name } else { HEAD };
+            let name = if replaces { self.nodes()[old].name.clone() } else { name };
             graph.push(name, last, &[graph.output()])
         };
         Ok(Grafted { graph, first, classifier })
@@ -139,13 +143,15 @@ impl Graph {
 /// A head under construction: every layer reads the one before.
 struct Stack<'a> {
     graph: &'a mut Graph,
+    /// What its layers' names begin with.
+    name: String,
     /// Number of the next layer.
     number: usize,
 }
 
 impl Stack<'_> {
     fn push(&mut self, op: Op) -> NodeId {
-        let name = format!("{HEAD}.{}", self.number);
+        let name = format!("{}.{}", self.name, self.number);
         self.number += 1;
         self.graph.push(name, op, &[self.graph.output()])
     }
@@ -185,6 +191,19 @@ mod tests {
     fn convolutional() -> HeadLayers {
         let convolution = HeadConvolution { out_channels: 32, kernel_size: 3 };
         HeadLayers { convolutions: vec![convolution], hidden: vec![16], dropout: 0.5, cosine: false }
+    }
+
+    #[test]
+    fn grafted_layers_take_names_that_are_free() {
+        let mut graph = Graph::new(Shape::rgb(8));
+        let map = graph.push("fc", Op::Conv2d(Conv2d::new(3, 4, 3)), &[0]);
+        let map = graph.push("flatten", Op::ReLU, &[map]);
+        let map = graph.push("avgpool", Op::ReLU, &[map]);
+        graph.push("head", Op::Conv2d(Conv2d::new(4, 9, 1)), &[map]);
+        let network = graph.graft(None, &HeadLayers::default(), 2).unwrap().graph;
+        let names: Vec<_> = network.nodes().iter().map(|node| node.name.as_str()).collect();
+        assert_eq!(names, ["input", "fc", "flatten", "avgpool", "fc_1.0", "fc_1.1", "fc_1.2"]);
+        network.shapes().unwrap();
     }
 
     #[test]

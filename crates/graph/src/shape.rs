@@ -88,23 +88,38 @@ impl Graph {
         let mut shapes: Vec<Shape> = Vec::with_capacity(self.nodes().len());
         for node in self.nodes() {
             let inputs: Vec<Shape> = node.inputs.iter().map(|&input| shapes[input]).collect();
-            let shape = if node.op == Op::Input { self.input_shape() } else { output_shape(node, &inputs)? };
-            let elements = match shape {
-                Shape::Map { channels, height, width } => {
-                    channels.checked_mul(height).and_then(|plane| plane.checked_mul(width))
-                }
-                Shape::Features(features) => Some(features),
-            };
-            if elements.is_none_or(|elements| elements == 0 || elements > MAX_ELEMENTS) {
-                return Err(Error::Invalid {
-                    layer: node.name.clone(),
-                    reason: format!("its value has the impossible shape {shape}"),
-                });
-            }
-            shapes.push(shape);
+            let input = (node.op == Op::Input).then(|| self.input_shape());
+            shapes.push(input.map_or_else(|| output_shape(node, &inputs), Ok).and_then(|shape| possible(node, shape))?);
         }
         Ok(shapes)
     }
+}
+
+impl Node {
+    /// The shape this node gives for inputs of these shapes, for one sample; for those who build a graph node by node.
+    ///
+    /// # Errors
+    /// As [`Graph::shapes`].
+    pub fn output_shape(&self, inputs: &[Shape]) -> Result<Shape, Error> {
+        output_shape(self, inputs).and_then(|shape| possible(self, shape))
+    }
+}
+
+/// The shape, if a value may have it.
+fn possible(node: &Node, shape: Shape) -> Result<Shape, Error> {
+    let elements = match shape {
+        Shape::Map { channels, height, width } => {
+            channels.checked_mul(height).and_then(|plane| plane.checked_mul(width))
+        }
+        Shape::Features(features) => Some(features),
+    };
+    if elements.is_none_or(|elements| elements == 0 || elements > MAX_ELEMENTS) {
+        return Err(Error::Invalid {
+            layer: node.name.clone(),
+            reason: format!("its value has the impossible shape {shape}"),
+        });
+    }
+    Ok(shape)
 }
 
 /// The shape a node gives for inputs of these shapes.

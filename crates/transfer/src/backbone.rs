@@ -4,11 +4,11 @@ use std::path::Path;
 
 use regraft_graph::{Graph, Op, Shape, StateDict, init, zoo};
 
-use crate::{Error, Result};
+use crate::{Error, Result, onnx};
 
 /// A network and the weights below its head.
 pub struct Backbone {
-    /// Name of the architecture.
+    /// Name of the architecture; that of the file for a network from an ONNX file.
     pub name: String,
     /// The architecture, with a head of as many classes as it was built with.
     pub graph: Graph,
@@ -16,28 +16,46 @@ pub struct Backbone {
     pub state: StateDict,
     /// SHA-256 of the file the weights came from; `None` for random ones.
     pub weights_sha256: Option<String>,
+    /// What people should know about how the network was read.
+    pub notes: Vec<String>,
 }
 
 impl Backbone {
-    /// The architecture `name` for square pictures of `size` pixels, with the head it was published with.
-    pub(crate) fn graph(name: &str, size: u32) -> Result<Graph> {
+    /// The architecture `name`, or the network of an ONNX file, with the head it was published with, for square pictures
+    /// of `size` pixels: as many as it was published for without.
+    ///
+    /// # Errors
+    /// As [`load`](Self::load).
+    pub fn graph(name: &str, size: Option<u32>) -> Result<Graph> {
+        if let Some(path) = onnx::file(name) {
+            return Ok(onnx::network(path, size)?.graph);
+        }
+        let Some(size) = size else { return Ok(zoo::build(name, 1000)?) };
         zoo::build(name, 1000)?
             .with_input_shape(Shape::rgb(size as usize))
             .map_err(|error| Error::Setting(format!("--imgsz {size} does not go with --backbone {name}: {error}")))
     }
 
-    /// The architecture `name` for square pictures of `size` pixels, with the weights of a file, or random ones.
+    /// The architecture `name` for square pictures of `size` pixels, with the weights of a file, or random ones. If `name`
+    /// is that of an ONNX file, network and weights are that file's.
     ///
     /// # Errors
+    /// [`Error::Onnx`] and [`Error::Headless`] for an ONNX file that cannot be used;
     /// [`Error::Graph`] for an unknown name, [`Error::Setting`] for a size the network cannot take; [`Error::Weights`]
     /// if the file cannot be read; [`Error::WrongWeights`] naming every tensor that does not fit.
     pub fn load(name: &str, weights: Option<&Path>, size: u32, seed: u64) -> Result<Self> {
-        let graph = Self::graph(name, size)?;
+        if let Some(path) = onnx::file(name) {
+            if weights.is_some() {
+                return Err(Error::Setting(format!("--weights does not go with {name}, which has weights of its own")));
+            }
+            return onnx::load(path, size);
+        }
+        let graph = Self::graph(name, Some(size))?;
         let head = graph.nodes()[graph.head()?].name.clone();
         let Some(path) = weights else {
             let mut state = init::random(&graph, seed);
             state.retain(|tensor, _| !tensor.starts_with(&format!("{head}.")));
-            return Ok(Self { name: name.into(), graph, state, weights_sha256: None });
+            return Ok(Self { name: name.into(), graph, state, weights_sha256: None, notes: Vec::new() });
         };
         let expected: Vec<_> = graph.parameters().into_iter().map(|spec| (spec.name, spec.shape)).collect();
         // The head is not taken over; a file whose head was replaced by this program may call it `fc`.
@@ -51,7 +69,7 @@ impl Backbone {
             other => other.into(),
         })?;
         let weights_sha256 = Some(regraft_weights::sha256(path)?);
-        Ok(Self { name: name.into(), graph, state, weights_sha256 })
+        Ok(Self { name: name.into(), graph, state, weights_sha256, notes: Vec::new() })
     }
 
     /// Whether the weights have batch norms and all of them are identities: they have been folded into the

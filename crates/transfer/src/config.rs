@@ -73,7 +73,7 @@ pub struct Config {
     pub val_fraction: f64,
     /// Whether an unreadable photo is an error.
     pub strict: bool,
-    /// Name of the architecture.
+    /// Name of the architecture, or an ONNX file with the network and its weights.
     pub backbone: String,
     /// File of pretrained weights; random weights without.
     #[serde(skip_serializing_if = "Option::is_none")]

@@ -20,6 +20,17 @@ pub enum Error {
     /// From the weights.
     #[error(transparent)]
     Weights(#[from] regraft_weights::Error),
+    /// From an ONNX file.
+    #[error(transparent)]
+    Onnx(#[from] regraft_onnx::Error),
+    /// A network from an ONNX file has nothing that could be replaced by a new head.
+    #[error("{} cannot be grafted on: {reason}", path.display())]
+    Headless {
+        /// The file.
+        path: PathBuf,
+        /// Why, and what to do.
+        reason: String,
+    },
     /// The weights in a file are not those of the backbone.
     #[error("{} does not fit --backbone {backbone}: {reason}", path.display())]
     WrongWeights {

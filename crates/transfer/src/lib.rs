@@ -25,6 +25,7 @@ mod inputs;
 mod learning;
 mod model;
 mod network;
+pub mod onnx;
 mod predict;
 mod prepare;
 mod probe;

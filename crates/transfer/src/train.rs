@@ -3,6 +3,7 @@
 use std::path::Path;
 
 use crate::checkpoint::Loaded;
+use crate::onnx;
 use crate::prepare::{self, Photos};
 use crate::{Backbone, Config, Context, Error, InitHead, Mode, Outcome, Result, RunFolder, epochs, probe};
 
@@ -15,7 +16,7 @@ pub fn check(config: &Config, output_dir: Option<&Path>, replace: bool, context:
     config.validate()?;
     RunFolder::require_free(output_dir, replace)?;
     context.engine.supports(config.precision)?;
-    let graph = Backbone::graph(&config.backbone, config.preprocessing.crop)?;
+    let graph = Backbone::graph(&config.backbone, Some(config.preprocessing.crop))?;
     config.trainable(&config.graft_on(&graph, 2)?, 0)?;
     let (dataset, _) = prepare::open(config)?;
     config.validate_for(&dataset.classes)
@@ -30,7 +31,7 @@ pub fn train(config: &Config, output_dir: Option<&Path>, replace: bool, context:
     config.validate()?;
     RunFolder::require_free(output_dir, replace)?;
     let (photos, backbone) = prepare::look(config, context)?;
-    if config.weights.is_none() {
+    if config.weights.is_none() && onnx::file(&config.backbone).is_none() {
         context.reporter.warn(&format!(
             "{} starts from random weights, which have learned nothing yet and give a poor classifier",
             config.backbone
@@ -79,11 +80,12 @@ pub fn resume(run: &Path, context: &Context) -> Result<Outcome> {
         let reason = "the photos have changed since this run began, so it cannot go on; start a new run";
         return Err(Error::File { path: config.data, reason: reason.into() });
     }
-    if let (Some(loaded), Some(path)) = (&checkpoint, &config.weights)
+    let pretrained = config.weights.as_deref().or(onnx::file(&config.backbone));
+    if let (Some(loaded), Some(path)) = (&checkpoint, pretrained)
         && loaded.progress.weights_sha256 != backbone.weights_sha256
     {
         let reason = "these weights have changed since this run began, so it cannot go on; start a new run";
-        return Err(Error::File { path: path.clone(), reason: reason.into() });
+        return Err(Error::File { path: path.to_owned(), reason: reason.into() });
     }
     context.reporter.run_folder(folder.path());
     take_road(&config, backbone, &photos, &folder, checkpoint, context)
@@ -111,6 +113,11 @@ impl Config {
             std::path::absolute(path).map_err(reason)
         };
         let weights = self.weights.as_deref().map(whole).transpose()?;
-        Ok(Self { data: whole(&self.data)?, weights, ..self.clone() })
+        let backbone = match onnx::file(&self.backbone) {
+            // A name that is text stays text where the folder above it is; if not, it is left as it was given.
+            Some(path) => whole(path)?.into_os_string().into_string().unwrap_or_else(|_| self.backbone.clone()),
+            None => self.backbone.clone(),
+        };
+        Ok(Self { data: whole(&self.data)?, backbone, weights, ..self.clone() })
     }
 }

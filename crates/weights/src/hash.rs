@@ -26,6 +26,14 @@ pub fn sha256(path: &Path) -> Result<String, Error> {
             }
         }
     };
-    let digest = digest().map_err(|e| Problem::Io(e).at(path))?;
-    Ok(digest.iter().map(|byte| format!("{byte:02x}")).collect())
+    Ok(hexadecimal(&digest().map_err(|e| Problem::Io(e).at(path))?))
+}
+
+/// The SHA-256 of bytes, in the same form.
+pub fn sha256_of(bytes: &[u8]) -> String {
+    hexadecimal(&Sha256::digest(bytes))
+}
+
+fn hexadecimal(digest: &[u8]) -> String {
+    digest.iter().map(|byte| format!("{byte:02x}")).collect()
 }

@@ -39,7 +39,7 @@ use std::path::Path;
 pub use atomic::write_atomically;
 pub use error::Error;
 pub use fit::{Mismatch, Misshapen, check, fit};
-pub use hash::sha256;
+pub use hash::{sha256, sha256_of};
 pub use regraft_graph::{StateDict, Tensor};
 pub use safetensors::{read_safetensors_with_metadata, write_safetensors};
 

@@ -5,8 +5,9 @@ use std::time::Instant;
 
 use anyhow::Result;
 use regraft_engine::{Batch, BatchNormMode, Engine, Labels, LayerTime, SessionOptions, Targets, UpdateRule};
-use regraft_graph::{Trainable, init, zoo};
+use regraft_graph::{Trainable, init};
 use regraft_kernels::{peak, simd::Level};
+use regraft_transfer::Backbone;
 use serde_json::json;
 
 use crate::args::{Bench, Common, PrecisionArg, What};
@@ -18,7 +19,8 @@ const WARM_UP: usize = 2;
 pub fn run(common: &Common, args: &Bench) -> Result<End> {
     let threads = setup::threads(common);
     let engine = setup::engine(threads)?;
-    let graph = zoo::build(&args.backbone, 1000)?;
+    let graph = Backbone::graph(&args.backbone, None)?;
+    let classes = graph.shapes()?[graph.output()].len();
     let n = args.batch as usize;
     let options = SessionOptions {
         trainable: if args.what == What::Train { Trainable::all(&graph) } else { Trainable::none(&graph) },
@@ -31,7 +33,7 @@ pub fn run(common: &Common, args: &Bench) -> Result<End> {
     let mut session = engine.compile(&graph, &init::random(&graph, 0), options)?;
     // Any values do: the kernels' time does not depend on them.
     let inputs: Vec<f32> = (0..n * graph.input_shape().len()).map(|i| (i % 251) as f32 / 125.0 - 1.0).collect();
-    let labels: Vec<usize> = (0..n).map(|i| i * 37 % 1000).collect();
+    let labels: Vec<usize> = (0..n).map(|i| i * 37 % classes).collect();
     let keys: Vec<u64> = (0..n as u64).collect();
     let mut rates = Vec::new();
     for run in 0..WARM_UP + args.runs as usize {

@@ -3,15 +3,12 @@
 use std::io::{Write, stdout};
 
 use anyhow::Result;
-use regraft_graph::{Graph, Trainable, zoo};
-use regraft_transfer::Model;
+use regraft_graph::{Graph, Trainable};
+use regraft_transfer::{Backbone, Model};
 use serde_json::{Value, json};
 
 use crate::End;
 use crate::args::{Common, Info};
-
-/// Classes of an architecture as published.
-const IMAGENET_CLASSES: usize = 1000;
 
 pub fn run(common: &Common, args: &Info) -> Result<End> {
     let mut out = stdout();
@@ -42,7 +39,7 @@ pub fn run(common: &Common, args: &Info) -> Result<End> {
         let pre = &model.preprocessing;
         writeln!(out, "input: resize {}, crop {}, mean {:?}, std {:?}", pre.resize, pre.crop, pre.mean, pre.std)?;
     } else if let Some(name) = &args.backbone {
-        let graph = zoo::build(name, IMAGENET_CLASSES)?;
+        let graph = Backbone::graph(name, None)?;
         let trainable = match &args.freeze_until {
             Some(layer) => Trainable::from_layer(&graph, layer)?,
             None => Trainable::all(&graph),

@@ -192,6 +192,8 @@ fn config(args: &Train, usual: &Preprocessing) -> Config {
             resize,
             crop,
             interpolation: args.interpolation.map_or(usual.interpolation, Into::into),
+            mean: args.mean.unwrap_or(usual.mean),
+            std: args.std.unwrap_or(usual.std),
             ..usual.clone()
         },
         augmentation: (!args.no_augment).then(|| Augmentation {

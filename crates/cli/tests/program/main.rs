@@ -11,6 +11,7 @@ mod full_disk;
 mod heads;
 mod help;
 mod model_file;
+mod onnx;
 mod predict_eval;
 mod real_photos;
 #[cfg(unix)]

@@ -115,7 +115,8 @@ mod tests {
     #[test]
     fn every_spelling_is_the_activation_it_is_taken_for() {
         let clip = |x: f64| (x + 3.0).clamp(0.0, 6.0) / 6.0;
-        let cases: [(&[Step], Op, &dyn Fn(f64) -> f64); 8] = [
+        type Case<'a> = (&'a [Step], Op, &'a dyn Fn(f64) -> f64);
+        let cases: [Case; 8] = [
             (&[Clip(0.0, 6.0)], Op::ReLU6, &|x| x.clamp(0.0, 6.0)),
             (&[Sigmoid], Op::Sigmoid, &|x| 1.0 / (1.0 + (-x).exp())),
             (&[Sigmoid, TimesInput], Op::SiLU, &|x| x / (1.0 + (-x).exp())),

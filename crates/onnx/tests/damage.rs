@@ -29,7 +29,7 @@ fn parse(bytes: &[u8]) -> Result<Network, Error> {
 
 #[track_caller]
 fn refused(model: &ModelProto, reason: &str) -> Error {
-    let error = parse(&model.encode_to_vec()).err().expect("it was taken for a network");
+    let error = parse(&model.encode_to_vec()).expect_err("it was taken for a network");
     assert!(error.to_string().contains(reason), "{error} does not say {reason:?}");
     error
 }

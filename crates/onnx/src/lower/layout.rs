@@ -14,11 +14,11 @@ impl Lowering {
         if axis != 1 && axis != -(dims.len() as i64) {
             return Err(format!("its axis is {axis}; flattening to a vector a picture (axis 1) is supported").into());
         }
-        self.to_vector(node, &data)
+        self.vector_of(node, &data)
     }
 
     /// The map as one vector for each picture.
-    fn to_vector(&mut self, node: OnnxNode, data: &Data) -> Result<Value> {
+    fn vector_of(&mut self, node: OnnxNode, data: &Data) -> Result<Value> {
         let same_order = match (data.layout, self.shapes[data.node]) {
             (_, Shape::Features(_)) => return Ok(self.value(data.node)),
             // The order of dimensions of one element does not matter.
@@ -56,16 +56,16 @@ impl Lowering {
             )
             .into());
         };
-        self.to_shape(node, data, &dims, &target)
+        self.shaped(node, data, &dims, &target)
     }
 
     /// Gives every picture's value of `dims` the dimensions `target`, where the graph has a way.
-    fn to_shape(&mut self, node: OnnxNode, data: Data, dims: &[usize], target: &[usize]) -> Result<Value> {
+    fn shaped(&mut self, node: OnnxNode, data: Data, dims: &[usize], target: &[usize]) -> Result<Value> {
         if target == dims {
             return Ok(Value::Data(data));
         }
         if let &[_] = target {
-            return self.to_vector(node, &data);
+            return self.vector_of(node, &data);
         }
         if let (Shape::Features(features), &[channels, 1, 1]) = (self.shapes[data.node], target)
             && channels == features
@@ -225,7 +225,7 @@ impl Lowering {
         if data.layout != Layout::Standard || !pixel || axes != [2, 3] {
             return Err("removing height and width of one pixel (axes 2, 3) is supported".into());
         }
-        self.to_vector(node, &data)
+        self.vector_of(node, &data)
     }
 
     pub(super) fn unsqueeze(&mut self, node: OnnxNode) -> Result<Value> {

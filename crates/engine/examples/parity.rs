@@ -1,0 +1,33 @@
+//! How far each network's logits lie from torchvision's `f64`, relative to the largest (`reference/zoo`).
+//!
+//! `cargo run --release -p regraft-engine --example parity`
+
+use regraft_engine::{BatchNormMode, CpuEngine, Engine, Precision, SessionOptions, UpdateRule};
+use regraft_graph::{Trainable, zoo};
+use regraft_kernels::elementwise::transpose;
+use regraft_testing::pattern;
+
+fn main() {
+    let engine = CpuEngine::new(2).expect("two threads");
+    let references = regraft_testing::zoo::references();
+    let planes = pattern::values("input", 3 * 224 * 224);
+    let mut image = vec![0.0; planes.len()];
+    transpose(&planes, 3, 224 * 224, false, &mut image);
+    for &name in zoo::NAMES {
+        let graph = zoo::build(name, 1000).expect("a known name");
+        let options = SessionOptions {
+            trainable: Trainable::none(&graph),
+            batch_norm: BatchNormMode::Train,
+            update: UpdateRule::Sgd { momentum: 0.9, weight_decay: 0.0, nesterov: false },
+            seed: 0,
+            precision: Precision::F32,
+            infer_precision: Precision::F32,
+        };
+        let mut session = engine.compile(&graph, &pattern::state(&graph), options).expect("a sound network");
+        let logits = session.infer(&image).expect("one image");
+        let expected = &references[name].logits;
+        let scale = expected.iter().fold(0.0f32, |scale, x| scale.max(x.abs()));
+        let error = logits.iter().zip(expected).fold(0.0f32, |error, (a, b)| error.max((a - b).abs()));
+        println!("{name} {:.1e}", error / scale);
+    }
+}

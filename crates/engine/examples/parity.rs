@@ -2,8 +2,8 @@
 //!
 //! `cargo run --release -p regraft-engine --example parity`
 
-use regraft_engine::{BatchNormMode, CpuEngine, Engine, Precision, SessionOptions, UpdateRule};
-use regraft_graph::{Trainable, zoo};
+use regraft_engine::{CpuEngine, Engine, SessionOptions};
+use regraft_graph::zoo;
 use regraft_kernels::elementwise::transpose;
 use regraft_testing::pattern;
 
@@ -15,15 +15,9 @@ fn main() {
     transpose(&planes, 3, 224 * 224, false, &mut image);
     for &name in zoo::NAMES {
         let graph = zoo::build(name, 1000).expect("a known name");
-        let options = SessionOptions {
-            trainable: Trainable::none(&graph),
-            batch_norm: BatchNormMode::Train,
-            update: UpdateRule::Sgd { momentum: 0.9, weight_decay: 0.0, nesterov: false },
-            seed: 0,
-            precision: Precision::F32,
-            infer_precision: Precision::F32,
-        };
-        let mut session = engine.compile(&graph, &pattern::state(&graph), options).expect("a sound network");
+        let mut session = engine
+            .compile(&graph, &pattern::state(&graph), SessionOptions::inference(&graph))
+            .expect("a sound network");
         let logits = session.infer(&image).expect("one image");
         let expected = &references[name].logits;
         let scale = expected.iter().fold(0.0f32, |scale, x| scale.max(x.abs()));

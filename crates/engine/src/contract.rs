@@ -83,6 +83,20 @@ pub struct SessionOptions {
     pub infer_precision: Precision,
 }
 
+impl SessionOptions {
+    /// For inference alone: nothing learns.
+    pub fn inference(graph: &Graph) -> Self {
+        Self {
+            trainable: Trainable::none(graph),
+            batch_norm: BatchNormMode::Frozen,
+            update: UpdateRule::Sgd { momentum: 0.0, weight_decay: 0.0, nesterov: false },
+            seed: 0,
+            precision: Precision::F32,
+            infer_precision: Precision::F32,
+        }
+    }
+}
+
 /// The time that one layer took in one pass over a batch, for `bench`.
 #[derive(Clone, Debug, PartialEq)]
 pub struct LayerTime {

@@ -6,8 +6,7 @@
 use std::error::Error;
 use std::path::Path;
 
-use regraft_engine::{BatchNormMode, CpuEngine, Engine, Precision, SessionOptions, UpdateRule};
-use regraft_graph::Trainable;
+use regraft_engine::{CpuEngine, Engine, SessionOptions};
 use regraft_kernels::elementwise::transpose;
 
 fn main() -> Result<(), Box<dyn Error>> {
@@ -17,15 +16,8 @@ fn main() -> Result<(), Box<dyn Error>> {
     let (input, expected) = (&record["input"], &record["logits"]);
     let size = input.shape()[3];
     let network = regraft_onnx::read(Path::new(network), size)?;
-    let options = SessionOptions {
-        trainable: Trainable::none(&network.graph),
-        batch_norm: BatchNormMode::Frozen,
-        update: UpdateRule::Sgd { momentum: 0.0, weight_decay: 0.0, nesterov: false },
-        seed: 0,
-        precision: Precision::F32,
-        infer_precision: Precision::F32,
-    };
-    let mut session = CpuEngine::new(2)?.compile(&network.graph, &network.state, options)?;
+    let mut session =
+        CpuEngine::new(2)?.compile(&network.graph, &network.state, SessionOptions::inference(&network.graph))?;
     let mut images = vec![0.0; input.data().len()];
     for (planes, image) in input.data().chunks(3 * size * size).zip(images.chunks_mut(3 * size * size)) {
         transpose(planes, 3, size * size, false, image);

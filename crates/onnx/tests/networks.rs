@@ -2,8 +2,8 @@
 
 use std::path::PathBuf;
 
-use regraft_engine::{BatchNormMode, CpuEngine, Engine, Precision, SessionOptions, UpdateRule};
-use regraft_graph::{Grafted, HeadLayers, Op, Shape, Trainable};
+use regraft_engine::{CpuEngine, Engine, SessionOptions};
+use regraft_graph::{Grafted, HeadLayers, Op, Shape};
 use regraft_kernels::elementwise::transpose;
 use regraft_onnx::Network;
 use regraft_testing::{assert_close_to_scale, fixture, pattern};
@@ -34,15 +34,10 @@ fn logits(name: &str, network: &Network) -> Vec<f32> {
     for (planes, image) in planes.chunks(3 * pixels).zip(images.chunks_mut(3 * pixels)) {
         transpose(planes, 3, pixels, false, image);
     }
-    let options = SessionOptions {
-        trainable: Trainable::none(&network.graph),
-        batch_norm: BatchNormMode::Frozen,
-        update: UpdateRule::Sgd { momentum: 0.0, weight_decay: 0.0, nesterov: false },
-        seed: 0,
-        precision: Precision::F32,
-        infer_precision: Precision::F32,
-    };
-    let mut session = CpuEngine::new(1).unwrap().compile(&network.graph, &network.state, options).unwrap();
+    let mut session = CpuEngine::new(1)
+        .unwrap()
+        .compile(&network.graph, &network.state, SessionOptions::inference(&network.graph))
+        .unwrap();
     session.infer(&images).unwrap()
 }
 

@@ -4,6 +4,7 @@ use std::path::PathBuf;
 use std::time::Instant;
 
 use regraft_data::Preprocessing;
+use regraft_engine::SessionOptions;
 use regraft_graph::Grafted;
 use regraft_learn::linear::{
     Control, CvOptions, FitOptions, HeldOut, Progress, Samples, held_out, held_out_by_means, stratified_folds,
@@ -11,7 +12,6 @@ use regraft_learn::linear::{
 use regraft_learn::metrics::{mcnemar, wilson};
 
 use crate::features::Features;
-use crate::model::inference;
 use crate::prepare;
 use crate::{Backbone, Config, Context, Error, Head, Mode, Result};
 
@@ -122,7 +122,7 @@ pub fn compare(candidates: &[Candidate], options: &CompareOptions, context: &Con
         let started = Instant::now();
         let (Grafted { graph, classifier: head, .. }, state) = config.graft(backbone, classes)?;
         let (extractor, _) = graph.split(graph.nodes()[head].inputs[0])?.expect("nothing goes past a head");
-        let mut session = context.engine.compile(&extractor, &state, inference(&extractor))?;
+        let mut session = context.engine.compile(&extractor, &state, SessionOptions::inference(&extractor))?;
         let what = format!("features of {name}");
         let preprocessing = &candidate.preprocessing;
         let features = Features::extract(&what, &samples, session.as_mut(), &photos.store, preprocessing, context)?;

@@ -4,8 +4,8 @@ use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 
 use regraft_data::Preprocessing;
-use regraft_engine::{BatchNormMode, Engine, Precision, Session, SessionOptions, UpdateRule};
-use regraft_graph::{Graph, Shape, StateDict, Trainable};
+use regraft_engine::{Engine, Session, SessionOptions};
+use regraft_graph::{Graph, Shape, StateDict};
 use regraft_learn::linear::HeadKind;
 use regraft_random::{Purpose, keyed, unit_f32};
 use serde::{Deserialize, Serialize};
@@ -235,7 +235,7 @@ impl Model {
     /// # Errors
     /// [`Error::Engine`] if it cannot be compiled, [`Error::File`] if its answers differ.
     pub fn session(&self, engine: &dyn Engine, path: &Path) -> Result<Box<dyn Session>> {
-        let mut session = engine.compile(&self.graph, &self.state, inference(&self.graph))?;
+        let mut session = engine.compile(&self.graph, &self.state, SessionOptions::inference(&self.graph))?;
         for golden in &self.golden {
             let logits = session.infer(&Golden::input(self.graph.input_shape(), golden.key))?;
             if !golden.agrees(&logits) {
@@ -244,18 +244,6 @@ impl Model {
             }
         }
         Ok(session)
-    }
-}
-
-/// Options of a session that only infers.
-pub(crate) fn inference(graph: &Graph) -> SessionOptions {
-    SessionOptions {
-        trainable: Trainable::none(graph),
-        batch_norm: BatchNormMode::Frozen,
-        update: UpdateRule::Sgd { momentum: 0.0, weight_decay: 0.0, nesterov: false },
-        seed: 0,
-        precision: Precision::F32,
-        infer_precision: Precision::F32,
     }
 }
 
@@ -271,7 +259,7 @@ mod tests {
         let backbone = Backbone::load("squeezenet1_1", None, 32, 0).unwrap();
         let config = Config { mode: Mode::Probe, ..Config::tutorial("photos".into(), "squeezenet1_1".into()) };
         let (Grafted { graph, .. }, state) = config.graft(&backbone, 2).unwrap();
-        let mut session = engine.compile(&graph, &state, inference(&graph)).unwrap();
+        let mut session = engine.compile(&graph, &state, SessionOptions::inference(&graph)).unwrap();
         let golden = Golden::record(graph.input_shape(), |input| Ok(session.infer(input)?)).unwrap();
         let provenance = Provenance {
             regraft: "test".into(),

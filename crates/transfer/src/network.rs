@@ -5,7 +5,6 @@ use regraft_engine::{Engine, Session, SessionOptions};
 use regraft_graph::{Graph, StateDict};
 
 use crate::Result;
-use crate::model::inference;
 
 /// A network that trains.
 pub(crate) struct Network {
@@ -34,7 +33,7 @@ impl Network {
             return Ok(Self { body: None, top: engine.compile(graph, state, options)? });
         };
         let top = engine.compile(&rest, state, SessionOptions { trainable, ..options })?;
-        let session = engine.compile(&below, state, inference(&below))?;
+        let session = engine.compile(&below, state, SessionOptions::inference(&below))?;
         let layer = below.nodes()[below.output()].name.clone();
         Ok(Self { body: Some(Body { session, layer, values: rest.input_shape().len() }), top })
     }

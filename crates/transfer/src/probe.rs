@@ -3,6 +3,7 @@
 use std::time::Instant;
 
 use regraft_data::Sample;
+use regraft_engine::SessionOptions;
 use regraft_graph::{Grafted, Graph, NodeId, StateDict, Tensor};
 use regraft_learn::history::Row;
 use regraft_learn::linear::{
@@ -11,7 +12,7 @@ use regraft_learn::linear::{
 use regraft_learn::metrics::Tally;
 
 use crate::features::Features;
-use crate::model::{Golden, inference};
+use crate::model::Golden;
 use crate::prepare::Photos;
 use crate::{
     Backbone, ClassWeights, Config, Context, EpochEnd, Finished, Head, Model, Outcome, Provenance, Result, RunFolder,
@@ -35,7 +36,7 @@ pub(crate) fn run(
     folder.require_room(4 * parameters + (1 << 20))?;
     let divided = graph.split(graph.nodes()[head].inputs[0])?;
     let (extractor, top) = divided.expect("nothing goes past a head");
-    let mut below = context.engine.compile(&extractor, &state, inference(&extractor))?;
+    let mut below = context.engine.compile(&extractor, &state, SessionOptions::inference(&extractor))?;
     let mut extract = |what: &str, samples: &[Sample]| {
         Features::extract(what, samples, below.as_mut(), &photos.store, &config.preprocessing, context)
     };
@@ -54,7 +55,7 @@ pub(crate) fn run(
     let (on_train, on_val) = (measure(&train)?, measure(&val)?);
     put(linear, &graph, head, &mut state);
 
-    let mut top = context.engine.compile(&top, &state, inference(&top))?;
+    let mut top = context.engine.compile(&top, &state, SessionOptions::inference(&top))?;
     let golden = Golden::record(graph.input_shape(), |input| Ok(top.infer(&below.infer(input)?)?))?;
     let model = Model {
         graph,
@@ -102,7 +103,7 @@ pub(crate) fn initialise(
 ) -> Result<()> {
     let Grafted { graph, classifier, .. } = grafted;
     let extractor = graph.cut(graph.nodes()[*classifier].inputs[0]);
-    let mut below = context.engine.compile(&extractor, state, inference(&extractor))?;
+    let mut below = context.engine.compile(&extractor, state, SessionOptions::inference(&extractor))?;
     let dataset = &photos.dataset;
     let train = Features::extract(
         "features for the probe",

@@ -57,8 +57,8 @@ fn mirrored(images: &[f32], side: u32) -> Vec<f32> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::{Backbone, Config, model::inference};
-    use regraft_engine::{CpuEngine, Engine};
+    use crate::{Backbone, Config};
+    use regraft_engine::{CpuEngine, Engine, SessionOptions};
     use regraft_graph::Grafted;
     use regraft_learn::linear::probabilities;
     use regraft_testing::pattern;
@@ -69,7 +69,7 @@ mod tests {
         let backbone = Backbone::load("squeezenet1_1", None, 32, 0).unwrap();
         let config = Config::tutorial("photos".into(), "squeezenet1_1".into());
         let (Grafted { graph, .. }, state) = config.graft(&backbone, 3).unwrap();
-        let mut session = engine.compile(&graph, &state, inference(&graph)).unwrap();
+        let mut session = engine.compile(&graph, &state, SessionOptions::inference(&graph)).unwrap();
         let (side, n) = (32, 3);
         let images = pattern::values("photos", n * 32 * 32 * 3);
         let flipped: Vec<f32> =

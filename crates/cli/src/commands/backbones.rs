@@ -40,29 +40,33 @@ struct Backbone<'a> {
     parameters: usize,
     /// Multiply-adds for one image of the size that the default weights were measured at.
     multiply_adds: u64,
-    weights: Vec<&'a Weights>,
+    /// Published weights, with the multiply-adds at their own size.
+    weights: Vec<(&'a Weights, u64)>,
 }
 
 impl<'a> Backbone<'a> {
     fn new(name: &'a str, registry: &'a Registry) -> Result<Self> {
-        let weights: Vec<_> = registry.of(name).collect();
+        let sized = |weights: &'a Weights| Ok((weights, published(name, Some(weights))?.multiply_adds()?));
+        let weights = registry.of(name).map(sized).collect::<Result<_>>()?;
         let graph = published(name, registry.find(name, regraft_hub::DEFAULT))?;
         let multiply_adds = graph.multiply_adds()?;
         Ok(Self { name, parameters: graph.parameter_count(), multiply_adds, weights })
     }
 
     fn write(&self, out: &mut impl Write, settings: &Settings) -> Result<()> {
-        let (params, macs) = (self.parameters as f64 / 1e6, self.multiply_adds as f64 / 1e9);
-        let start = |name: &str| format!("{:18} {name:14} {params:>6.1}M {macs:>6.2}", self.name);
+        let params = self.parameters as f64 / 1e6;
+        let start = |name: &str, products: u64| {
+            format!("{:18} {name:14} {params:>6.1}M {:>6.2}", self.name, products as f64 / 1e9)
+        };
         if self.weights.is_empty() {
-            writeln!(out, "{}", start("-"))?;
+            writeln!(out, "{}", start("-", self.multiply_adds))?;
         }
-        for weights in &self.weights {
+        for &(weights, products) in &self.weights {
             let name = weights.name.to_lowercase() + if weights.default { "*" } else { "" };
             let accuracy = format!("{:.2} {}", weights.accuracy, weights.metric);
             let line = format!(
                 "{} {:>5}  {accuracy:24} {:>4.0} MiB  {:13} {}",
-                start(&name),
+                start(&name, products),
                 weights.crop,
                 weights.mib(),
                 weights.licence,
@@ -74,8 +78,9 @@ impl<'a> Backbone<'a> {
     }
 
     fn json(&self, settings: &Settings) -> Value {
-        let weights = |weights: &&Weights| {
+        let weights = |&(weights, products): &(&Weights, u64)| {
             json!({
+                "gmacs": products as f64 / 1e9,
                 "name": weights.name.to_lowercase(),
                 "default": weights.default,
                 "metric": weights.metric,

@@ -50,9 +50,21 @@ impl Builder {
 
     /// torchvision's `Conv2dNormActivation`: `path.0` to `path.2`.
     pub fn conv_norm_activation(&mut self, path: &str, from: NodeId, conv: Conv2d, activation: Option<Op>) -> NodeId {
-        let x = self.conv(&format!("{path}.0"), from, conv);
-        let x = self.batch_norm(&format!("{path}.1"), x, conv.out_channels);
-        activation.map_or(x, |op| self.apply(&format!("{path}.2"), x, op))
+        self.conv_norm_activation_at(path, 0, from, conv, activation)
+    }
+
+    /// The same as layers `index` to `index + 2` of a sequence.
+    pub fn conv_norm_activation_at(
+        &mut self,
+        path: &str,
+        index: usize,
+        from: NodeId,
+        conv: Conv2d,
+        activation: Option<Op>,
+    ) -> NodeId {
+        let x = self.conv(&format!("{path}.{index}"), from, conv);
+        let x = self.batch_norm(&format!("{path}.{}", index + 1), x, conv.out_channels);
+        activation.map_or(x, |op| self.apply(&format!("{path}.{}", index + 2), x, op))
     }
 
     /// torchvision's `SqueezeExcitation` of `channels`, by way of `squeezed` ones.

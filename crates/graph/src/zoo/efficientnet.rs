@@ -1,7 +1,8 @@
 //! EfficientNet (Tan and Le 2019), as `torchvision.models.efficientnet`.
 
 use super::builder::{Builder, INPUT, make_divisible};
-use crate::{Conv2d, Graph, NodeId, Op};
+use super::inverted_bottleneck::InvertedBottleneck;
+use crate::{Conv2d, Graph, Op};
 
 /// Expansion, kernel, stride of the first, output channels, blocks: table 1 of the paper, B0.
 const STAGES: [(usize, usize, usize, usize, usize); 7] = [
@@ -32,15 +33,25 @@ pub(super) fn efficientnet(width: f64, depth: f64, dropout: f32, classes: usize)
     let mut done = 0;
     for (stage, &(expansion, kernel, stride, width, blocks)) in STAGES.iter().enumerate() {
         for i in 0..deep(blocks) {
-            let block = Block {
+            let block = InvertedBottleneck {
                 channels,
                 expanded: make_divisible((channels * expansion) as f64, 8),
+                width: wide(width),
                 kernel,
                 stride: if i == 0 { stride } else { 1 },
-                width: wide(width),
-                p: (STOCHASTIC_DEPTH * done as f64 / total as f64) as f32,
+                activation: Op::SiLU,
+                squeeze: Some(((channels / 4).max(1), Op::SiLU, Op::Sigmoid)),
             };
-            x = block.append(&mut b, &format!("features.{}.{i}", stage + 1), x);
+            let path = format!("features.{}.{i}", stage + 1);
+            let branch = block.branch(&mut b, &path, x);
+            x = match block.is_residual() {
+                true => {
+                    let p = (STOCHASTIC_DEPTH * done as f64 / total as f64) as f32;
+                    let kept = b.apply(&format!("{path}.stochastic_depth"), branch, Op::StochasticDepth { p });
+                    b.add(&format!("{path}.add"), kept, x)
+                }
+                false => branch,
+            };
             channels = block.width;
             done += 1;
         }
@@ -49,40 +60,4 @@ pub(super) fn efficientnet(width: f64, depth: f64, dropout: f32, classes: usize)
     x = b.conv_norm_activation(&last, x, Conv2d::new(channels, 4 * channels, 1), Some(Op::SiLU));
     b.pooled_head(x, ("classifier.0", dropout), "classifier.1", 4 * channels, classes);
     b.finish()
-}
-
-/// A mobile inverted bottleneck, torchvision's `MBConv`.
-struct Block {
-    channels: usize,
-    expanded: usize,
-    kernel: usize,
-    stride: usize,
-    width: usize,
-    /// Probability of being left out in training.
-    p: f32,
-}
-
-impl Block {
-    fn append(&self, b: &mut Builder, path: &str, x: NodeId) -> NodeId {
-        let &Self { channels, expanded, kernel, stride, width, p } = self;
-        let mut index = 0;
-        let mut next = || {
-            index += 1;
-            format!("{path}.block.{}", index - 1)
-        };
-        let mut y = x;
-        if expanded != channels {
-            y = b.conv_norm_activation(&next(), y, Conv2d::new(channels, expanded, 1), Some(Op::SiLU));
-        }
-        let depthwise = Conv2d::new(expanded, expanded, kernel).stride(stride).padding(kernel / 2).groups(expanded);
-        y = b.conv_norm_activation(&next(), y, depthwise, Some(Op::SiLU));
-        let squeezed = (channels / 4).max(1);
-        y = b.squeeze_excitation(&next(), y, [expanded, squeezed], Op::SiLU, Op::Sigmoid);
-        y = b.conv_norm_activation(&next(), y, Conv2d::new(expanded, width, 1), None);
-        if stride != 1 || channels != width {
-            return y;
-        }
-        y = b.apply(&format!("{path}.stochastic_depth"), y, Op::StochasticDepth { p });
-        b.add(&format!("{path}.add"), y, x)
-    }
 }

@@ -1,7 +1,7 @@
 //! MNASNet-B1 (Tan et al. 2019), as `torchvision.models.mnasnet`.
 
 use super::builder::{Builder, INPUT, make_divisible};
-use crate::{Conv2d, Graph, NodeId};
+use crate::{Conv2d, Graph, NodeId, Op};
 
 /// Channels of the first two layers.
 const STEM: [usize; 2] = [32, 16];
@@ -17,9 +17,16 @@ pub(super) fn mnasnet(alpha: f64, classes: usize) -> Graph {
     let wide = |channels: usize| make_divisible(channels as f64 * alpha, 8);
     let mut b = Builder::new().norm(1e-5, 0.0003);
     let [first, mut channels] = STEM.map(wide);
-    let mut x = conv_norm_relu(&mut b, "layers", 0, INPUT, Conv2d::new(3, first, 3).stride(2).padding(1));
-    x = conv_norm_relu(&mut b, "layers", 3, x, Conv2d::new(first, first, 3).padding(1).groups(first));
-    x = conv_norm(&mut b, "layers", 6, x, Conv2d::new(first, channels, 1));
+    let mut x =
+        b.conv_norm_activation_at("layers", 0, INPUT, Conv2d::new(3, first, 3).stride(2).padding(1), Some(Op::ReLU));
+    x = b.conv_norm_activation_at(
+        "layers",
+        3,
+        x,
+        Conv2d::new(first, first, 3).padding(1).groups(first),
+        Some(Op::ReLU),
+    );
+    x = b.conv_norm_activation_at("layers", 6, x, Conv2d::new(first, channels, 1), None);
     for (stack, &(kernel, stride, expansion, width, blocks)) in STACKS.iter().enumerate() {
         for i in 0..blocks {
             let path = format!("layers.{}.{i}", stack + 8);
@@ -28,20 +35,9 @@ pub(super) fn mnasnet(alpha: f64, classes: usize) -> Graph {
             channels = wide(width);
         }
     }
-    x = conv_norm_relu(&mut b, "layers", 14, x, Conv2d::new(channels, FEATURES, 1));
+    x = b.conv_norm_activation_at("layers", 14, x, Conv2d::new(channels, FEATURES, 1), Some(Op::ReLU));
     b.pooled_head(x, ("classifier.0", 0.2), "classifier.1", FEATURES, classes);
     b.finish()
-}
-
-/// Layers `index` to `index + 2` of a sequence.
-fn conv_norm_relu(b: &mut Builder, path: &str, index: usize, x: NodeId, conv: Conv2d) -> NodeId {
-    let x = conv_norm(b, path, index, x, conv);
-    b.relu(&format!("{path}.{}", index + 2), x)
-}
-
-fn conv_norm(b: &mut Builder, path: &str, index: usize, x: NodeId, conv: Conv2d) -> NodeId {
-    let x = b.conv(&format!("{path}.{index}"), x, conv);
-    b.batch_norm(&format!("{path}.{}", index + 1), x, conv.out_channels)
 }
 
 fn inverted_residual(
@@ -54,8 +50,8 @@ fn inverted_residual(
 ) -> NodeId {
     let layers = format!("{path}.layers");
     let depthwise = Conv2d::new(hidden, hidden, kernel).stride(stride).padding(kernel / 2).groups(hidden);
-    let y = conv_norm_relu(b, &layers, 0, x, Conv2d::new(channels, hidden, 1));
-    let y = conv_norm_relu(b, &layers, 3, y, depthwise);
-    let y = conv_norm(b, &layers, 6, y, Conv2d::new(hidden, width, 1));
+    let y = b.conv_norm_activation_at(&layers, 0, x, Conv2d::new(channels, hidden, 1), Some(Op::ReLU));
+    let y = b.conv_norm_activation_at(&layers, 3, y, depthwise, Some(Op::ReLU));
+    let y = b.conv_norm_activation_at(&layers, 6, y, Conv2d::new(hidden, width, 1), None);
     if stride == 1 && channels == width { b.add(&format!("{path}.add"), y, x) } else { y }
 }

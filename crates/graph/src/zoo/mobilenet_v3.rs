@@ -1,6 +1,7 @@
 //! MobileNetV3 (Howard et al. 2019), as `torchvision.models.mobilenetv3`.
 
 use super::builder::{Builder, INPUT, make_divisible};
+use super::inverted_bottleneck::InvertedBottleneck;
 use crate::{Conv2d, Graph, NodeId, Op};
 
 /// A row of tables 1 and 2 of the paper: kernel, expanded channels, output channels, squeeze-and-excitation, hard swish
@@ -70,22 +71,16 @@ fn mobilenet_v3(rows: &[Row], last_channel: usize, classes: usize) -> Graph {
 
 fn inverted_residual(b: &mut Builder, path: &str, x: NodeId, channels: usize, row: &Row) -> NodeId {
     let &(kernel, expanded, width, squeezes, hard_swish, stride) = row;
-    let activation = if hard_swish { Op::Hardswish } else { Op::ReLU };
-    let mut index = 0;
-    let mut next = || {
-        index += 1;
-        format!("{path}.block.{}", index - 1)
+    let squeezed = make_divisible((expanded / 4) as f64, 8);
+    let block = InvertedBottleneck {
+        channels,
+        expanded,
+        width,
+        kernel,
+        stride,
+        activation: if hard_swish { Op::Hardswish } else { Op::ReLU },
+        squeeze: squeezes.then_some((squeezed, Op::ReLU, Op::Hardsigmoid)),
     };
-    let mut y = x;
-    if expanded != channels {
-        y = b.conv_norm_activation(&next(), y, Conv2d::new(channels, expanded, 1), Some(activation.clone()));
-    }
-    let depthwise = Conv2d::new(expanded, expanded, kernel).stride(stride).padding(kernel / 2).groups(expanded);
-    y = b.conv_norm_activation(&next(), y, depthwise, Some(activation));
-    if squeezes {
-        let squeezed = make_divisible((expanded / 4) as f64, 8);
-        y = b.squeeze_excitation(&next(), y, [expanded, squeezed], Op::ReLU, Op::Hardsigmoid);
-    }
-    y = b.conv_norm_activation(&next(), y, Conv2d::new(expanded, width, 1), None);
-    if stride == 1 && channels == width { b.add(&format!("{path}.add"), y, x) } else { y }
+    let y = block.branch(b, path, x);
+    if block.is_residual() { b.add(&format!("{path}.add"), y, x) } else { y }
 }

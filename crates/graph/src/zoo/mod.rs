@@ -7,6 +7,7 @@ mod efficientnet;
 mod googlenet;
 mod inception_resnet_v1;
 mod inception_v3;
+mod inverted_bottleneck;
 mod mnasnet;
 mod mobilenet_v2;
 mod mobilenet_v3;

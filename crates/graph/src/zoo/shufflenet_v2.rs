@@ -12,7 +12,8 @@ const STEM: usize = 24;
 /// The network whose stages have these channels, and whose last layer has `features`.
 pub(super) fn shufflenet_v2(channels: [usize; 3], features: usize, classes: usize) -> Graph {
     let mut b = Builder::new();
-    let mut x = conv_norm_relu(&mut b, "conv1", 0, INPUT, Conv2d::new(3, STEM, 3).stride(2).padding(1));
+    let mut x =
+        b.conv_norm_activation_at("conv1", 0, INPUT, Conv2d::new(3, STEM, 3).stride(2).padding(1), Some(Op::ReLU));
     x = b.max_pool("maxpool", x, MaxPool2d { kernel_size: 3, stride: 2, padding: 1, ceil_mode: false });
     let mut from = STEM;
     for (stage, (&blocks, &width)) in BLOCKS.iter().zip(&channels).enumerate() {
@@ -22,20 +23,9 @@ pub(super) fn shufflenet_v2(channels: [usize; 3], features: usize, classes: usiz
         }
         from = width;
     }
-    x = conv_norm_relu(&mut b, "conv5", 0, x, Conv2d::new(from, features, 1));
+    x = b.conv_norm_activation_at("conv5", 0, x, Conv2d::new(from, features, 1), Some(Op::ReLU));
     b.pooled_head(x, ("", 0.0), "fc", features, classes);
     b.finish()
-}
-
-/// Layers `index` to `index + 2` of a sequence.
-fn conv_norm_relu(b: &mut Builder, path: &str, index: usize, x: NodeId, conv: Conv2d) -> NodeId {
-    let x = conv_norm(b, path, index, x, conv);
-    b.relu(&format!("{path}.{}", index + 2), x)
-}
-
-fn conv_norm(b: &mut Builder, path: &str, index: usize, x: NodeId, conv: Conv2d) -> NodeId {
-    let x = b.conv(&format!("{path}.{index}"), x, conv);
-    b.batch_norm(&format!("{path}.{}", index + 1), x, conv.out_channels)
 }
 
 fn depthwise(channels: usize, stride: usize) -> Conv2d {
@@ -45,9 +35,9 @@ fn depthwise(channels: usize, stride: usize) -> Conv2d {
 /// The branch that every block has.
 fn branch2(b: &mut Builder, path: &str, x: NodeId, from: usize, half: usize, stride: usize) -> NodeId {
     let path = format!("{path}.branch2");
-    let x = conv_norm_relu(b, &path, 0, x, Conv2d::new(from, half, 1));
-    let x = conv_norm(b, &path, 3, x, depthwise(half, stride));
-    conv_norm_relu(b, &path, 5, x, Conv2d::new(half, half, 1))
+    let x = b.conv_norm_activation_at(&path, 0, x, Conv2d::new(from, half, 1), Some(Op::ReLU));
+    let x = b.conv_norm_activation_at(&path, 3, x, depthwise(half, stride), None);
+    b.conv_norm_activation_at(&path, 5, x, Conv2d::new(half, half, 1), Some(Op::ReLU))
 }
 
 fn join(b: &mut Builder, path: &str, halves: [NodeId; 2]) -> NodeId {
@@ -67,8 +57,9 @@ fn split(b: &mut Builder, path: &str, x: NodeId, width: usize) -> NodeId {
 /// A block of stride 2, with two branches that both see all channels.
 fn downsample(b: &mut Builder, path: &str, x: NodeId, from: usize, width: usize) -> NodeId {
     let half = width / 2;
-    let first = conv_norm(b, &format!("{path}.branch1"), 0, x, depthwise(from, 2));
-    let first = conv_norm_relu(b, &format!("{path}.branch1"), 2, first, Conv2d::new(from, half, 1));
+    let first = b.conv_norm_activation_at(&format!("{path}.branch1"), 0, x, depthwise(from, 2), None);
+    let first =
+        b.conv_norm_activation_at(&format!("{path}.branch1"), 2, first, Conv2d::new(from, half, 1), Some(Op::ReLU));
     let second = branch2(b, path, x, from, half, 2);
     join(b, path, [first, second])
 }

@@ -2,7 +2,7 @@
 //! columns would leave most lanes of a vector empty.
 //!
 //! Here a vector holds the outputs of several groups. Each of them wants the inputs of its own group, so the inputs are
-//! [spread](Spread) first: where a group has `width` channels, a vector of channels becomes `width` vectors, of which
+//! [spread](Window::spread) first: where a group has `width` channels, a vector of channels becomes `width` vectors, of which
 //! the `i`-th holds, in every lane, input `i` of the lane's group. Then a convolution is a sum of products lane by lane.
 //! Spread maps lie in cache, a few lines and one vector of channels at a time, with their padding: there are no borders.
 

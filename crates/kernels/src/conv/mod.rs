@@ -22,7 +22,7 @@ use crate::bf16;
 use crate::rows::{Threads, reduce_rows, rows_per_piece, with_scratch};
 use crate::simd::{Level, dispatch};
 use crate::tile::Finish;
-use crate::{Activation, Precision};
+use crate::{Activation, Precision, activation};
 
 pub use algorithm::{Algorithm, Use};
 pub use filter::{Filter, Ready};
@@ -203,6 +203,14 @@ pub fn forward_alone(shape: &Shape, input: &[f32], filter: &Filter, epilogue: Ep
 
 fn forward_by(threads: Threads, shape: &Shape, input: &[f32], weight: Ready, epilogue: Epilogue, output: &mut [f32]) {
     check(shape, input, output);
+    let activation = epilogue.activation;
+    if !activation.tells_from_output() {
+        // Too long for the kernels' registers. In bands the result is still in cache.
+        assert!(epilogue.gather.is_none(), "statistics would be of the result before its {activation:?}");
+        let before = Epilogue { activation: Activation::Identity, ..epilogue };
+        forward_by(threads, shape, input, weight, before, output);
+        return activation::in_place(threads, activation, output);
+    }
     let Ready { level, precision, algorithm, form } = weight;
     match algorithm {
         Algorithm::Winograd => winograd::forward(level, shape, input, form, false, epilogue, false, output),

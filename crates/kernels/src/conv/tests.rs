@@ -179,20 +179,22 @@ fn the_epilogue_adds_bias_and_residual_before_the_activation() {
         let (x, w) = (values("x", shape.input_len()), values("w", shape.weight_len()));
         let (bias, residual) = (values("b", shape.out_channels), values("r", shape.output_len()));
         let mut plain = vec![0.0; shape.output_len()];
-        let epilogue =
-            Epilogue { bias: Some(&bias), residual: Some(&residual), activation: Activation::ReLU, gather: None };
         let mut filter = Filter::new(Precision::F32);
         for algorithm in Algorithm::fitting(&shape) {
             filter.set_for(algorithm, &shape, &w, false);
             forward(&shape, &x, &filter, Epilogue::NONE, &mut plain);
             let scale = plain.iter().fold(0.0f32, |scale, y| scale.max(y.abs()));
-            let mut fused = vec![0.0; shape.output_len()];
-            forward(&shape, &x, &filter, epilogue, &mut fused);
-            for (i, &y) in fused.iter().enumerate() {
-                let expected = (plain[i] + bias[i % shape.out_channels] + residual[i]).max(0.0);
-                // The order in which they are added is the kernel's own.
-                let near = (y - expected).abs() < TOLERANCE as f32 * scale.max(1.0);
-                assert!(near, "{name}, {algorithm:?} at {i}: {y} for {expected}");
+            // One that is applied in registers, and one that is not.
+            for activation in [Activation::ReLU, Activation::Hardswish] {
+                let epilogue = Epilogue { bias: Some(&bias), residual: Some(&residual), activation, gather: None };
+                let mut fused = vec![0.0; shape.output_len()];
+                forward(&shape, &x, &filter, epilogue, &mut fused);
+                for (i, &y) in fused.iter().enumerate() {
+                    let expected = activation.value(plain[i] + bias[i % shape.out_channels] + residual[i]);
+                    // The order in which they are added is the kernel's own.
+                    let near = (y - expected).abs() < 2.0 * TOLERANCE as f32 * scale.max(1.0);
+                    assert!(near, "{name}, {algorithm:?}, {activation:?} at {i}: {y} for {expected}");
+                }
             }
         }
     }

@@ -3,7 +3,7 @@
 //!
 //! The output is cut into tiles of 4x4 pixels ([`tiling`]). A block of tiles is transformed (6x6 inputs to 36 points),
 //! at each point the block's channels are multiplied with the transformed weight ([`filter`]; 36 matrix products, which
-//! is where the time goes), and the result is transformed back, with the epilogue, while it is in cache ([`forward`]).
+//! is where the time goes), and the result is transformed back, with the epilogue, while it is in cache ([`forward()`]).
 //! The input's gradient is the same computation with the filter turned around; the weight's gradient is in
 //! [`weight_gradient`].
 

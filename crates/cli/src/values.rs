@@ -85,6 +85,23 @@ pub fn not_negative() -> impl Fn(&str) -> Result<f64, String> + Clone + Send + S
     number(|x| x >= 0.0, "of at least 0")
 }
 
+/// Parses a length of time, such as `90s`, `10m`, `1h30m` or a number of seconds, into seconds.
+pub fn seconds(text: &str) -> Result<f64, String> {
+    let wrong = || "it must be a length of time, such as 90s, 10m or 1h30m".to_string();
+    if let Ok(seconds) = text.parse::<u32>() {
+        return Ok(seconds.into());
+    }
+    let (mut total, mut rest) = (0.0, text);
+    // Each unit at most once, the longest first.
+    for (unit, seconds) in [('h', 3600.0), ('m', 60.0), ('s', 1.0)] {
+        if let Some((number, after)) = rest.split_once(unit) {
+            total += number.parse::<u32>().map_err(|_| wrong())? as f64 * seconds;
+            rest = after;
+        }
+    }
+    if rest.is_empty() && !text.is_empty() { Ok(total) } else { Err(wrong()) }
+}
+
 /// Parses a count.
 pub fn at_least_one(text: &str) -> Result<usize, String> {
     text.parse().ok().filter(|&n| n > 0).ok_or_else(|| "it must be a whole number of at least 1".into())
@@ -121,4 +138,21 @@ pub fn color_jitter(text: &str) -> Result<ColorJitter, String> {
 /// Numbers with commas between them.
 fn numbers<T: FromStr>(text: &str) -> Option<Vec<T>> {
     text.split(',').map(|part| part.trim().parse().ok()).collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn lengths_of_time_are_read() {
+        for (text, expected) in
+            [("0", 0.0), ("45", 45.0), ("90s", 90.0), ("10m", 600.0), ("1h30m", 5400.0), ("2h5s", 7205.0)]
+        {
+            assert_eq!(seconds(text), Ok(expected), "{text}");
+        }
+        for text in ["", "m", "1m2h", "ten", "-5m", "1.5h", "10mm", "5 m"] {
+            assert!(seconds(text).is_err(), "{text}");
+        }
+    }
 }

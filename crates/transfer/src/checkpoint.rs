@@ -10,7 +10,8 @@ use serde::{Deserialize, Serialize};
 
 use crate::average::Average;
 use crate::gradients::{Accumulation, Pending};
-use crate::{Config, Error, Result};
+use crate::prepare::Photos;
+use crate::{Backbone, Config, Error, Result, onnx};
 
 /// The best epoch so far.
 #[derive(Clone, Copy, Debug, PartialEq, Serialize, Deserialize)]
@@ -151,6 +152,25 @@ impl Loaded {
         }
         let [state, optimizer, average, gradient] = parts.map(|(_, part)| part);
         Ok(Self { progress, state, optimizer, average, gradient })
+    }
+
+    /// Checks that a run would go on with the photos and the weights that it began with.
+    ///
+    /// # Errors
+    /// [`Error::File`] naming what has changed.
+    pub fn require_same(&self, config: &Config, photos: &Photos, backbone: &Backbone) -> Result<()> {
+        let changed = |what: &str, path: &Path| {
+            let reason = format!("{what} have changed since this run began, so it cannot go on; start a new run");
+            Err(Error::File { path: path.to_owned(), reason })
+        };
+        if self.progress.data_sha256 != photos.sha256 {
+            return changed("the photos", &config.data);
+        }
+        let pretrained = config.weights.as_deref().or(onnx::file(&config.backbone));
+        match pretrained {
+            Some(path) if self.progress.weights_sha256 != backbone.weights_sha256 => changed("these weights", path),
+            _ => Ok(()),
+        }
     }
 
     /// Puts the state into a session that was compiled as the run's was, and gives back where the run is.

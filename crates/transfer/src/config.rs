@@ -14,6 +14,8 @@ use crate::{Error, Head, InitHead, Result};
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]
 pub enum Mode {
+    /// A probe, then fine-tuning where the time allows; the better of the two.
+    Auto,
     /// All layers learn, or those from a given layer up.
     Finetune,
     /// Only the new head learns, on augmented photos.
@@ -22,14 +24,38 @@ pub enum Mode {
     Probe,
 }
 
+impl Mode {
+    /// Whether layers of the backbone may learn on this road.
+    pub(crate) fn fine_tunes(self) -> bool {
+        matches!(self, Mode::Auto | Mode::Finetune)
+    }
+
+    /// Whether a probe's solution becomes the head on this road.
+    pub(crate) fn probes(self) -> bool {
+        matches!(self, Mode::Auto | Mode::Probe)
+    }
+}
+
 impl fmt::Display for Mode {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str(match self {
+            Mode::Auto => "auto",
             Mode::Finetune => "finetune",
             Mode::Frozen => "frozen",
             Mode::Probe => "probe",
         })
     }
+}
+
+/// Which epoch's weights are kept.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Keep {
+    /// Those that did best on the validation photos.
+    #[default]
+    Best,
+    /// The last ones, so that the validation photos have had no say in it.
+    Last,
 }
 
 /// What batch norms of layers that learn do.
@@ -127,6 +153,12 @@ pub struct Config {
     /// Epochs without a better validation accuracy after which the run ends.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub patience: Option<usize>,
+    /// Which epoch's weights are kept.
+    #[serde(default)]
+    pub keep: Keep,
+    /// Seconds that the whole run may take, if it decides itself what is worth trying.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub time: Option<f64>,
     /// Share of the target spread over all classes.
     pub label_smoothing: f64,
     /// Seed of every random decision.
@@ -192,6 +224,8 @@ impl Config {
             accumulate: 1,
             ema: None,
             patience: None,
+            keep: Keep::Best,
+            time: None,
             label_smoothing: 0.0,
             class_weights: ClassWeights::Uniform,
             preprocessing: Preprocessing::default(),
@@ -200,6 +234,22 @@ impl Config {
             views: None,
             precision: Precision::F32,
             cache_bytes: None,
+        }
+    }
+
+    /// The settings of a run that decides itself: a probe, then at most 10 epochs of fine-tuning that starts from its
+    /// solution (LP-FT), with AdamW at a small rate, since its steps don't depend on how the weights of a file are scaled.
+    pub fn ladder(data: PathBuf, backbone: String) -> Self {
+        Self {
+            mode: Mode::Auto,
+            init_head: InitHead::Probe,
+            epochs: 10,
+            batch_size: 16,
+            lr: 0.0001,
+            lr_layer_decay: Some(0.8),
+            optimizer: UpdateRule::AdamW { betas: [0.9, 0.999], eps: 1e-8, weight_decay: 0.01 },
+            schedule: Policy::CosineAnnealingLR { eta_min: 0.0 }.into(),
+            ..Self::tutorial(data, backbone)
         }
     }
 
@@ -236,6 +286,15 @@ impl Config {
         if self.patience == Some(0) {
             return wrong("--patience is 0; it must be at least 1 epoch".into());
         }
+        if self.patience.is_some() && (self.keep == Keep::Last || self.mode == Mode::Auto) {
+            let keeps_last = if self.keep == Keep::Last { "--keep last" } else { "--mode auto, which keeps the last," };
+            return wrong(format!(
+                "--patience waits for a better epoch, and {keeps_last} looks for none: leave one out"
+            ));
+        }
+        if self.time.is_some_and(|seconds| !(seconds.is_finite() && seconds >= 0.0)) {
+            return wrong("--time must be at least 0 seconds".into());
+        }
         self.validate_head()?;
         self.validate_learning()?;
         self.validate_views()?;
@@ -264,8 +323,8 @@ impl Config {
         let wrong = |text: &str| Err(Error::Setting(text.into()));
         match &self.augmentation {
             _ if views == 0 => wrong("--views is 0; it must be at least 1"),
-            _ if self.mode == Mode::Finetune && self.freeze_until.is_none() => wrong(
-                "--views keeps what frozen layers make of photos, and --mode finetune without --freeze-until has none",
+            _ if self.mode.fine_tunes() && self.freeze_until.is_none() => wrong(
+                "--views keeps what frozen layers make of photos, and fine-tuning without --freeze-until has none",
             ),
             None => wrong("--views varies photos, and --no-augment does not: leave one of them out"),
             Some(augmentation) if augmentation.mix.is_some() => wrong(

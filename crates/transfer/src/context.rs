@@ -4,7 +4,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 
 use regraft_engine::Engine;
 
-use crate::{Error, Reporter, Result, RunFolder};
+use crate::{Error, Ladder, Reporter, Result, RunFolder};
 
 /// What a run works with.
 #[derive(Clone, Copy)]
@@ -42,10 +42,14 @@ pub struct Finished {
     pub best_val_acc: f64,
     /// Its epoch, from 1.
     pub best_epoch: usize,
+    /// Whether it was chosen among others for its accuracy on these photos, which flatters it.
+    pub chosen: bool,
     /// Number of validation photos.
     pub val_n: usize,
     /// Time spent training and validating, in all sittings.
     pub seconds: f64,
+    /// What was tried, if the run decided itself.
+    pub ladder: Option<Ladder>,
 }
 
 /// How a run ended.

@@ -3,23 +3,23 @@
 use std::path::PathBuf;
 use std::time::Instant;
 
-use regraft_engine::{Batch, BatchNormMode, Labels, Losses, Precision, SessionOptions, Targets};
-use regraft_graph::{Grafted, Graph, StateDict, Trainable};
+use regraft_engine::{BatchNormMode, Labels, Losses, Targets};
+use regraft_graph::{Grafted, StateDict, Trainable};
 use regraft_learn::history::Row;
 use regraft_learn::linear::HeadKind;
 use regraft_learn::metrics::{Tally, argmax};
 
 use crate::average::Average;
 use crate::checkpoint::{self, Best, Changing, Loaded, Progress, Sums};
-use crate::gradients::{Accumulation, clip_norm};
+use crate::gradients::Accumulation;
 use crate::inputs::{Inputs, Step};
+use crate::loss::Loss;
 use crate::model::Golden;
-use crate::network::{Network, take_over};
+use crate::network::{self, Network, take_over};
 use crate::prepare::Photos;
 use crate::validation::validate;
 use crate::{
-    Backbone, BatchNorm, Config, Context, EpochEnd, Error, Finished, InitHead, Mode, Model, Outcome, Provenance,
-    Result, RunFolder, probe,
+    Backbone, Config, Context, EpochEnd, Error, Finished, Keep, Model, Outcome, Provenance, Result, RunFolder,
 };
 
 /// A run by gradient descent: its network, its photos and where it is.
@@ -45,24 +45,26 @@ struct Run<'a> {
     unsaved_best: Option<Model>,
 }
 
-/// Trains, or goes on from a checkpoint, until the last epoch or an interruption.
+/// Trains, or goes on from a checkpoint, until the last epoch or an interruption. `head` is what the head starts from, if
+/// a probe has found it already.
 ///
 /// # Errors
 /// Any of [`Error`]; what was saved before stays.
 pub(crate) fn run(
     config: &Config,
-    backbone: Backbone,
+    backbone: &Backbone,
+    head: Option<&StateDict>,
     photos: &Photos,
     folder: &RunFolder,
     checkpoint: Option<Loaded>,
     context: &Context,
 ) -> Result<Outcome> {
-    let (grafted, mut state) = config.graft(&backbone, photos.dataset.classes.len())?;
-    if config.init_head == InitHead::Probe && checkpoint.is_none() {
-        probe::initialise(config, &grafted, &mut state, photos, context)?;
+    let (grafted, mut state) = config.graft(backbone, photos.dataset.classes.len())?;
+    if checkpoint.is_none() {
+        network::initialise(config, &grafted, &mut state, head, photos, context)?;
     }
     let epoch = checkpoint.as_ref().map_or(0, |loaded| loaded.progress.epoch);
-    let mut run = Run::new(config, &backbone, grafted, state, epoch, photos, folder, context)?;
+    let mut run = Run::new(config, backbone, grafted, state, epoch, photos, folder, context)?;
     match checkpoint {
         Some(loaded) => {
             run.progress = loaded.restore(run.changing(), &folder.checkpoint_path())?;
@@ -91,9 +93,9 @@ impl<'a> Run<'a> {
         let learning = grafted.graph.parameters().into_iter().filter(|spec| last.contains(spec.node));
         let learning: usize = learning.map(|spec| spec.len()).sum();
         folder.require_room(4 * 2 * (parameters + slots * learning as u64) + (1 << 20))?;
-        let batch_norm = batch_norm(config, backbone, context);
+        let batch_norm = config.batch_norm_mode(backbone);
         let trainable = config.trainable(&grafted, epoch)?;
-        let (network, frozen) = compile(config, batch_norm, &grafted.graph, &trainable, state, context)?;
+        let (network, frozen) = network::compile(config, batch_norm, &grafted.graph, &trainable, state, context)?;
         Ok(Self {
             config,
             context,
@@ -104,7 +106,7 @@ impl<'a> Run<'a> {
             network,
             trainable,
             frozen,
-            accumulation: Accumulation::new(config.accumulate),
+            accumulation: Accumulation::new(config.accumulate).clipping(config.clip_grad_norm),
             average: config.ema.map(Average::new),
             provenance: Provenance::of(config, backbone, photos),
             progress: Progress::start(photos.sha256.clone(), backbone.weights_sha256.clone()),
@@ -133,11 +135,10 @@ impl<'a> Run<'a> {
 
     /// The training loop.
     fn epochs(&mut self) -> Result<Outcome> {
-        let Config { epochs, label_smoothing, .. } = *self.config;
+        let Config { epochs, keep, .. } = *self.config;
         let photos: &'a Photos = self.photos;
         let dataset = &photos.dataset;
-        let labels: Vec<usize> = dataset.train.iter().map(|sample| sample.class).collect();
-        let class_weights = self.config.loss_weights(dataset.classes.len(), &labels);
+        let loss = Loss::new(self.config, dataset);
         let mut train = Inputs::training(self.config, photos, &mut self.network, self.context)?;
         let mut val = Inputs::validation(self.config, photos, &mut self.network, self.context)?;
         while !self.progress.is_complete(self.config) {
@@ -150,10 +151,9 @@ impl<'a> Run<'a> {
             self.context.reporter.begin(&format!("epoch {}/{epochs}", epoch + 1), "img", num_photos as u64);
             while let Some(step) = steps.next(&mut self.network)? {
                 lr = self.rate(self.progress.step, num_steps);
-                let labels = step.targets();
-                let targets = Targets { labels, label_smoothing, class_weights: class_weights.as_deref() };
+                let targets = loss.targets(&step);
                 let losses = self.step(&step, targets, lr, num_steps)?;
-                self.progress.sums.add(&losses, labels, dataset.classes.len());
+                self.progress.sums.add(&losses, targets.labels, dataset.classes.len());
                 self.progress.step += 1;
                 let sums = self.progress.sums;
                 if !sums.loss.is_finite() {
@@ -176,7 +176,7 @@ impl<'a> Run<'a> {
                 lr,
                 seconds,
             };
-            let best = better.is_some();
+            let best = keep == Keep::Best && better.is_some();
             if let Some(model) = better {
                 self.progress.best = Some(Best { epoch: row.epoch, val_acc: row.val_acc });
                 self.unsaved_best = Some(model);
@@ -194,13 +194,10 @@ impl<'a> Run<'a> {
 
     /// One batch: its gradients, and with the last of those that make a step, the optimiser's step.
     fn step(&mut self, step: &Step, targets: Targets, lr: f64, num_steps: usize) -> Result<Losses> {
-        let keys = step.keys(self.progress.epoch as u64);
-        let top = self.network.top.as_mut();
-        let losses = top.gradients(Batch { inputs: step.values, keys: &keys }, targets)?;
-        if self.accumulation.add(top, losses.weight, self.progress.step + 1 == num_steps) {
-            if let Some(max_norm) = self.config.clip_grad_norm {
-                clip_norm(top, max_norm);
-            }
+        let (top, progress) = (self.network.top.as_mut(), &self.progress);
+        let last = progress.step + 1 == num_steps;
+        let (losses, due) = self.accumulation.take(top, step, progress.epoch, targets, last)?;
+        if due {
             top.update(lr);
             if let Some(average) = &mut self.average {
                 let warms_up = self.config.schedule.warmup.is_some_and(|it| self.progress.epoch < it.total_iters);
@@ -221,7 +218,8 @@ impl<'a> Run<'a> {
         self.swap_average();
         let measured = validate(val, &mut self.network, self.photos.dataset.classes.len(), self.context);
         let measured = measured.and_then(|tally| {
-            let best = self.progress.best.is_none_or(|best| tally.top1() > best.val_acc);
+            let last = self.config.keep == Keep::Last;
+            let best = last || self.progress.best.is_none_or(|best| tally.top1() > best.val_acc);
             let best = best.then(|| self.model(self.progress.epoch + 1, tally.top1())).transpose()?;
             Ok((tally, best))
         });
@@ -251,7 +249,8 @@ impl<'a> Run<'a> {
         let mut state = self.frozen.clone();
         state.extend(self.network.top.trained_state());
         let Self { config, batch_norm, context, .. } = *self;
-        let (mut network, frozen) = compile(config, batch_norm, &self.grafted.graph, &trainable, state, context)?;
+        let (mut network, frozen) =
+            network::compile(config, batch_norm, &self.grafted.graph, &trainable, state, context)?;
         take_over(network.top.as_mut(), self.network.top.as_ref())?;
         if let Some(average) = &mut self.average {
             average.take_in(network.top.as_mut());
@@ -337,8 +336,10 @@ impl<'a> Run<'a> {
             folder: self.folder.clone(),
             best_val_acc: best.val_acc,
             best_epoch: best.epoch,
+            chosen: self.config.keep == Keep::Best && self.progress.epoch > 1,
             val_n: self.photos.dataset.val.len(),
             seconds: self.progress.seconds,
+            ladder: None,
         }))
     }
 
@@ -372,53 +373,5 @@ impl Sums {
 
     fn mean_loss(&self) -> f64 {
         self.loss / self.weight
-    }
-}
-
-/// The network with these layers learning, and the tensors of the others.
-pub(crate) fn compile(
-    config: &Config,
-    batch_norm: BatchNormMode,
-    graph: &Graph,
-    trainable: &Trainable,
-    mut state: StateDict,
-    context: &Context,
-) -> Result<(Network, StateDict)> {
-    let options = SessionOptions {
-        trainable: trainable.clone(),
-        batch_norm,
-        update: config.optimizer,
-        seed: config.seed,
-        precision: config.precision,
-        // What is measured and shipped is the network as others will run it.
-        infer_precision: Precision::F32,
-    };
-    let network = Network::new(context.engine, graph, &state, options)?;
-    for name in network.top.trained_state().keys() {
-        state.remove(name);
-    }
-    Ok((network, state))
-}
-
-/// What batch norms do, where nothing was asked for.
-pub(crate) fn batch_norm(config: &Config, backbone: &Backbone, context: &Context) -> BatchNormMode {
-    let folded = backbone.weights_sha256.is_some() && backbone.batch_norms_are_folded();
-    let trains_them = config.mode == Mode::Finetune;
-    match config.bn {
-        None if folded => {
-            if trains_them {
-                context.reporter.note("the batch norms of these weights are folded into the convolutions: --bn frozen");
-            }
-            BatchNormMode::Frozen
-        }
-        None => BatchNormMode::Train,
-        Some(BatchNorm::Train) if folded && trains_them => {
-            let text = "the batch norms of these weights are folded; with --bn train they will normalise again, \
-                        and the network starts broken: use --bn frozen";
-            context.reporter.warn(text);
-            BatchNormMode::Train
-        }
-        Some(BatchNorm::Train) => BatchNormMode::Train,
-        Some(BatchNorm::Frozen) => BatchNormMode::Frozen,
     }
 }

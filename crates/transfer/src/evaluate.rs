@@ -3,7 +3,8 @@
 use std::path::Path;
 use std::sync::Arc;
 
-use regraft_data::{ImageStore, open_eval, verify};
+use regraft_data::{ImageStore, Sample, open_eval, verify};
+use regraft_engine::Session;
 use regraft_learn::metrics::{Evaluation, Tally};
 
 use crate::features::{for_each_batch, labels_u32, loader};
@@ -35,11 +36,53 @@ pub fn evaluate(
     reporter.end();
     findings.extend(verified?);
     report(&findings, reporter);
-    let loader = loader(&samples, &store, &model.preprocessing, context)?;
+    let tally = answers("evaluating", &model, session.as_mut(), &samples, &store, tta, context)?;
+    Ok(tally.finish(&model.classes)?)
+}
+
+/// What a model makes of labelled photos.
+///
+/// # Errors
+/// Those of loading and inferring, [`crate::Error::Interrupted`].
+pub(crate) fn answers(
+    what: &str,
+    model: &Model,
+    session: &mut dyn Session,
+    samples: &[Sample],
+    store: &Arc<ImageStore>,
+    tta: Option<Tta>,
+    context: &Context,
+) -> Result<Tally> {
+    let loader = loader(samples, store, &model.preprocessing, context)?;
     let mut tally = Tally::new(Tta::head(tta, model.head), model.classes.len());
-    let infer = |images: &[f32]| tta::infer(session.as_mut(), images, model.preprocessing.crop, model.head, tta);
-    for_each_batch("evaluating", &loader, 0, infer, context, |logits, batch| {
+    let infer = |images: &[f32]| tta::infer(&mut *session, images, model.preprocessing.crop, model.head, tta);
+    for_each_batch(what, &loader, 0, infer, context, |logits, batch| {
         Ok(tally.add(logits, &labels_u32(&batch.labels))?)
     })?;
-    Ok(tally.finish(&model.classes)?)
+    Ok(tally)
+}
+
+/// Which labelled photos a model gets right.
+///
+/// # Errors
+/// As [`answers`].
+pub(crate) fn correct(
+    what: &str,
+    model: &Model,
+    session: &mut dyn Session,
+    samples: &[Sample],
+    store: &Arc<ImageStore>,
+    context: &Context,
+) -> Result<Vec<bool>> {
+    let loader = loader(samples, store, &model.preprocessing, context)?;
+    let mut right = Vec::new();
+    let infer = |images: &[f32]| Ok(session.infer(images)?);
+    for_each_batch(what, &loader, 0, infer, context, |logits, batch| {
+        for (row, &label) in logits.chunks_exact(model.classes.len()).zip(&batch.labels) {
+            let row: Vec<f64> = row.iter().map(|&z| f64::from(z)).collect();
+            right.push(regraft_learn::metrics::argmax(&row) == label);
+        }
+        Ok(())
+    })?;
+    Ok(right)
 }

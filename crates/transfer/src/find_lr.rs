@@ -3,13 +3,13 @@
 use std::path::{Path, PathBuf};
 
 use plotters::prelude::*;
-use regraft_engine::{Batch, Targets};
 
-use crate::gradients::{Accumulation, clip_norm};
+use crate::gradients::Accumulation;
 use crate::inputs::Inputs;
+use crate::loss::Loss;
 use crate::network::Network;
 use crate::prepare::{self, Photos};
-use crate::{Backbone, Config, Context, Error, InitHead, Mode, Result, RunFolder, epochs, probe};
+use crate::{Config, Context, Error, Result, RunFolder, network};
 
 /// The rates of the first and the last step.
 const RATES: [f64; 2] = [1e-7, 10.0];
@@ -61,12 +61,13 @@ pub struct FoundRate {
 /// Any of [`Error`]; [`Error::Setting`] for a probe, which takes no steps.
 pub fn find_lr(config: &Config, output_dir: Option<&Path>, context: &Context) -> Result<FoundRate> {
     config.validate()?;
-    if config.mode == Mode::Probe {
-        let text = "--find-lr goes with --mode frozen or --mode finetune; a probe has no learning rate";
+    if config.mode.probes() {
+        let text =
+            "--find-lr goes with --mode frozen or --mode finetune; the other roads take no steps of a given rate";
         return Err(Error::Setting(text.into()));
     }
     let (photos, backbone) = prepare::look(config, context)?;
-    let mut network = network(config, &backbone, &photos, context)?;
+    let mut network = network::first(config, &backbone, None, &photos, context)?;
     let points = sweep(config, &mut network, &photos, context)?;
     let lr = suggest(&points);
     let folder = RunFolder::create(output_dir, "find-lr")?;
@@ -78,44 +79,23 @@ pub fn find_lr(config: &Config, output_dir: Option<&Path>, context: &Context) ->
     Ok(FoundRate { lr, points, csv, plot })
 }
 
-/// The network as a run begins with it.
-fn network(config: &Config, backbone: &Backbone, photos: &Photos, context: &Context) -> Result<Network> {
-    let (grafted, mut state) = config.graft(backbone, photos.dataset.classes.len())?;
-    if config.init_head == InitHead::Probe {
-        probe::initialise(config, &grafted, &mut state, photos, context)?;
-    }
-    let trainable = config.trainable(&grafted, 0)?;
-    let batch_norm = epochs::batch_norm(config, backbone, context);
-    Ok(epochs::compile(config, batch_norm, &grafted.graph, &trainable, state, context)?.0)
-}
-
 /// Takes the steps.
 fn sweep(config: &Config, network: &mut Network, photos: &Photos, context: &Context) -> Result<Vec<Point>> {
-    let dataset = &photos.dataset;
-    let labels: Vec<usize> = dataset.train.iter().map(|sample| sample.class).collect();
-    let class_weights = config.loss_weights(dataset.classes.len(), &labels);
+    let loss_of = Loss::new(config, &photos.dataset);
     let mut train = Inputs::training(config, photos, network, context)?;
     let mut curve = Curve::default();
     let num_steps = train.num_steps();
     for epoch in 0.. {
-        let mut steps = train.epoch(epoch, 0, network, context)?;
+        let mut steps = train.epoch(epoch as u64, 0, network, context)?;
         context.reporter.begin("trying learning rates", "steps", STEPS as u64);
-        let (mut accumulation, mut batches) = (Accumulation::new(config.accumulate), 0);
+        let (mut accumulation, mut batches) = (Accumulation::new(config.accumulate).clipping(config.clip_grad_norm), 0);
         let (mut loss, mut weight) = (0.0, 0.0);
         while let Some(step) = steps.next(network)? {
-            let keys = step.keys(epoch);
-            let targets = Targets {
-                labels: step.targets(),
-                label_smoothing: config.label_smoothing,
-                class_weights: class_weights.as_deref(),
-            };
-            let top = network.top.as_mut();
-            let losses = top.gradients(Batch { inputs: step.values, keys: &keys }, targets)?;
-            (loss, weight, batches) = (loss + losses.sum, weight + losses.weight, batches + 1);
-            if accumulation.add(top, losses.weight, batches == num_steps) {
-                if let Some(max_norm) = config.clip_grad_norm {
-                    clip_norm(top, max_norm);
-                }
+            batches += 1;
+            let (top, last) = (network.top.as_mut(), batches == num_steps);
+            let (losses, due) = accumulation.take(top, &step, epoch, loss_of.targets(&step), last)?;
+            (loss, weight) = (loss + losses.sum, weight + losses.weight);
+            if due {
                 let lr = curve.next_rate();
                 top.update(lr);
                 if !curve.add(lr, loss / weight) {

@@ -2,8 +2,11 @@
 
 use std::collections::BTreeMap;
 
-use regraft_engine::Session;
+use regraft_engine::{Batch, Losses, Session, Targets};
 use regraft_graph::{StateDict, Tensor};
+
+use crate::Result;
+use crate::inputs::Step;
 
 /// Gradients of several batches on their way to one step.
 ///
@@ -12,6 +15,8 @@ use regraft_graph::{StateDict, Tensor};
 pub(crate) struct Accumulation {
     /// Batches a step.
     every: usize,
+    /// Largest norm of a step's gradients, if they are clipped.
+    max_norm: Option<f64>,
     batches: usize,
     weight: f64,
     /// Weighted sums, in the engine's layouts.
@@ -20,7 +25,34 @@ pub(crate) struct Accumulation {
 
 impl Accumulation {
     pub fn new(every: usize) -> Self {
-        Self { every, batches: 0, weight: 0.0, sums: BTreeMap::new() }
+        Self { every, max_norm: None, batches: 0, weight: 0.0, sums: BTreeMap::new() }
+    }
+
+    /// The same, with each step's gradients clipped.
+    pub fn clipping(self, max_norm: Option<f64>) -> Self {
+        Self { max_norm, ..self }
+    }
+
+    /// A batch up to the optimiser: forward, backward, accumulation, clipping. Returns its losses, and whether the session
+    /// is ready for a step, as it is after the `last` batch of an epoch in any case.
+    ///
+    /// # Errors
+    /// Those of [`Session::gradients`].
+    pub fn take(
+        &mut self,
+        session: &mut dyn Session,
+        step: &Step,
+        epoch: usize,
+        targets: Targets,
+        last: bool,
+    ) -> Result<(Losses, bool)> {
+        let keys = step.keys(epoch as u64);
+        let losses = session.gradients(Batch { inputs: step.values, keys: &keys }, targets)?;
+        let due = self.add(session, losses.weight, last);
+        if let (true, Some(max_norm)) = (due, self.max_norm) {
+            clip_norm(session, max_norm);
+        }
+        Ok((losses, due))
     }
 
     /// Adds the gradient in the session, of a batch of this weight. Returns whether a step is due, because enough
@@ -44,7 +76,7 @@ impl Accumulation {
             }
         });
         if due {
-            *self = Self::new(self.every);
+            *self = Self::new(self.every).clipping(self.max_norm);
         }
         due
     }

@@ -153,9 +153,10 @@ impl Config {
         let wrong = |text: String| Err(Error::Setting(text));
         let (head, mode) = (&self.head, self.mode);
         if mode != Mode::Probe && matches!(head, Head::Ovr | Head::Mean) {
-            return wrong(format!("--head {head} goes with --mode probe; --mode {mode} trains a softmax head"));
+            let text = if mode == Mode::Auto { "fine-tuning" } else { "gradient descent" };
+            return wrong(format!("--head {head} goes with --mode probe; {text} trains a softmax head"));
         }
-        if mode == Mode::Probe && !head.is_linear() {
+        if mode.probes() && !head.is_linear() {
             let text = "it is learned by gradient descent, so it goes with --mode frozen or --mode finetune";
             return wrong(format!("--head {head} is no probe: {text}"));
         }
@@ -174,7 +175,7 @@ impl Config {
     /// # Errors
     /// [`Error::Graph`] if the head cannot be grafted there.
     pub(crate) fn graft_on(&self, backbone: &Graph, classes: usize) -> Result<Grafted> {
-        let dropout = if self.mode == Mode::Probe { 0.0 } else { self.head_dropout };
+        let dropout = if self.mode.probes() { 0.0 } else { self.head_dropout };
         let layers = match &self.head {
             Head::Layers { convolutions, hidden } => {
                 HeadLayers { convolutions: convolutions.clone(), hidden: hidden.clone(), dropout, cosine: false }
@@ -183,7 +184,7 @@ impl Config {
             _ => HeadLayers { dropout, ..HeadLayers::default() },
         };
         // A probe's weights are those of a fully connected layer.
-        let probed = self.mode == Mode::Probe || self.init_head == InitHead::Probe;
+        let probed = self.mode.probes() || self.init_head == InitHead::Probe;
         let own = !probed && self.cut.is_none() && layers == HeadLayers::default();
         let grafted = match own {
             true => backbone.with_own_head(classes)?,

@@ -1,8 +1,9 @@
 //! What learns in an epoch, and how fast.
 
+use regraft_engine::BatchNormMode;
 use regraft_graph::{Grafted, NodeId, Trainable};
 
-use crate::{Config, Error, Mode, Result};
+use crate::{Backbone, BatchNorm, Config, Error, Reporter, Result};
 
 impl Config {
     /// Checks what the rates of layers ask of the other settings.
@@ -17,7 +18,7 @@ impl Config {
             ("--lr-layer-decay", self.lr_layer_decay.is_some()),
             ("--unfreeze-every", self.unfreeze_every.is_some()),
         ];
-        if let Some((flag, _)) = of_backbone.iter().find(|(_, given)| *given && self.mode != Mode::Finetune) {
+        if let Some((flag, _)) = of_backbone.iter().find(|(_, given)| *given && !self.mode.fine_tunes()) {
             return wrong(format!("{flag} goes with --mode finetune, not with {}", self.mode));
         }
         if self.backbone_lr.is_some_and(|lr| !(lr.is_finite() && lr > 0.0)) {
@@ -48,7 +49,7 @@ impl Config {
         let mut first = self.lowest(grafted)?;
         let backbone: Vec<NodeId> =
             graph.stages().iter().map(|stage| stage.first).filter(|first| first < head).collect();
-        if let (Some(every), Mode::Finetune) = (self.unfreeze_every, self.mode) {
+        if let (Some(every), true) = (self.unfreeze_every, self.mode.fine_tunes()) {
             let reached = match backbone.len().checked_sub(epoch / every) {
                 Some(lowest) => backbone.get(lowest).copied().unwrap_or(*head),
                 None => 0,
@@ -69,10 +70,38 @@ impl Config {
         Ok(Trainable::from_node(graph, first).with_rates(rate).with_new(*head))
     }
 
+    /// What batch norms of layers that learn do: what was asked for; if nothing was, they take the batch's statistics, unless
+    /// those of the weights are folded, which that would break.
+    pub(crate) fn batch_norm_mode(&self, backbone: &Backbone) -> BatchNormMode {
+        match self.bn {
+            Some(BatchNorm::Train) => BatchNormMode::Train,
+            Some(BatchNorm::Frozen) => BatchNormMode::Frozen,
+            None if folded(backbone) => BatchNormMode::Frozen,
+            None => BatchNormMode::Train,
+        }
+    }
+
+    /// Says what people should know about the batch norms of their weights.
+    pub(crate) fn tell_of_batch_norms(&self, backbone: &Backbone, reporter: &dyn Reporter) {
+        if !self.mode.fine_tunes() || !folded(backbone) {
+            return;
+        }
+        match self.bn {
+            None => {
+                reporter.note("the batch norms of these weights are folded into the convolutions: --bn frozen");
+            }
+            Some(BatchNorm::Train) => reporter.warn(
+                "the batch norms of these weights are folded; with --bn train they will normalise again, and the network \
+                 starts broken: use --bn frozen",
+            ),
+            Some(BatchNorm::Frozen) => {}
+        }
+    }
+
     /// The first node that learns when all do that may.
     fn lowest(&self, grafted: &Grafted) -> Result<NodeId> {
         let Grafted { graph, first: head, .. } = grafted;
-        if self.mode != Mode::Finetune {
+        if !self.mode.fine_tunes() {
             return Ok(*head);
         }
         let Some(layer) = &self.freeze_until else { return Ok(0) };
@@ -89,10 +118,15 @@ impl Config {
     }
 }
 
+/// Whether a file's batch norms are folded into its convolutions.
+fn folded(backbone: &Backbone) -> bool {
+    backbone.weights_sha256.is_some() && backbone.batch_norms_are_folded()
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::Backbone;
+    use crate::Mode;
 
     fn grafted(config: &Config) -> Grafted {
         let backbone = Backbone::load(&config.backbone, None, 224, 0).unwrap();

@@ -1,10 +1,11 @@
 //! The network of a run in two: the layers whose values training never changes, and the rest.
 
 use regraft_data::Batch;
-use regraft_engine::{Engine, Session, SessionOptions};
-use regraft_graph::{Graph, StateDict};
+use regraft_engine::{BatchNormMode, Engine, Precision, Session, SessionOptions};
+use regraft_graph::{Grafted, Graph, StateDict, Trainable};
 
-use crate::Result;
+use crate::prepare::Photos;
+use crate::{Backbone, Config, Context, InitHead, Result, probe};
 
 /// A network that trains.
 pub(crate) struct Network {
@@ -65,6 +66,71 @@ impl Network {
             None => self.top.infer(images)?,
         })
     }
+}
+
+/// Gives the head what it starts from, if that is a probe's solution: `head`, where it is known already.
+///
+/// # Errors
+/// Those of the probe.
+pub(crate) fn initialise(
+    config: &Config,
+    grafted: &Grafted,
+    state: &mut StateDict,
+    head: Option<&StateDict>,
+    photos: &Photos,
+    context: &Context,
+) -> Result<()> {
+    match (config.init_head, head) {
+        (InitHead::Random, _) => Ok(()),
+        (InitHead::Probe, Some(head)) => {
+            state.extend(head.clone());
+            Ok(())
+        }
+        (InitHead::Probe, None) => probe::initialise(config, grafted, state, photos, context),
+    }
+}
+
+/// The network as a run begins with it. `head` as for [`initialise`].
+///
+/// # Errors
+/// Those of the probe, where the head starts from one, and of compiling.
+pub(crate) fn first(
+    config: &Config,
+    backbone: &Backbone,
+    head: Option<&StateDict>,
+    photos: &Photos,
+    context: &Context,
+) -> Result<Network> {
+    let (grafted, mut state) = config.graft(backbone, photos.dataset.classes.len())?;
+    initialise(config, &grafted, &mut state, head, photos, context)?;
+    let trainable = config.trainable(&grafted, 0)?;
+    let batch_norm = config.batch_norm_mode(backbone);
+    Ok(compile(config, batch_norm, &grafted.graph, &trainable, state, context)?.0)
+}
+
+/// The network with these layers learning, and the tensors of the others.
+pub(crate) fn compile(
+    config: &Config,
+    batch_norm: BatchNormMode,
+    graph: &Graph,
+    trainable: &Trainable,
+    mut state: StateDict,
+    context: &Context,
+) -> Result<(Network, StateDict)> {
+    let options = SessionOptions {
+        trainable: trainable.clone(),
+        batch_norm,
+        update: config.optimizer,
+        seed: config.seed,
+        precision: config.precision,
+        // What is measured and shipped is the network as others will run it.
+        infer_precision: Precision::F32,
+    };
+    let network = Network::new(context.engine, graph, &state, options)?;
+    for name in network.top.trained_state().keys() {
+        state.remove(name);
+    }
+    Ok((network, state))
 }
 
 /// Gives a session the optimiser's past of another, of the same network with fewer layers that learn; the others begin

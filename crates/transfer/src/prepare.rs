@@ -43,6 +43,7 @@ pub(crate) fn look(config: &Config, context: &Context) -> Result<(Photos, Backbo
     context.engine.supports(config.precision)?;
     let backbone = Backbone::load(&config.backbone, config.weights.as_deref(), config.preprocessing.crop, config.seed)?;
     backbone.notes.iter().for_each(|note| context.reporter.note(note));
+    config.tell_of_batch_norms(&backbone, context.reporter);
     // How many classes there are is not known yet, and makes no difference to what may be wrong here.
     config.trainable(&config.graft(&backbone, 2)?.0, 0)?;
     let photos = photos(config, context)?;

@@ -24,14 +24,14 @@ use crate::{
 /// Any of [`crate::Error`].
 pub(crate) fn run(
     config: &Config,
-    backbone: Backbone,
+    backbone: &Backbone,
     photos: &Photos,
     folder: &RunFolder,
     context: &Context,
 ) -> Result<Outcome> {
     let started = Instant::now();
     let dataset = &photos.dataset;
-    let (Grafted { graph, classifier: head, .. }, mut state) = config.graft(&backbone, dataset.classes.len())?;
+    let (Grafted { graph, classifier: head, .. }, mut state) = config.graft(backbone, dataset.classes.len())?;
     let parameters: u64 = graph.parameters().iter().map(|spec| spec.len() as u64).sum();
     folder.require_room(4 * parameters + (1 << 20))?;
     let divided = graph.split(graph.nodes()[head].inputs[0])?;
@@ -63,7 +63,7 @@ pub(crate) fn run(
         classes: dataset.classes.clone(),
         preprocessing: config.preprocessing.clone(),
         head: config.head.kind(),
-        provenance: Provenance { epoch: 1, val_acc: on_val.top1(), ..Provenance::of(config, &backbone, photos) },
+        provenance: Provenance { epoch: 1, val_acc: on_val.top1(), ..Provenance::of(config, backbone, photos) },
         golden,
     };
     let seconds = started.elapsed().as_secs_f64();
@@ -84,8 +84,10 @@ pub(crate) fn run(
         folder: folder.clone(),
         best_val_acc: row.val_acc,
         best_epoch: 1,
+        chosen: false,
         val_n: dataset.val.len(),
         seconds,
+        ladder: None,
     }))
 }
 

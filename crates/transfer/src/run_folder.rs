@@ -1,11 +1,11 @@
 //! The folder a run writes into.
 
-use std::fs;
 use std::path::{Path, PathBuf};
+use std::{fs, io};
 
 use regraft_learn::history::{self, Row};
 
-use crate::{Config, Error, Result};
+use crate::{Config, Error, Ladder, Mode, Result};
 
 /// A run's folder and the files in it, each written whole or not at all.
 #[derive(Clone, Debug)]
@@ -33,7 +33,7 @@ impl RunFolder {
     /// # Errors
     /// [`Error::File`] if it cannot be made.
     pub fn create(output_dir: Option<&Path>, kind: &str) -> Result<Self> {
-        let failed = |path: &Path, e: std::io::Error| Error::File {
+        let failed = |path: &Path, e: io::Error| Error::File {
             path: path.to_owned(),
             reason: format!("cannot make this folder: {e}; choose another --output-dir"),
         };
@@ -49,7 +49,7 @@ impl RunFolder {
             let path = runs.join(if number == 1 { kind.into() } else { format!("{kind}{number}") });
             match fs::create_dir(&path) {
                 Ok(()) => return Ok(Self { path }),
-                Err(e) if e.kind() == std::io::ErrorKind::AlreadyExists => number += 1,
+                Err(e) if e.kind() == io::ErrorKind::AlreadyExists => number += 1,
                 Err(e) => return Err(failed(&path, e)),
             }
         }
@@ -84,6 +84,58 @@ impl RunFolder {
         self.path.join("last.ckpt")
     }
 
+    fn ladder_path(&self) -> PathBuf {
+        self.path.join("ladder.json")
+    }
+
+    /// The folder within for one of the roads of a run that decides itself.
+    ///
+    /// # Errors
+    /// [`Error::File`] if it cannot be made.
+    pub(crate) fn rung(&self, mode: Mode) -> Result<Self> {
+        Self::create(Some(&self.path.join(mode.to_string())), "train")
+    }
+
+    /// Makes another run's model and results this one's.
+    ///
+    /// # Errors
+    /// [`Error::Weights`] if one cannot be read or written.
+    pub(crate) fn adopt(&self, other: &Self) -> Result<()> {
+        for (from, to) in [(other.results_path(), self.results_path()), (other.best_path(), self.best_path())] {
+            let copy = |file: &mut dyn io::Write| io::copy(&mut fs::File::open(&from)?, file).map(|_| ());
+            regraft_weights::write_atomically(&to, copy)?;
+        }
+        Ok(())
+    }
+
+    /// How far a run that decides itself has come.
+    ///
+    /// # Errors
+    /// [`Error::File`] if the file is there and does not say it.
+    pub(crate) fn read_ladder(&self) -> Result<Option<Ladder>> {
+        let path = self.ladder_path();
+        let wrong =
+            |e: String| Error::File { path: path.clone(), reason: format!("does not say how far the run is: {e}") };
+        match fs::read_to_string(&path) {
+            Err(e) if e.kind() == io::ErrorKind::NotFound => Ok(None),
+            Err(e) => Err(wrong(e.to_string())),
+            Ok(text) => serde_json::from_str(&text).map(Some).map_err(|e| wrong(e.to_string())),
+        }
+    }
+
+    /// Writes down how far a run that decides itself has come.
+    ///
+    /// # Errors
+    /// [`Error::Weights`] if the file cannot be written.
+    pub(crate) fn write_ladder(&self, ladder: &Ladder) -> Result<()> {
+        let json = serde_json::to_string_pretty(ladder).expect("a ladder has no JSON that can fail");
+        self.write("ladder.json", &(json + "\n")).map(|_| ())
+    }
+
+    fn results_path(&self) -> PathBuf {
+        self.path.join("results.csv")
+    }
+
     fn config_path(&self) -> PathBuf {
         self.path.join("config.toml")
     }
@@ -104,18 +156,27 @@ impl RunFolder {
     /// # Errors
     /// [`Error::Weights`] if a file cannot be written, [`Error::File`] if an old one cannot be removed.
     pub fn start(&self, config: &Config, classes: &[String]) -> Result<()> {
-        for old in [self.best_path(), self.checkpoint_path(), self.path.join("results.csv")] {
-            match fs::remove_file(&old) {
-                Err(e) if e.kind() != std::io::ErrorKind::NotFound => {
-                    return Err(Error::File { reason: format!("cannot be replaced: {e}"), path: old });
-                }
-                _ => {}
-            }
+        self.clear()?;
+        for rung in [Mode::Probe, Mode::Finetune] {
+            Self { path: self.path.join(rung.to_string()) }.clear()?;
         }
         let text =
             toml::to_string(config).map_err(|e| Error::Setting(format!("these settings cannot be kept: {e}")))?;
         self.write("config.toml", &text)?;
         self.write("labels.txt", &(classes.join("\n") + "\n")).map(|_| ())
+    }
+
+    /// Removes what an earlier run left that is not written at once by the next.
+    fn clear(&self) -> Result<()> {
+        for old in [self.best_path(), self.checkpoint_path(), self.ladder_path(), self.results_path()] {
+            match fs::remove_file(&old) {
+                Err(e) if e.kind() != io::ErrorKind::NotFound => {
+                    return Err(Error::File { reason: format!("cannot be replaced: {e}"), path: old });
+                }
+                _ => {}
+            }
+        }
+        Ok(())
     }
 
     /// Writes the results of the epochs so far.

@@ -1,11 +1,12 @@
 //! The way of the data: folder, network, road, model.
 
 use std::path::Path;
+use std::time::Instant;
 
 use crate::checkpoint::Loaded;
 use crate::onnx;
 use crate::prepare::{self, Photos};
-use crate::{Backbone, Config, Context, Error, InitHead, Mode, Outcome, Result, RunFolder, epochs, probe};
+use crate::{Backbone, Config, Context, Error, InitHead, Mode, Outcome, Result, RunFolder, epochs, ladder, probe};
 
 /// Looks for what is wrong with a run whose weights are not here yet: its settings, its output folder, the network for
 /// that size of pictures, the folder of photos. All of it is looked at again by [`train`].
@@ -28,6 +29,7 @@ pub fn check(config: &Config, output_dir: Option<&Path>, replace: bool, context:
 /// # Errors
 /// Any of [`Error`].
 pub fn train(config: &Config, output_dir: Option<&Path>, replace: bool, context: &Context) -> Result<Outcome> {
+    let started = Instant::now();
     config.validate()?;
     RunFolder::require_free(output_dir, replace)?;
     let (photos, backbone) = prepare::look(config, context)?;
@@ -40,7 +42,7 @@ pub fn train(config: &Config, output_dir: Option<&Path>, replace: bool, context:
     let folder = RunFolder::create(output_dir, "train")?;
     folder.start(&config.resolved()?, &photos.dataset.classes)?;
     context.reporter.run_folder(folder.path());
-    take_road(config, backbone, &photos, &folder, None, context)
+    take_road(config, &backbone, &photos, &folder, None, started, context)
 }
 
 /// Goes on with an interrupted run, to the same bits as if it had not been interrupted.
@@ -48,18 +50,25 @@ pub fn train(config: &Config, output_dir: Option<&Path>, replace: bool, context:
 /// # Errors
 /// Any of [`Error`]; [`Error::File`] if the folder is no run, the run is complete, or its photos have changed.
 pub fn resume(run: &Path, context: &Context) -> Result<Outcome> {
+    let started = Instant::now();
     let (folder, config) = RunFolder::open(run)?;
     config.validate()?;
-    let checkpoint = if config.mode == Mode::Probe {
-        if folder.best_path().exists() {
-            let reason = format!("is complete; its model is {}", folder.best_path().display());
-            return Err(Error::File { path: run.to_owned(), reason });
-        }
-        None // a probe takes seconds and starts again
-    } else if config.init_head == InitHead::Probe && !folder.checkpoint_path().exists() {
-        None // it was stopped while the head's probe was at work
-    } else {
-        Some(Loaded::read(&folder.checkpoint_path())?)
+    let complete = match config.mode {
+        Mode::Auto => folder.read_ladder()?.is_some_and(|ladder| ladder.is_complete()),
+        Mode::Probe => folder.best_path().exists(),
+        Mode::Frozen | Mode::Finetune => false, // the checkpoint knows
+    };
+    if complete {
+        let reason = format!("is complete; its model is {}", folder.best_path().display());
+        return Err(Error::File { path: run.to_owned(), reason });
+    }
+    // A probe takes seconds and starts again, also that which comes before fine-tuning; what else a ladder has tried has a
+    // folder of its own.
+    let probing = config.init_head == InitHead::Probe && !folder.checkpoint_path().exists();
+    let checkpoint = match config.mode {
+        Mode::Auto | Mode::Probe => None,
+        Mode::Frozen | Mode::Finetune if probing => None,
+        Mode::Frozen | Mode::Finetune => Some(Loaded::read(&folder.checkpoint_path())?),
     };
     if let Some(loaded) = &checkpoint
         && loaded.progress.is_complete(&config)
@@ -74,34 +83,26 @@ pub fn resume(run: &Path, context: &Context) -> Result<Outcome> {
         return Err(Error::File { path: run.to_owned(), reason });
     }
     let (photos, backbone) = prepare::look(&config, context)?;
-    if let Some(loaded) = &checkpoint
-        && loaded.progress.data_sha256 != photos.sha256
-    {
-        let reason = "the photos have changed since this run began, so it cannot go on; start a new run";
-        return Err(Error::File { path: config.data, reason: reason.into() });
-    }
-    let pretrained = config.weights.as_deref().or(onnx::file(&config.backbone));
-    if let (Some(loaded), Some(path)) = (&checkpoint, pretrained)
-        && loaded.progress.weights_sha256 != backbone.weights_sha256
-    {
-        let reason = "these weights have changed since this run began, so it cannot go on; start a new run";
-        return Err(Error::File { path: path.to_owned(), reason: reason.into() });
+    if let Some(loaded) = &checkpoint {
+        loaded.require_same(&config, &photos, &backbone)?;
     }
     context.reporter.run_folder(folder.path());
-    take_road(&config, backbone, &photos, &folder, checkpoint, context)
+    take_road(&config, &backbone, &photos, &folder, checkpoint, started, context)
 }
 
 fn take_road(
     config: &Config,
-    backbone: Backbone,
+    backbone: &Backbone,
     photos: &Photos,
     folder: &RunFolder,
     checkpoint: Option<Loaded>,
+    started: Instant,
     context: &Context,
 ) -> Result<Outcome> {
     match config.mode {
+        Mode::Auto => ladder::climb(config, backbone, photos, folder, started, context),
         Mode::Probe => probe::run(config, backbone, photos, folder, context),
-        Mode::Frozen | Mode::Finetune => epochs::run(config, backbone, photos, folder, checkpoint, context),
+        Mode::Frozen | Mode::Finetune => epochs::run(config, backbone, None, photos, folder, checkpoint, context),
     }
 }
 

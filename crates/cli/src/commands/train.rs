@@ -5,16 +5,12 @@ use std::sync::Arc;
 use std::sync::atomic::AtomicBool;
 
 use anyhow::Result;
-use regraft_data::{Augmentation, AutoAugment, Mix, Preprocessing, RandomErasing};
-use regraft_engine::{CpuEngine, Engine, UpdateRule};
+use regraft_engine::{CpuEngine, Engine};
 use regraft_learn::metrics::wilson;
-use regraft_learn::schedule::{Policy, Schedule, Warmup};
-use regraft_transfer::{BatchNorm, Config, Context, FoundRate, Head, InitHead, Mode, Outcome, Reporter, RunFolder};
+use regraft_transfer::{Context, FoundRate, Outcome, Reporter, RunFolder};
 use serde_json::json;
 
-use crate::args::{
-    AutoAugmentArg, BatchNormArg, Common, InitHeadArg, ModeArg, OptimizerArg, Resume, SchedulerArg, Train,
-};
+use crate::args::{Common, Resume, Train};
 use crate::terminal::Terminal;
 use crate::weights::{self, Downloads, Start};
 use crate::{End, setup};
@@ -25,12 +21,12 @@ pub fn train(common: &Common, args: Box<Train>) -> Result<End> {
     args.idle.iter().for_each(|text| tools.terminal.warn(text));
     let (hub, registry) = weights::hub(args.offline)?;
     let start = Start::find(&args.weights, &args.backbone, &registry, &tools.terminal)?;
-    let mut config = config(&args, &start.preprocessing);
+    let mut config = args.config(&start.preprocessing);
     // What is wrong is said before anything is downloaded.
     let folder = args.output_dir.as_deref();
-    regraft_transfer::check(&config, folder.filter(|_| !args.find_lr), args.exist_ok, &tools.context())?;
+    regraft_transfer::check(&config, folder.filter(|_| !args.training.find_lr), args.exist_ok, &tools.context())?;
     start.enter(&mut config, &hub, &tools.downloads())?;
-    if args.find_lr {
+    if args.training.find_lr {
         return tell_rate(common, &regraft_transfer::find_lr(&config, folder, &tools.context())?);
     }
     let outcome = regraft_transfer::train(&config, args.output_dir.as_deref(), args.exist_ok, &tools.context())?;
@@ -94,12 +90,15 @@ fn finish(common: &Common, outcome: Outcome) -> Result<End> {
         Outcome::Finished(run) => {
             let model = run.folder.best_path();
             if common.json {
-                let line = json!({
+                let mut line = json!({
                     "best_val_acc": run.best_val_acc,
                     "seconds": run.seconds,
                     "model": model,
                     "best_epoch": run.best_epoch,
                 });
+                if let Some(ladder) = &run.ladder {
+                    line["ladder"] = serde_json::to_value(ladder)?;
+                }
                 writeln!(out, "{line}")?;
                 return Ok(End::Done);
             }
@@ -112,7 +111,7 @@ fn finish(common: &Common, outcome: Outcome) -> Result<End> {
                 "Best val Acc: {:.4} ({correct} of {} photos; 95% interval {low:.4} to {high:.4})",
                 run.best_val_acc, run.val_n
             )?;
-            if run.best_epoch > 1 {
+            if run.chosen {
                 eprintln!("the best of several epochs flatters a little: photos kept apart would say how much");
             }
             writeln!(out, "Model: {}", model.display())?;
@@ -121,99 +120,11 @@ fn finish(common: &Common, outcome: Outcome) -> Result<End> {
         }
         Outcome::Interrupted { folder, epoch, step } => {
             eprintln!("stopped after {epoch} epoch(s) and {step} step(s); nothing is lost");
+            if folder.best_path().exists() {
+                eprintln!("the best model so far: {}", folder.best_path().display());
+            }
             eprintln!("go on with: regraft resume {}", folder.path().display());
             Ok(End::Interrupted)
         }
-    }
-}
-
-/// The run's settings but for the weights; `usual` is how photos are prepared where no flag says otherwise.
-fn config(args: &Train, usual: &Preprocessing) -> Config {
-    let weight_decay = args.weight_decay;
-    let optimizer = match args.optimizer {
-        OptimizerArg::Sgd => UpdateRule::Sgd {
-            momentum: args.momentum,
-            weight_decay: weight_decay.unwrap_or(0.0),
-            nesterov: args.nesterov,
-        },
-        OptimizerArg::Adamw => {
-            UpdateRule::AdamW { betas: [0.9, 0.999], eps: 1e-8, weight_decay: weight_decay.unwrap_or(0.01) }
-        }
-    };
-    let policy = match args.lr_scheduler {
-        SchedulerArg::Steplr => Policy::StepLR { step_size: args.lr_step_size, gamma: args.lr_gamma },
-        SchedulerArg::Cosineannealinglr => Policy::CosineAnnealingLR { eta_min: args.lr_min },
-        SchedulerArg::Onecyclelr => {
-            Policy::OneCycleLR { max_lr: args.lr, pct_start: 0.3, div_factor: 25.0, final_div_factor: 1e4 }
-        }
-        SchedulerArg::Constant => Policy::Constant,
-    };
-    let warmup = (args.lr_warmup_epochs > 0)
-        .then_some(Warmup { total_iters: args.lr_warmup_epochs, start_factor: args.lr_warmup_decay });
-    let crop = args.imgsz.unwrap_or(usual.crop);
-    // In proportion, rounded down.
-    let resize = args.val_resize_size.unwrap_or((crop * usual.resize / usual.crop).min(Preprocessing::MAX_SIDE));
-    Config {
-        val_fraction: args.val_fraction,
-        strict: args.strict,
-        mode: match args.mode {
-            ModeArg::Probe => Mode::Probe,
-            ModeArg::Frozen => Mode::Frozen,
-            ModeArg::Finetune => Mode::Finetune,
-        },
-        head: args.head.clone().unwrap_or(if args.mode == ModeArg::Probe { Head::Softmax } else { Head::Linear }),
-        cut: args.cut.clone(),
-        head_dropout: args.head_dropout as f32,
-        init_head: match args.init_head {
-            InitHeadArg::Random => InitHead::Random,
-            InitHeadArg::Probe => InitHead::Probe,
-        },
-        c: args.c,
-        freeze_until: args.freeze_until.clone(),
-        bn: args.bn.map(|bn| match bn {
-            BatchNormArg::Frozen => BatchNorm::Frozen,
-            BatchNormArg::Train => BatchNorm::Train,
-        }),
-        epochs: args.epochs,
-        batch_size: args.batch_size,
-        lr: args.lr,
-        backbone_lr: args.backbone_lr,
-        lr_layer_decay: args.lr_layer_decay,
-        unfreeze_every: args.unfreeze_every,
-        clip_grad_norm: args.clip_grad_norm,
-        accumulate: args.accumulate,
-        ema: args.ema,
-        patience: args.patience,
-        optimizer,
-        schedule: Schedule { policy, warmup },
-        label_smoothing: args.label_smoothing,
-        class_weights: args.class_weights.clone(),
-        preprocessing: Preprocessing {
-            resize,
-            crop,
-            interpolation: args.interpolation.map_or(usual.interpolation, Into::into),
-            mean: args.mean.unwrap_or(usual.mean),
-            std: args.std.unwrap_or(usual.std),
-            ..usual.clone()
-        },
-        augmentation: (!args.no_augment).then(|| Augmentation {
-            hflip: args.hflip_prob,
-            degrees: args.rotation,
-            color_jitter: args.color_jitter,
-            auto_augment: args.auto_augment.map(|policy| match policy {
-                AutoAugmentArg::Ra => AutoAugment::Ra { num_ops: 2, magnitude: args.ra_magnitude.into() },
-                AutoAugmentArg::TaWide => AutoAugment::TaWide,
-            }),
-            random_erasing: (args.random_erase > 0.0)
-                .then(|| RandomErasing { p: args.random_erase, ..RandomErasing::default() }),
-            mix: (args.mixup_alpha > 0.0 || args.cutmix_alpha > 0.0)
-                .then_some(Mix { mixup_alpha: args.mixup_alpha, cutmix_alpha: args.cutmix_alpha }),
-            ..Augmentation::default()
-        }),
-        seed: args.seed,
-        views: args.views,
-        precision: args.precision.into(),
-        cache_bytes: args.cache_mib.map(|mib| mib.saturating_mul(1 << 20)),
-        ..Config::tutorial(args.data.clone(), args.backbone.clone())
     }
 }

@@ -24,7 +24,10 @@ fn bad_usage_exits_with_2_and_names_the_flag() {
         ("fly", &["fly"][..]),
         ("train", &["<DATA>", "--backbone"]),
         ("train photos", &["--backbone"]),
-        ("train photos --backbone squeezenet1_1 --weights random --imgsz 32 --exist-ok", &["--output-dir"]),
+        (
+            "train photos --mode probe --backbone squeezenet1_1 --weights random --imgsz 32 --exist-ok",
+            &["--output-dir"],
+        ),
         ("predict", &["<MODEL>"]),
         ("predict model.safetensors", &["<PATHS>"]),
         ("predict model.safetensors a.jpg --top-k 0", &["--top-k"]),
@@ -54,7 +57,7 @@ fn training_flags_out_of_range_exit_with_2() {
         ("--backbone resnet81", &["resnet81", "mobilenet_v2"][..]),
         ("--mode fly", &["--mode", "finetune"]),
         ("--head ovr --mode frozen", &["--head ovr", "--mode probe"]),
-        ("--freeze-until layer4", &["--freeze-until", "--mode finetune"]),
+        ("--mode probe --freeze-until layer4", &["--freeze-until", "--mode finetune"]),
         ("--mode finetune --freeze-until layer9", &["layer9", "features"]),
         ("--epochs 0", &["--epochs"]),
         ("--epochs -1", &["-1"]),
@@ -87,6 +90,9 @@ fn training_flags_out_of_range_exit_with_2() {
         ("--cutmix-alpha nan", &["--cutmix-alpha"]),
         ("--no-augment --mixup-alpha 0.2", &["--no-augment", "--mixup-alpha"]),
         ("--views 0", &["--views"]),
+        ("--time soon", &["--time", "1h30m"]),
+        ("--freeze-until layer9", &["layer9", "features"]),
+        ("--mode frozen --keep last --patience 2", &["--keep last", "--patience"]),
         ("--mode frozen --no-augment --views 2", &["--no-augment", "--views"]),
         ("--mode finetune --views 2", &["--views", "--freeze-until"]),
         ("--mode frozen --views 2 --cutmix-alpha 1", &["--views", "--cutmix-alpha"]),
@@ -182,10 +188,10 @@ fn an_output_folder_that_cannot_be_used_is_found_before_the_work() {
     let place = Place::with_photos();
     place.write("file", "in the way");
     place
-        .run("train photos --backbone squeezenet1_1 --weights random --imgsz 32 --output-dir file/run")
+        .run("train photos --mode probe --backbone squeezenet1_1 --weights random --imgsz 32 --output-dir file/run")
         .fails(&["file/run", "--output-dir"]);
     place
-        .run("train photos --backbone squeezenet1_1 --weights random --imgsz 32 --output-dir file")
+        .run("train photos --mode probe --backbone squeezenet1_1 --weights random --imgsz 32 --output-dir file")
         .fails(&["file", "--output-dir"]);
 
     place.run(TRAIN).done();
@@ -203,7 +209,8 @@ fn weights_that_do_not_fit_are_explained() {
     place.run(&format!("{} --exist-ok", train("nowhere.pth"))).fails(&["nowhere.pth"]);
     place.write("text.pth", "this is no file of weights");
     place.run(&format!("{} --exist-ok", train("text.pth"))).fails(&["text.pth"]);
-    let line = "train photos --backbone resnet18 --imgsz 32 --output-dir other --weights run/best.safetensors";
+    let line =
+        "train photos --mode probe --backbone resnet18 --imgsz 32 --output-dir other --weights run/best.safetensors";
     place.run(line).fails(&["run/best.safetensors", "does not fit --backbone resnet18", "layer1.0.conv1.weight"]);
     assert!(!place.path("other").exists());
 }
@@ -211,7 +218,7 @@ fn weights_that_do_not_fit_are_explained() {
 #[test]
 fn a_trained_model_can_be_the_weights_of_the_next() {
     let place = Place::with_model();
-    let line = "train photos --backbone squeezenet1_1 --imgsz 32 --output-dir next --weights run/best.safetensors";
+    let line = "train photos --mode probe --backbone squeezenet1_1 --imgsz 32 --output-dir next --weights run/best.safetensors";
     let ended = place.run(line).done();
     assert!(!ended.stderr.contains("random weights"), "{}", ended.stderr);
 }

@@ -83,7 +83,9 @@ impl Place {
     /// The same with a model in `run/best.safetensors`.
     pub fn with_model() -> Self {
         let place = Self::with_photos();
-        place.run("train photos --backbone squeezenet1_1 --weights random --imgsz 32 --output-dir run").done();
+        place
+            .run("train photos --mode probe --backbone squeezenet1_1 --weights random --imgsz 32 --output-dir run")
+            .done();
         place
     }
 

@@ -18,7 +18,7 @@ const NAME: &str = "squeezenet-of-chance.safetensors";
 const URL: &str = "http://weights.invalid/models/squeezenet-of-chance.safetensors";
 
 /// A probe in a second.
-const TRAIN: &str = "train photos --backbone squeezenet1_1 --exist-ok --output-dir run";
+const TRAIN: &str = "train photos --mode probe --backbone squeezenet1_1 --exist-ok --output-dir run";
 
 /// Photos, and published weights that nobody has fetched yet.
 struct Scene {
@@ -192,7 +192,7 @@ fn what_is_wrong_otherwise_is_said_before_anything_is_downloaded() {
     scene.from(&server, &TRAIN.replace("photos", "nowhere")).fails(&["nowhere"]);
     scene.from(&server, &format!("{TRAIN} --freeze-until layer4")).refuses(&["--freeze-until"]);
     scene.from(&server, &format!("{TRAIN} --imgsz 4")).refuses(&["--imgsz 4"]);
-    scene.from(&server, &format!("{TRAIN} --mode finetune --freeze-until layer9")).refuses(&["layer9"]);
+    scene.from(&server, &TRAIN.replace("probe", "finetune --freeze-until layer9")).refuses(&["layer9"]);
     scene.from(&server, &format!("{TRAIN} --weights imagenet1k_v9")).refuses(&[
         "imagenet1k_v9",
         "squeezenet1_1",

@@ -10,6 +10,7 @@ mod downloads;
 mod full_disk;
 mod heads;
 mod help;
+mod ladder;
 mod model_file;
 mod onnx;
 mod predict_eval;

@@ -18,7 +18,7 @@ fn place(name: &str) -> Place {
 #[test]
 fn a_network_from_a_file_is_probed_and_predicts() {
     let place = place("mobilenet_v3");
-    let ended = place.run("train photos --backbone net.onnx --output-dir run").done();
+    let ended = place.run("train photos --mode probe --backbone net.onnx --output-dir run").done();
     ended.says(&["photos are prepared as for ImageNet's networks", "--val-resize-size 36", "--imgsz 32"]);
     let info = place.run("info run/best.safetensors --json").done().json();
     assert_eq!(info["provenance"]["backbone"], "net.onnx");
@@ -36,7 +36,7 @@ fn a_grafted_head_finds_a_free_name_and_the_model_opens() {
     // Its own head is a convolution, so the new one comes after a pooling of its own.
     let place = place("squeezenet");
     place
-        .run("train photos --backbone net.onnx --imgsz 48 --mean 0.5,0.5,0.5 --std 0.25,0.25,0.5 --output-dir run")
+        .run("train photos --mode probe --backbone net.onnx --imgsz 48 --mean 0.5,0.5,0.5 --std 0.25,0.25,0.5 --output-dir run")
         .done();
     let info = place.run("info run/best.safetensors --json").done().json();
     assert_eq!(info["preprocessing"]["mean"], serde_json::json!([0.5, 0.5, 0.5]));
@@ -79,18 +79,21 @@ fn what_is_wrong_with_a_file_is_said_before_a_run_begins() {
     let place = place("vgg");
     place.write("text.onnx", "no network");
     for (line, words) in [
-        ("train photos --backbone absent.onnx --output-dir run", ["absent.onnx", "cannot read"]),
-        ("train photos --backbone text.onnx --output-dir run", ["text.onnx", "no whole ONNX file"]),
+        ("train photos --mode probe --backbone absent.onnx --output-dir run", ["absent.onnx", "cannot read"]),
+        ("train photos --mode probe --backbone text.onnx --output-dir run", ["text.onnx", "no whole ONNX file"]),
         ("info --backbone text.onnx", ["text.onnx", "no whole ONNX file"]),
         ("bench --backbone text.onnx", ["text.onnx", "no whole ONNX file"]),
     ] {
         place.run(line).fails(&words);
     }
     for (line, words) in [
-        ("train photos --backbone net.onnx --weights random --output-dir run", ["--weights", "weights of its own"]),
-        ("train photos --backbone net.onnx --imgsz 64 --output-dir run", ["--imgsz 64", "net.onnx"]),
-        ("train photos --backbone net.onnx --mean 0.5 --output-dir run", ["--mean", "three numbers"]),
-        ("train photos --backbone net.onnx --std 1,0,1 --output-dir run", ["std", "positive"]),
+        (
+            "train photos --mode probe --backbone net.onnx --weights random --output-dir run",
+            ["--weights", "weights of its own"],
+        ),
+        ("train photos --mode probe --backbone net.onnx --imgsz 64 --output-dir run", ["--imgsz 64", "net.onnx"]),
+        ("train photos --mode probe --backbone net.onnx --mean 0.5 --output-dir run", ["--mean", "three numbers"]),
+        ("train photos --mode probe --backbone net.onnx --std 1,0,1 --output-dir run", ["std", "positive"]),
     ] {
         place.run(line).refuses(&words);
     }

@@ -186,7 +186,7 @@ fn a_reader_that_has_gone_ends_the_program_quietly() {
         "eval run/best.safetensors photos --json",
         "info run/best.safetensors",
         "info --backbone resnet18 --json",
-        "train photos --backbone squeezenet1_1 --weights random --imgsz 32",
+        "train photos --mode probe --backbone squeezenet1_1 --weights random --imgsz 32",
     ] {
         let mut child = place.command(line).stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().unwrap();
         drop(child.stdout.take());
@@ -215,8 +215,7 @@ fn with_flips_a_photo_and_its_mirror_image_get_the_same_answer() {
             }
         }
     }
-    let train =
-        "train photos --backbone squeezenet1_1 --weights random --imgsz 32 --val-resize-size 32 --output-dir run";
+    let train = "train photos --mode probe --backbone squeezenet1_1 --weights random --imgsz 32 --val-resize-size 32 --output-dir run";
     place.run(train).done();
     let answers = |folder: &str, flags: &str| {
         let ended = place.run(&format!("predict run/best.safetensors {folder} --json {flags}")).done();

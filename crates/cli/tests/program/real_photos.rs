@@ -15,7 +15,7 @@ fn probe(test: &str, backbone: &str, expected: f64) {
     let Some(weights) = shared(test, &format!("weights/{backbone}.pth")) else { return };
     let place = Place::empty();
     for head in ["softmax", "ovr"] {
-        let flags = format!("--backbone {backbone} --head {head} --output-dir {head} --json");
+        let flags = format!("--mode probe --backbone {backbone} --head {head} --output-dir {head} --json");
         let mut command = place.command(&format!("train {} {flags}", photos.display()));
         let output = command.arg("--weights").arg(&weights).output().unwrap();
         let result = crate::common::Ended::new(&flags, output).done().json();

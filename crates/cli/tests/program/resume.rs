@@ -70,8 +70,7 @@ fn ctrl_c_while_photos_are_read_ends_the_reading() {
         fs::create_dir_all(&folder).unwrap();
         (0..50).for_each(|i| fs::hard_link(place.path("photo.ppm"), folder.join(format!("{i}.ppm"))).unwrap());
     }
-    let train =
-        "train many --backbone squeezenet1_1 --weights random --imgsz 32 --cache-mib 0 --threads 1 --output-dir run";
+    let train = "train many --mode probe --backbone squeezenet1_1 --weights random --imgsz 32 --cache-mib 0 --threads 1 --output-dir run";
     let mut running = place.start_saying(train, "said", &[]);
     running.wait_until(&place.path("said"), |said| !said.is_empty());
     running.signal("INT");
@@ -107,7 +106,9 @@ fn resuming_says_what_is_wrong() {
     place.run("resume nowhere").fails(&["nowhere", "runs/train"]);
     place.run("resume photos").fails(&["photos/config.toml", "give the folder of a run"]);
 
-    place.run("train photos --backbone squeezenet1_1 --weights random --imgsz 32 --output-dir probe").done();
+    place
+        .run("train photos --mode probe --backbone squeezenet1_1 --weights random --imgsz 32 --output-dir probe")
+        .done();
     place.run("resume probe").fails(&["is complete", "probe/best.safetensors"]);
     // A probe that was stopped starts again.
     fs::remove_file(place.path("probe/best.safetensors")).unwrap();
@@ -143,5 +144,5 @@ fn a_stopped_run_is_not_replaced_unasked() {
     running.signal("INT");
     running.end().exits(130);
     place.run(&format!("{TRAIN} --output-dir run")).fails(&["already holds a run", "--exist-ok"]);
-    place.run("train photos --backbone squeezenet1_1 --weights random --imgsz 32 --output-dir run --exist-ok").done();
+    place.run("train photos --mode probe --backbone squeezenet1_1 --weights random --imgsz 32 --output-dir run --exist-ok").done();
 }

@@ -49,7 +49,8 @@ fn train(place: &Place, flags: &str) -> Value {
 fn a_probe_of_random_features_tells_colours_apart_with_either_head() {
     let place = Place::with_photos();
     for head in ["softmax", "ovr"] {
-        let result = train(&place, &format!("--backbone squeezenet1_1 --weights random --head {head} --exist-ok"));
+        let result =
+            train(&place, &format!("--mode probe --backbone squeezenet1_1 --weights random --head {head} --exist-ok"));
         // 8 photos of two classes: the colour alone shines through random filters.
         assert!(result["best_val_acc"].as_f64().unwrap() >= 0.875, "{head}: {result}");
         assert_eq!(rates(&place, "run", 1), [0.0]);
@@ -60,13 +61,17 @@ fn a_probe_of_random_features_tells_colours_apart_with_either_head() {
 #[test]
 fn a_probe_takes_a_given_c_and_class_weights() {
     let place = Place::with_photos();
-    let ended = place.run("train photos --backbone squeezenet1_1 --weights random --imgsz 32 --output-dir cv").done();
+    let ended = place
+        .run("train photos --mode probe --backbone squeezenet1_1 --weights random --imgsz 32 --output-dir cv")
+        .done();
     ended.says(&["C = ", "cross-validation"]);
     let ended = place
-        .run("train photos --backbone squeezenet1_1 --weights random --imgsz 32 --output-dir given -C 0.25")
+        .run(
+            "train photos --mode probe --backbone squeezenet1_1 --weights random --imgsz 32 --output-dir given -C 0.25",
+        )
         .done();
     assert!(!ended.stderr.contains("cross-validation"), "{}", ended.stderr);
-    let weighted = "train photos --backbone squeezenet1_1 --weights random --imgsz 32 --output-dir weighted -C 0.25 --class-weights 9,1";
+    let weighted = "train photos --mode probe --backbone squeezenet1_1 --weights random --imgsz 32 --output-dir weighted -C 0.25 --class-weights 9,1";
     place.run(weighted).done();
     let loss = |run: &str| place.text(&format!("{run}/results.csv")).lines().nth(1).unwrap().to_owned();
     assert_ne!(loss("given"), loss("weighted"));
@@ -170,15 +175,18 @@ fn every_other_training_flag_has_an_effect_of_its_own() {
 #[test]
 fn flags_without_effect_are_named() {
     let place = Place::with_photos();
-    let probe = "train photos --backbone squeezenet1_1 --weights random --imgsz 32 --exist-ok --output-dir run";
-    let ended = place.run(&format!("{probe} --epochs 3 --rotation 5")).done();
+    let train = "train photos --backbone squeezenet1_1 --weights random --imgsz 32 --exist-ok --output-dir run --mode";
+    let ended = place.run(&format!("{train} probe --epochs 3 --rotation 5 --time 5m")).done();
+    let ended = ended.says(&["warning: --time has no effect here: it goes with --mode auto"]);
     let ended = ended.says(&["warning: --epochs has no effect here: it goes with --mode frozen or --mode finetune"]);
     ended.says(&["warning: --rotation has no effect"]);
-    let ended =
-        place.run(&format!("{probe} --mode frozen --epochs 1 --lr-min 0.1 --optimizer adamw --momentum 0")).done();
+    let ended = place.run(&format!("{train} frozen --epochs 1 --lr-min 0.1 --optimizer adamw --momentum 0")).done();
     let ended = ended.says(&["--lr-min has no effect", "--momentum has no effect here: it goes with --optimizer sgd"]);
     assert_eq!(ended.stderr.matches("no effect").count(), 2, "{}", ended.stderr);
-    let contradiction = format!("{probe} --mode frozen --no-augment --rotation 5");
+    let ended = place.run(&format!("{train} auto --time 0 --momentum 0.5 --keep best --epochs 3")).done();
+    let ended = ended.says(&["--momentum has no effect here: it goes with --optimizer sgd", "--keep has no effect"]);
+    assert_eq!(ended.stderr.matches("no effect").count(), 2, "{}", ended.stderr);
+    let contradiction = format!("{train} frozen --no-augment --rotation 5");
     place.run(&contradiction).refuses(&["--no-augment", "--rotation"]);
 }
 
@@ -214,7 +222,7 @@ fn classes_of_different_size_can_be_balanced() {
 fn the_model_keeps_how_photos_are_prepared() {
     let place = Place::with_photos();
     let prepared = |flags: &str| {
-        train(&place, &format!("--backbone squeezenet1_1 --weights random --exist-ok {flags}"));
+        train(&place, &format!("--mode probe --backbone squeezenet1_1 --weights random --exist-ok {flags}"));
         let about = place.run("info run/best.safetensors --json").done().json();
         ["resize", "crop"].map(|side| about["preprocessing"][side].as_u64().unwrap())
     };
@@ -230,7 +238,7 @@ fn a_folder_of_class_folders_is_divided() {
         place.draw(class, "photos", 0..10);
     }
     let ended = place.run(
-        "train photos --backbone squeezenet1_1 --weights random --imgsz 32 --output-dir run --val-fraction 0.3 --json",
+        "train photos --mode probe --backbone squeezenet1_1 --weights random --imgsz 32 --output-dir run --val-fraction 0.3 --json",
     );
     let ended = ended.done().says(&["3 classes, 21 photos to train on, 9 to validate on"]);
     assert!(ended.json()["best_val_acc"].as_f64().unwrap() >= 7.0 / 9.0, "{}", ended.stdout);
@@ -241,7 +249,7 @@ fn a_folder_of_class_folders_is_divided() {
 fn runs_are_numbered_and_the_text_says_what_to_do_next() {
     let place = Place::with_photos();
     for run in ["runs/train", "runs/train2"] {
-        let ended = place.run("train photos --backbone squeezenet1_1 --weights random --imgsz 32").done();
+        let ended = place.run("train photos --mode probe --backbone squeezenet1_1 --weights random --imgsz 32").done();
         let ended = ended.says(&[&format!("writing to {run}"), "regraft predict", "random weights"]);
         for line in ["Epoch 1/1", "train loss: ", "val loss: ", "Training complete in 0m ", "Best val Acc: "] {
             assert!(ended.stdout.contains(line), "{line:?} is not in {}", ended.stdout);

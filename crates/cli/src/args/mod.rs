@@ -1,0 +1,234 @@
+//! The command line. Flag names are torchvision's and ultralytics'.
+
+mod settings;
+mod train;
+
+use std::path::PathBuf;
+use std::sync::LazyLock;
+
+use clap::parser::ValueSource;
+use clap::{Args, CommandFactory, FromArgMatches, Parser, Subcommand, ValueEnum};
+use regraft_engine::Precision;
+use regraft_transfer::Tta;
+pub use train::Train;
+
+use crate::values::{MAX_SEED, MAX_THREADS, backbone, backbone_and_weights};
+use crate::weights::Choice;
+
+/// Transfer learning for people with a folder of photos: keep a pretrained ConvNet, graft a new head on it.
+#[derive(Parser)]
+#[command(name = "regraft", version = VERSION.as_str(), arg_required_else_help = true)]
+#[command(after_help = "Example: regraft train photos/ --backbone mobilenet_v2")]
+pub struct Arguments {
+    #[command(subcommand)]
+    pub command: Command,
+    #[command(flatten)]
+    pub common: Common,
+}
+
+impl Arguments {
+    /// Reads the command line; where it is wrong, says so and ends the program.
+    pub fn read() -> Self {
+        let mut command = Self::command();
+        let matches = command.get_matches_mut();
+        let mut arguments = Self::from_arg_matches(&matches).unwrap_or_else(|e| e.format(&mut command).exit());
+        if let (Command::Train(train), Some((_, matches))) = (&mut arguments.command, matches.subcommand()) {
+            train.idle = train.idle(|id| matches.value_source(id) == Some(ValueSource::CommandLine));
+        }
+        arguments
+    }
+}
+
+/// Version and the instruction set that kernels will use.
+static VERSION: LazyLock<String> = LazyLock::new(|| {
+    format!("{} (cpu level: {})", env!("CARGO_PKG_VERSION"), regraft_kernels::simd::Level::current().name())
+});
+
+#[derive(Args)]
+pub struct Common {
+    /// Threads to compute on [default: physical cores]
+    #[arg(long, global = true, value_parser = clap::value_parser!(u16).range(1..=MAX_THREADS))]
+    pub threads: Option<u16>,
+    /// Print results as JSON on stdout
+    #[arg(long, global = true)]
+    pub json: bool,
+}
+
+#[derive(Subcommand)]
+pub enum Command {
+    /// Train a classifier on a folder of photos
+    Train(Box<Train>),
+    /// Go on with an interrupted run
+    Resume(Resume),
+    /// Measure a model on labelled photos
+    Eval(Eval),
+    /// Name what is on photos
+    Predict(Predict),
+    /// List the backbones and their published weights
+    Backbones,
+    /// Find out which backbone and head suit a folder of photos
+    Compare(Compare),
+    /// Show a model, or the layers of a backbone
+    Info(Info),
+    /// Measure images per second on this machine
+    Bench(Bench),
+}
+
+#[derive(Args)]
+pub struct Resume {
+    /// Folder of the run
+    pub run: PathBuf,
+    /// Download nothing: published weights must be here still
+    #[arg(long)]
+    pub offline: bool,
+}
+
+#[derive(Args)]
+pub struct Compare {
+    /// Folder with train/ and val/ of class folders, or with the class folders themselves: all photos are used
+    pub data: PathBuf,
+    /// A backbone to try, with its default published weights or others as for train --weights; may be repeated [default:
+    /// all whose default weights have been downloaded]
+    #[arg(long = "backbone", value_name = "NAME[=WEIGHTS]", value_parser = backbone_and_weights)]
+    pub backbones: Vec<(String, Choice)>,
+    /// Parts that the photos are divided into, each of which is held out in turn
+    #[arg(long, default_value_t = 5, value_parser = clap::value_parser!(u16).range(2..=100))]
+    pub folds: u16,
+    /// Seed of the division
+    #[arg(long, default_value_t = 0, value_parser = clap::value_parser!(u64).range(..=MAX_SEED))]
+    pub seed: u64,
+    /// An unreadable photo is an error instead of a warning
+    #[arg(long)]
+    pub strict: bool,
+    /// Download nothing: published weights must be here already
+    #[arg(long)]
+    pub offline: bool,
+}
+
+#[derive(Args)]
+pub struct Eval {
+    /// Model file (best.safetensors of a run)
+    pub model: PathBuf,
+    /// Folder of class folders, or one with a val/ part
+    pub data: PathBuf,
+    /// An unreadable photo is an error instead of a warning
+    #[arg(long)]
+    pub strict: bool,
+    /// Ask about each photo more than once
+    #[arg(long, value_enum)]
+    pub tta: Option<TtaArg>,
+}
+
+#[derive(Clone, Copy, ValueEnum)]
+pub enum TtaArg {
+    /// The photo and its mirror image: the mean of both answers
+    Hflip,
+}
+
+impl From<TtaArg> for Tta {
+    fn from(arg: TtaArg) -> Self {
+        match arg {
+            TtaArg::Hflip => Tta::Hflip,
+        }
+    }
+}
+
+#[derive(Args)]
+pub struct Predict {
+    /// Model file (best.safetensors of a run)
+    pub model: PathBuf,
+    /// Photos, folders of photos, or - for a list of paths on stdin
+    #[arg(required = true)]
+    pub paths: Vec<PathBuf>,
+    /// Classes to name for each photo [default: 5, with --csv 1]
+    #[arg(long, value_parser = clap::value_parser!(u32).range(1..))]
+    pub top_k: Option<u32>,
+    /// Print CSV: path, label, prob, for --top-k above 1 also label2, prob2, ..., and error
+    #[arg(long, conflicts_with = "json")]
+    pub csv: bool,
+    /// Ask about each photo more than once
+    #[arg(long, value_enum)]
+    pub tta: Option<TtaArg>,
+}
+
+#[derive(Args)]
+#[command(group = clap::ArgGroup::new("what").required(true).args(["model", "backbone"]))]
+pub struct Info {
+    /// Model file
+    pub model: Option<PathBuf>,
+    /// Show the layers of an architecture, or of a network in an ONNX file, instead
+    #[arg(long, value_parser = backbone())]
+    pub backbone: Option<String>,
+    /// Mark as frozen what lies before this layer
+    #[arg(long, value_name = "LAYER", requires = "backbone", conflicts_with = "model")]
+    pub freeze_until: Option<String>,
+}
+
+#[derive(Clone, Copy, PartialEq, ValueEnum)]
+pub enum What {
+    Forward,
+    Train,
+}
+
+#[derive(Clone, Copy, PartialEq, ValueEnum)]
+pub enum PrecisionArg {
+    /// Single precision
+    F32,
+    /// bfloat16 where it is faster: needs a CPU with AVX-512 BF16
+    Bf16,
+}
+
+impl From<PrecisionArg> for Precision {
+    fn from(arg: PrecisionArg) -> Self {
+        match arg {
+            PrecisionArg::F32 => Precision::F32,
+            PrecisionArg::Bf16 => Precision::Bf16,
+        }
+    }
+}
+
+#[derive(Args)]
+pub struct Bench {
+    /// Architecture, or an ONNX file
+    #[arg(long, default_value = "resnet18", value_parser = backbone())]
+    pub backbone: String,
+    /// Images a batch
+    #[arg(long, default_value_t = 32, value_parser = clap::value_parser!(u32).range(1..=4096))]
+    pub batch: u32,
+    /// What to time
+    #[arg(long, value_enum, default_value = "forward")]
+    pub what: What,
+    /// Arithmetic of the convolutions
+    #[arg(long, value_enum, default_value = "f32")]
+    pub precision: PrecisionArg,
+    /// Timed runs, after two to warm up
+    #[arg(long, default_value_t = 5, value_parser = clap::value_parser!(u32).range(1..=1000))]
+    pub runs: u32,
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_command_line_is_consistent() {
+        Arguments::command().debug_assert();
+    }
+
+    #[test]
+    fn the_flags_that_can_be_idle_exist() {
+        let command = Arguments::command();
+        let train = command.find_subcommand("train").unwrap();
+        let line = ["regraft", "train", "photos", "--backbone", "resnet18", "--mode", "frozen", "--optimizer", "adamw"];
+        let Command::Train(args) = Arguments::parse_from(line).command else { unreachable!() };
+        let asked = std::cell::RefCell::new(Vec::new());
+        let idle = args.idle(|id| {
+            asked.borrow_mut().push(id.to_owned());
+            true
+        });
+        assert_eq!(idle.len(), 9, "{idle:?}");
+        for id in asked.into_inner() {
+            assert!(train.get_arguments().any(|arg| arg.get_id() == id.as_str()), "no flag has the id {id}");
+        }
+    }
+}

@@ -3,6 +3,8 @@
 use std::io;
 use std::path::PathBuf;
 
+use crate::Task;
+
 /// The result of this crate's functions.
 pub type Result<T, E = Error> = std::result::Result<T, E>;
 
@@ -17,7 +19,10 @@ pub enum Error {
         path: PathBuf,
     },
     /// A folder was expected.
-    #[error("{} is a file; give the folder that holds one folder of photos per class", path.display())]
+    #[error(
+        "{} is a file; give the folder that holds one folder of photos per class, or a .csv file that lists photos",
+        path.display()
+    )]
     NotAFolder {
         /// The path as given.
         path: PathBuf,
@@ -63,6 +68,26 @@ pub enum Error {
     ClassName {
         /// The class folder.
         path: PathBuf,
+    },
+    /// A list of photos is not as it should be.
+    #[error("{}, line {line}: {reason}", path.display())]
+    Manifest {
+        /// The CSV file.
+        path: PathBuf,
+        /// The line, from 1.
+        line: u64,
+        /// What is wrong and what belongs there.
+        reason: String,
+    },
+    /// Photos come with answers to another question than the model's.
+    #[error("{} gives {}, but the model answers with {}", path.display(), of_task(*found), of_task(*expected))]
+    OtherTask {
+        /// The folder or the CSV file.
+        path: PathBuf,
+        /// What it gives for each photo.
+        found: Task,
+        /// What the model answers.
+        expected: Task,
     },
     /// Training classes without a single photo to validate on.
     #[error(
@@ -193,6 +218,15 @@ impl Error {
             io::ErrorKind::NotFound => Self::NotFound { path: path.to_owned() },
             _ => Self::Read { path: path.to_owned(), source },
         }
+    }
+}
+
+/// What a photo has, by task.
+fn of_task(task: Task) -> &'static str {
+    match task {
+        Task::Classes => "a class for each photo",
+        Task::Labels => "any number of labels for each photo",
+        Task::Value => "a number for each photo",
     }
 }
 

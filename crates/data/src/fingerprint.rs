@@ -14,7 +14,7 @@ use crate::{Dataset, Error, Result, Sample, verify::check};
 /// What a dataset contains.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Fingerprint {
-    /// SHA-256 over the classes and, for each sample, its part, class, path and content; in hexadecimal.
+    /// SHA-256 over the classes and, for each sample, its part, target, path and content; in hexadecimal.
     pub sha256: String,
     /// Validation photos whose bytes are also in the training part: the accuracy measured on them says
     /// nothing.
@@ -48,12 +48,12 @@ pub fn fingerprint(dataset: &Dataset, cancel: &AtomicBool) -> Result<Fingerprint
     let mut train_by_content: HashMap<[u8; 32], &Path> = HashMap::new();
     let mut duplicates = Vec::new();
     for (part, samples) in [("train", &dataset.train), ("val", &dataset.val)] {
-        for Sample { path, class } in samples {
+        for Sample { path, target } in samples {
             check(cancel)?;
             let content = hash_file(path)?;
             let relative = path.strip_prefix(&dataset.root).unwrap_or(path);
             text(part.as_bytes());
-            text(&(*class as u64).to_le_bytes());
+            text(&target.bytes());
             // Components, because systems differ in what separates them.
             text(&(relative.components().count() as u64).to_le_bytes());
             relative.components().for_each(|name| text(name.as_os_str().as_encoded_bytes()));

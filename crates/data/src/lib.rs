@@ -38,7 +38,7 @@ pub use affine::rotate;
 pub use augment::{Augmentation, ColorJitter, CropBox, Drawn};
 pub use auto_augment::{AutoAugment, Operation};
 pub use color::ColorChange;
-pub use dataset::{Dataset, Sample, SplitOptions, open_eval};
+pub use dataset::{Dataset, Sample, SplitOptions, Target, Task, open_eval};
 pub use decode::{DecodeOptions, Format, decode, decode_file};
 pub use erase::{Erased, Fill, RandomErasing};
 pub use error::{Error, Result};

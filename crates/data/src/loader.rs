@@ -16,9 +16,7 @@ use crate::{Augmentation, Error, ImageStore, Preprocessing, Result, Sample, Scra
 pub struct Batch {
     /// `[n, crop, crop, 3]`, normalised.
     pub images: Vec<f32>,
-    /// The class of each picture.
-    pub labels: Vec<usize>,
-    /// The index of each picture among the loader's samples: what to key a picture's random decisions by.
+    /// The index of each picture among the loader's samples: where its target is, and what to key its random decisions by.
     pub sample_keys: Vec<u64>,
     /// How many pictures: the batch size, or less in the last batch.
     pub n: usize,
@@ -203,7 +201,6 @@ impl Recipe {
         let values = self.preprocessing.values();
         let empty = |indices: &&[usize]| Batch {
             images: vec![0.0; indices.len() * values],
-            labels: indices.iter().map(|&index| self.samples[index].class).collect(),
             sample_keys: indices.iter().map(|&index| index as u64).collect(),
             n: indices.len(),
         };
@@ -272,6 +269,7 @@ impl Recipe {
 mod tests {
     use super::*;
     use crate::DecodeOptions;
+    use crate::Target;
     use std::path::PathBuf;
 
     /// `n` small photos of different content, and samples that name them.
@@ -281,7 +279,7 @@ mod tests {
             let path = dir.path().join(format!("{i:03}.pgm"));
             let pixels: Vec<u8> = (0..12 * 10).map(|p| (p * (i + 3) % 251) as u8).collect();
             std::fs::write(&path, [b"P5 12 10 255\n".as_slice(), &pixels].concat()).unwrap();
-            Sample { path, class: i % 3 }
+            Sample { path, target: Target::Class(i % 3) }
         });
         let samples = samples.collect();
         (dir, samples)
@@ -323,7 +321,6 @@ mod tests {
         for (i, batch) in all.iter().enumerate() {
             for k in 0..batch.n {
                 let sample = &samples[i * 4 + k];
-                assert_eq!(batch.labels[k], sample.class);
                 let image = crate::decode_file(&sample.path, &DecodeOptions::default()).unwrap();
                 assert_eq!(batch.images[k * 192..][..192], small().apply(&image));
             }
@@ -435,7 +432,7 @@ mod tests {
         for options in [LoaderOptions { batch_size: 0, ..train(1) }, no_views, train(0)] {
             assert!(matches!(loader(options), Err(Error::Setting { .. })));
         }
-        let samples = vec![Sample { path: PathBuf::from("x"), class: 0 }];
+        let samples = vec![Sample { path: PathBuf::from("x"), target: Target::Class(0) }];
         let bad = Preprocessing { crop: 0, ..small() };
         assert!(Loader::new(samples, store(0), bad, train(1)).is_err());
     }

@@ -108,19 +108,20 @@ impl Mixed {
         }
     }
 
-    /// The share of every class in each picture: `[n, classes]`.
+    /// Mixes the pictures' targets in the same shares: `[n, width]`, such as the share of every class.
     ///
     /// # Panics
-    /// If a label is not below `classes`.
-    pub fn targets(&self, labels: &[usize], classes: usize) -> Vec<f32> {
+    /// If the values are not a whole number of targets.
+    pub fn mix_targets(&self, targets: &mut [f32], width: usize) {
+        assert_eq!(targets.len() % width, 0, "whole targets");
         let (own, other) = (self.lambda() as f32, (1.0 - self.lambda()) as f32);
-        let mut targets = vec![0.0; labels.len() * classes];
-        let before = labels.iter().cycle().skip(labels.len().saturating_sub(1));
-        for ((target, &label), &before) in targets.chunks_exact_mut(classes).zip(labels).zip(before) {
-            target[before] += other;
-            target[label] += own;
+        let Some(last) = targets.rchunks_exact(width).next().map(<[f32]>::to_vec) else { return };
+        let mut before = last;
+        for target in targets.chunks_exact_mut(width) {
+            let own_target = target.to_vec();
+            target.iter_mut().zip(&before).for_each(|(value, before)| *value = before * other + *value * own);
+            before = own_target;
         }
-        targets
     }
 }
 
@@ -174,8 +175,10 @@ mod tests {
         Mixed::MixUp { lambda: 0.25 }.apply(&mut images, 2);
         Mixed::cut(2, (1, 1), 0.0).apply(&mut images, 2);
         assert_eq!(images, before);
-        assert_eq!(Mixed::MixUp { lambda: 0.25 }.targets(&[1], 3), [0.0, 1.0, 0.0]);
+        let mut target = [0.0, 1.0, 0.0];
+        Mixed::MixUp { lambda: 0.25 }.mix_targets(&mut target, 3);
+        assert_eq!(target, [0.0, 1.0, 0.0]);
         Mixed::MixUp { lambda: 0.25 }.apply(&mut [], 2);
-        assert!(Mixed::MixUp { lambda: 0.25 }.targets(&[], 3).is_empty());
+        Mixed::MixUp { lambda: 0.25 }.mix_targets(&mut [], 3);
     }
 }

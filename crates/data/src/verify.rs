@@ -82,7 +82,7 @@ impl Dataset {
     ) -> Result<Findings> {
         let classes_of = |samples: &[Sample]| {
             let mut present = vec![false; self.classes.len()];
-            samples.iter().for_each(|sample| present[sample.class] = true);
+            samples.iter().flat_map(|sample| sample.target.indices()).for_each(|&class| present[class] = true);
             present
         };
         let before = [classes_of(&self.train), classes_of(&self.val)];

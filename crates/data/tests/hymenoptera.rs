@@ -46,6 +46,6 @@ fn a_folder_without_parts_is_divided_in_every_class() {
     let (dataset, _) = Dataset::open(&folder, &SplitOptions::default()).unwrap();
     assert_eq!((dataset.classes.len(), dataset.train.len(), dataset.val.len()), (40, 320, 80));
     for class in 0..40 {
-        assert_eq!(dataset.val.iter().filter(|sample| sample.class == class).count(), 2);
+        assert_eq!(dataset.val.iter().filter(|sample| sample.target.indices() == [class]).count(), 2);
     }
 }

@@ -1,29 +1,36 @@
-//! A folder of photos as classes and samples.
+//! A folder of photos, or a list of them, as samples with their answers.
 
+mod manifest;
 mod scan;
 mod split;
+mod target;
 
 use std::path::{Path, PathBuf};
 
 use crate::{Error, FindingKind, Findings, Result};
+use manifest::Manifest;
 pub(crate) use scan::collect_photos;
 use scan::{ClassFolder, subfolder};
+pub use target::{Target, Task};
 
-/// One photo and the index of its class.
-#[derive(Clone, Debug, PartialEq, Eq)]
+/// One photo and the right answer.
+#[derive(Clone, Debug, PartialEq)]
 pub struct Sample {
     /// The file.
     pub path: PathBuf,
-    /// Index into the classes.
-    pub class: usize,
+    /// The answer.
+    pub target: Target,
 }
 
 /// The photos of a folder, in a training and a validation part.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq)]
 pub struct Dataset {
-    /// The folder that was opened.
+    /// The folder that was opened, or that of the manifest.
     pub root: PathBuf,
-    /// Names of the class folders in byte order, at least two; a class is its index here.
+    /// What is asked about the photos.
+    pub task: Task,
+    /// Names of the classes (at least two) or labels in byte order, of which a target holds indices; what the number is
+    /// called, if it is one.
     pub classes: Vec<String>,
     /// The training samples, sorted by path.
     pub train: Vec<Sample>,
@@ -59,8 +66,11 @@ impl Dataset {
     /// draw is keyed by seed and class name, so other classes don't change it. Photos in folders inside a
     /// class folder belong to the class. Symbolic links are followed. A file is a photo by its content.
     ///
+    /// `root` may also be a CSV file that names photos and what is on them: a column `path`, one of `label`, `labels` (with
+    /// `|` between them), `value` or one of 0 and 1 for each label, and perhaps `split` (`train` or `val`).
+    ///
     /// # Errors
-    /// [`Error::NotFound`], [`Error::NotAFolder`], [`Error::Read`], [`Error::ClassName`]; [`Error::NoClasses`],
+    /// [`Error::NotFound`], [`Error::NotAFolder`], [`Error::Manifest`], [`Error::Read`], [`Error::ClassName`]; [`Error::NoClasses`],
     /// [`Error::NoPhotos`] or [`Error::OneClass`] if there is nothing to classify; [`Error::MissingClasses`] or
     /// [`Error::UnknownClasses`] if the two parts don't have the same classes; [`Error::Setting`] for a
     /// fraction outside 0..1.
@@ -73,6 +83,10 @@ impl Dataset {
             });
         }
         let mut findings = Findings::default();
+        if is_manifest(root) {
+            let dataset = Manifest::read(root, &mut findings)?.divide(root, options, &mut findings)?;
+            return Ok((dataset, findings));
+        }
         let entries = scan::list(root)?;
         let train_root = subfolder(root, &entries, "train").filter(|path| scan::has_subfolders(path));
         let Some(train_root) = train_root else {
@@ -122,7 +136,7 @@ impl Dataset {
             return Err(Error::MissingClasses { path: val_root.to_owned(), classes: missing });
         }
         let train = samples_of(train_root, train, &classes, "the training folder")?;
-        Ok(Self { root: root.to_owned(), classes, train, val })
+        Ok(Self { root: root.to_owned(), task: Task::Classes, classes, train, val })
     }
 
     /// A dataset whose parts are drawn from one folder.
@@ -142,24 +156,40 @@ impl Dataset {
             }
             let is_val = split::validation_mask(&folder.name, folder.photos.len(), options);
             for (path, is_val) in folder.photos.into_iter().zip(is_val) {
-                if is_val { &mut val } else { &mut train }.push(Sample { path, class });
+                if is_val { &mut val } else { &mut train }.push(Sample { path, target: Target::Class(class) });
             }
         }
-        Ok(Self { root: root.to_owned(), classes, train, val })
+        Ok(Self { root: root.to_owned(), task: Task::Classes, classes, train, val })
     }
 }
 
-/// Gathers the photos of a folder for the evaluation of a model that knows `classes`.
+/// Whether a path is that of a manifest rather than of a folder.
+fn is_manifest(path: &Path) -> bool {
+    path.extension().is_some_and(|ending| ending.eq_ignore_ascii_case("csv")) && !path.is_dir()
+}
+
+/// Gathers the photos of a folder or a manifest for the evaluation of a model that answers `task` and knows `classes`.
 ///
 /// `root` holds class folders, or a `val/` (or `valid/`, `validation/`, `test/`) folder that does, which is
 /// then used. Classes are matched by name; the samples' class is the index into `classes`, and a class of
-/// the model without photos here is only noted.
+/// the model without photos here is only noted. Of a manifest, the validation part is used, or all without one.
 ///
 /// # Errors
-/// [`Error::UnknownClasses`] if a folder is named after no class of the model, and those of
+/// [`Error::OtherTask`] if these photos have answers to another question; [`Error::UnknownClasses`] if a folder is named after no class of the model, and those of
 /// [`Dataset::open`] about folders without photos.
-pub fn open_eval(root: &Path, classes: &[String]) -> Result<(Vec<Sample>, Findings)> {
+pub fn open_eval(root: &Path, task: Task, classes: &[String]) -> Result<(Vec<Sample>, Findings)> {
     let mut findings = Findings::default();
+    let other_task = |found| Error::OtherTask { path: root.to_owned(), found, expected: task };
+    if is_manifest(root) {
+        let manifest = Manifest::read(root, &mut findings)?;
+        if manifest.task != task {
+            return Err(other_task(manifest.task));
+        }
+        return Ok((manifest.evaluation(root, classes)?, findings));
+    }
+    if task != Task::Classes {
+        return Err(other_task(Task::Classes));
+    }
     let val_root = val_folder(root, &scan::list(root)?)
         .filter(|path| !classes.iter().any(|class| path.file_name().is_some_and(|name| name == class.as_str())));
     if let Some(val_root) = &val_root {
@@ -200,7 +230,9 @@ fn samples_of(
     let (mut samples, mut unknown) = (Vec::new(), Vec::new());
     for folder in folders {
         match classes.iter().position(|class| *class == folder.name) {
-            Some(class) => samples.extend(folder.photos.into_iter().map(|path| Sample { path, class })),
+            Some(class) => {
+                samples.extend(folder.photos.into_iter().map(|path| Sample { path, target: Target::Class(class) }))
+            }
             None => unknown.push(folder.name),
         }
     }

@@ -31,7 +31,7 @@ fn open_error(files: &[&str]) -> String {
 
 fn names(dir: &TempDir, samples: &[Sample]) -> Vec<(String, usize)> {
     let relative = |path: &Path| path.strip_prefix(dir.path()).unwrap().display().to_string();
-    samples.iter().map(|sample| (relative(&sample.path), sample.class)).collect()
+    samples.iter().map(|sample| (relative(&sample.path), sample.target.indices()[0])).collect()
 }
 
 #[test]
@@ -95,7 +95,8 @@ fn one_folder_is_divided_by_class_and_seed() {
     files.push("c/only.pgm");
     let dir = folder(&files);
     let (dataset, findings) = open(&dir).unwrap();
-    let per_class = |samples: &[Sample]| [0, 1, 2].map(|class| samples.iter().filter(|s| s.class == class).count());
+    let per_class =
+        |samples: &[Sample]| [0, 1, 2].map(|class| samples.iter().filter(|s| s.target == Target::Class(class)).count());
     assert_eq!((per_class(&dataset.train), per_class(&dataset.val)), ([8, 8, 1], [2, 2, 0]));
     assert!(dataset.train.is_sorted_by_key(|s| &s.path) && dataset.val.is_sorted_by_key(|s| &s.path));
     assert_eq!(findings.count(FindingKind::Layout), 1, "the class with one photo is named");
@@ -208,17 +209,17 @@ fn a_class_name_must_be_utf8() {
 fn evaluation_matches_classes_by_name() {
     let classes = ["a", "b", "c"].map(String::from);
     let dir = folder(&["c/1.pgm", "b/2.pgm"]);
-    let (samples, findings) = open_eval(dir.path(), &classes).unwrap();
+    let (samples, findings) = open_eval(dir.path(), Task::Classes, &classes).unwrap();
     assert_eq!(names(&dir, &samples), [("b/2.pgm".into(), 1), ("c/1.pgm".into(), 2)]);
     assert_eq!(findings.count(FindingKind::Layout), 1, "class a has no photos");
 
     let dir = folder(&["train/a/0.pgm", "train/x/9.pgm", "val/a/1.pgm", "val/b/2.pgm", "val/c/3.pgm"]);
-    let (samples, _) = open_eval(dir.path(), &classes).unwrap();
+    let (samples, _) = open_eval(dir.path(), Task::Classes, &classes).unwrap();
     assert_eq!(samples.len(), 3, "the validation part is used");
 
     let dir = folder(&["a/1.pgm", "d/2.pgm"]);
-    let error = open_eval(dir.path(), &classes).unwrap_err().to_string();
+    let error = open_eval(dir.path(), Task::Classes, &classes).unwrap_err().to_string();
     assert!(error.ends_with("has `d`, which the model does not have; its classes are `a`, `b`, `c`"), "{error}");
-    assert!(matches!(open_eval(folder(&["a/"]).path(), &classes), Err(Error::NoPhotos { .. })));
-    assert!(matches!(open_eval(folder(&["1.pgm"]).path(), &classes), Err(Error::NoClasses { .. })));
+    assert!(matches!(open_eval(folder(&["a/"]).path(), Task::Classes, &classes), Err(Error::NoPhotos { .. })));
+    assert!(matches!(open_eval(folder(&["1.pgm"]).path(), Task::Classes, &classes), Err(Error::NoClasses { .. })));
 }

@@ -364,6 +364,7 @@ impl Sums {
             let label = match labels {
                 Labels::Classes(labels) => labels[i],
                 Labels::Probabilities(targets) => largest(&targets[i * classes..][..classes]),
+                Labels::Binary(_) | Labels::Values(_) => unreachable!("photos have a class each"),
             };
             self.correct += u64::from(largest(logits) == label);
             self.seen += 1;

@@ -113,7 +113,7 @@ impl Reporter for Terminal {
         let best = if best && epochs > 1 { ", best so far" } else { "" };
         let text = format!(
             "Epoch {}/{epochs}\ntrain loss: {:.4} Acc: {:.4}\nval loss: {:.4} Acc: {:.4}\n{:.1} s{best}\n",
-            row.epoch, row.train_loss, row.train_acc, row.val_loss, row.val_acc, row.seconds
+            row.epoch, row.train_loss, row.train_score, row.val_loss, row.val_score, row.seconds
         );
         if self.json {
             self.tell(&text);

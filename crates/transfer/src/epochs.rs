@@ -170,15 +170,15 @@ impl<'a> Run<'a> {
             let row = Row {
                 epoch: epoch + 1,
                 train_loss: sums.mean_loss(),
-                train_acc: sums.correct as f64 / sums.seen.max(1) as f64,
+                train_score: sums.correct as f64 / sums.seen.max(1) as f64,
                 val_loss: tally.loss(),
-                val_acc: tally.top1(),
+                val_score: tally.score(),
                 lr,
                 seconds,
             };
             let best = better.is_some();
             if let Some(model) = better {
-                self.progress.best = Some(Best { epoch: row.epoch, val_acc: row.val_acc });
+                self.progress.best = Some(Best { epoch: row.epoch, val_acc: row.val_score });
                 self.unsaved_best = Some(model);
             }
             self.progress.end_epoch(row);
@@ -221,8 +221,8 @@ impl<'a> Run<'a> {
         self.swap_average();
         let measured = validate(val, &mut self.network, self.photos.dataset.classes.len(), self.context);
         let measured = measured.and_then(|tally| {
-            let best = self.progress.best.is_none_or(|best| tally.top1() > best.val_acc);
-            let best = best.then(|| self.model(self.progress.epoch + 1, tally.top1())).transpose()?;
+            let best = self.progress.best.is_none_or(|best| tally.score() > best.val_acc);
+            let best = best.then(|| self.model(self.progress.epoch + 1, tally.score())).transpose()?;
             Ok((tally, best))
         });
         self.swap_average();
@@ -286,7 +286,7 @@ impl<'a> Run<'a> {
     /// Saves what an epoch brought. A full disk is no reason to throw the work away: the run goes on, and every
     /// later epoch tries again.
     fn save_epoch(&mut self) {
-        let results = self.save_best().and_then(|()| self.folder.write_results(&self.progress.rows));
+        let results = self.save_best().and_then(|()| self.folder.write_results(&self.progress.rows, HeadKind::Softmax));
         if let Err(error) = results.and_then(|()| self.save_checkpoint()) {
             let more = !self.progress.is_complete(self.config);
             let plan = if more { "; training goes on and tries again after the next epoch" } else { "" };
@@ -322,7 +322,7 @@ impl<'a> Run<'a> {
 
     /// The last save. What could not be saved after the last epoch is tried once more, or put elsewhere.
     fn finish(&mut self) -> Result<Outcome> {
-        let saved = self.save_best().and_then(|()| self.folder.write_results(&self.progress.rows));
+        let saved = self.save_best().and_then(|()| self.folder.write_results(&self.progress.rows, HeadKind::Softmax));
         self.or_rescue(saved)?;
         let best = self.progress.best.expect("there was at least one epoch");
         let Config { epochs, patience, .. } = *self.config;

@@ -4,6 +4,7 @@ use std::path::Path;
 use std::sync::Arc;
 
 use regraft_data::{ImageStore, open_eval, verify};
+use regraft_learn::linear::Truth;
 use regraft_learn::metrics::{Evaluation, Tally};
 
 use crate::features::{for_each_batch, labels_u32, loader};
@@ -39,7 +40,7 @@ pub fn evaluate(
     let mut tally = Tally::new(Tta::head(tta, model.head), model.classes.len());
     let infer = |images: &[f32]| tta::infer(session.as_mut(), images, model.preprocessing.crop, model.head, tta);
     for_each_batch("evaluating", &loader, 0, infer, context, |logits, batch| {
-        Ok(tally.add(logits, &labels_u32(&batch.labels))?)
+        Ok(tally.add(logits, Truth::Classes(&labels_u32(&batch.labels)))?)
     })?;
     Ok(tally.finish(&model.classes)?)
 }

@@ -7,7 +7,7 @@ use regraft_engine::SessionOptions;
 use regraft_graph::{Grafted, Graph, NodeId, StateDict, Tensor};
 use regraft_learn::history::Row;
 use regraft_learn::linear::{
-    ClassWeight, Control, CvOptions, FitOptions, LinearHead, Progress, Samples, class_means, fit, fit_cv,
+    ClassWeight, Control, CvOptions, FitOptions, LinearHead, Progress, Samples, Truth, class_means, fit, fit_cv,
 };
 use regraft_learn::metrics::Tally;
 
@@ -48,7 +48,7 @@ pub(crate) fn run(
         let mut tally = Tally::new(config.head.kind(), dataset.classes.len());
         for (row, &label) in features.values.chunks_exact(features.dim).zip(&features.labels) {
             let logits: Vec<f32> = linear.logits(row).iter().map(|&z| z as f32).collect();
-            tally.add(&logits, &[label])?;
+            tally.add(&logits, Truth::Classes(&[label]))?;
         }
         Ok(tally)
     };
@@ -63,26 +63,26 @@ pub(crate) fn run(
         classes: dataset.classes.clone(),
         preprocessing: config.preprocessing.clone(),
         head: config.head.kind(),
-        provenance: Provenance { epoch: 1, val_acc: on_val.top1(), ..Provenance::of(config, &backbone, photos) },
+        provenance: Provenance { epoch: 1, val_acc: on_val.score(), ..Provenance::of(config, &backbone, photos) },
         golden,
     };
     let seconds = started.elapsed().as_secs_f64();
     let row = Row {
         epoch: 1,
         train_loss: on_train.loss(),
-        train_acc: on_train.top1(),
+        train_score: on_train.score(),
         val_loss: on_val.loss(),
-        val_acc: on_val.top1(),
+        val_score: on_val.score(),
         lr: 0.0,
         seconds,
     };
-    folder.write_results(&[row])?;
+    folder.write_results(&[row], config.head.kind())?;
     // Last: the model is what tells a finished probe.
     model.save(&folder.best_path())?;
     context.reporter.epoch(EpochEnd { row: &row, epochs: 1, best: true });
     Ok(Outcome::Finished(Finished {
         folder: folder.clone(),
-        best_val_acc: row.val_acc,
+        best_val_acc: row.val_score,
         best_epoch: 1,
         val_n: dataset.val.len(),
         seconds,
@@ -129,7 +129,7 @@ fn put(linear: LinearHead, graph: &Graph, layer: NodeId, state: &mut StateDict) 
 fn fit_head(config: &Config, train: &Features, classes: usize, context: &Context) -> Result<LinearHead> {
     let samples = Samples::new(&train.values, train.dim, &train.labels, classes)?;
     if config.head == Head::Mean {
-        return Ok(class_means(samples));
+        return Ok(class_means(samples)?);
     }
     let class_weight = match &config.class_weights {
         ClassWeights::Uniform => ClassWeight::Uniform,
@@ -164,7 +164,7 @@ fn fit_head(config: &Config, train: &Features, classes: usize, context: &Context
         "C = {:.4} by {}-fold cross-validation on the training photos (accuracy {:.4})",
         fitted.fit.c,
         fitted.folds,
-        chosen.map_or(f64::NAN, |row| row.accuracy)
+        chosen.map_or(f64::NAN, |row| row.score)
     ));
     Ok(fitted.fit.head)
 }

@@ -4,6 +4,7 @@ use std::fs;
 use std::path::{Path, PathBuf};
 
 use regraft_learn::history::{self, Row};
+use regraft_learn::linear::HeadKind;
 
 use crate::{Config, Error, Result};
 
@@ -118,12 +119,12 @@ impl RunFolder {
         self.write("labels.txt", &(classes.join("\n") + "\n")).map(|_| ())
     }
 
-    /// Writes the results of the epochs so far.
+    /// Writes the results of the epochs so far, of a network with this kind of head.
     ///
     /// # Errors
     /// [`Error::Weights`] if the file cannot be written.
-    pub fn write_results(&self, rows: &[Row]) -> Result<()> {
-        self.write("results.csv", &history::to_csv(rows)).map(|_| ())
+    pub fn write_results(&self, rows: &[Row], head: HeadKind) -> Result<()> {
+        self.write("results.csv", &history::to_csv(rows, head)).map(|_| ())
     }
 
     /// Writes a file of text and returns where it is.

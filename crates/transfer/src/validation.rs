@@ -1,6 +1,6 @@
 //! Measuring the network on the validation photos after every epoch.
 
-use regraft_learn::linear::HeadKind;
+use regraft_learn::linear::{HeadKind, Truth};
 use regraft_learn::metrics::Tally;
 
 use crate::features::labels_u32;
@@ -19,7 +19,7 @@ pub(crate) fn validate(photos: &mut Inputs, network: &mut Network, classes: usiz
     let mut steps = photos.epoch(0, 0, network, context)?;
     context.reporter.begin("validating", "img", n as u64);
     while let Some(step) = steps.next(network)? {
-        tally.add(&network.top.infer(step.values)?, &labels_u32(step.labels))?;
+        tally.add(&network.top.infer(step.values)?, Truth::Classes(&labels_u32(step.labels)))?;
         done += step.labels.len();
         context.reporter.advance(done as u64, "");
         context.go_on()?;

@@ -1,13 +1,13 @@
-//! The result of an evaluation.
+//! How well samples are told to be of their class.
 
 use serde::{Deserialize, Serialize};
 
-use super::{Tally, wilson};
-use crate::Error;
+use super::{argmax, fraction, wilson};
+use crate::linear::{HeadKind, log_probabilities};
 
-/// What an evaluation found; fractions are 0 to 1.
+/// What an evaluation of classes found; fractions are 0 to 1.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
-pub struct Evaluation {
+pub struct ClassEvaluation {
     /// Samples evaluated.
     pub n: u64,
     /// Mean negative log of the true class's probability (natural logarithm).
@@ -55,15 +55,39 @@ pub struct Averages {
     pub f1: f64,
 }
 
-impl Evaluation {
-    pub(super) fn new(tally: &Tally, classes: &[String]) -> Result<Self, Error> {
-        if classes.len() != tally.classes {
-            return Err(Error::Shape { what: "number of class names", expected: tally.classes, found: classes.len() });
-        }
-        if tally.n == 0 {
-            return Err(Error::NoSamples);
-        }
-        let confusion: Vec<Vec<u64>> = tally.confusion.chunks_exact(tally.classes).map(<[u64]>::to_vec).collect();
+/// The answers so far, counted.
+#[derive(Clone, Debug)]
+pub(super) struct Counts {
+    kind: HeadKind,
+    classes: usize,
+    top5: u64,
+    /// `[true class, predicted class]`
+    confusion: Vec<u64>,
+}
+
+impl Counts {
+    pub fn new(kind: HeadKind, classes: usize) -> Self {
+        Self { kind, classes, top5: 0, confusion: vec![0; classes * classes] }
+    }
+
+    /// Adds one sample; returns its loss and whether the answer was right, 1 or 0.
+    pub fn push(&mut self, logits: &[f64], label: usize) -> (f64, f64) {
+        let answer = argmax(logits);
+        self.confusion[label * self.classes + answer] += 1;
+        // Ties go to the lower index, as in `argmax`.
+        let ahead = logits.iter().enumerate().filter(|&(i, &z)| z > logits[label] || (z == logits[label] && i < label));
+        self.top5 += u64::from(ahead.count() < 5);
+        (-log_probabilities(self.kind, logits)[label], f64::from(u8::from(answer == label)))
+    }
+
+    /// Samples on the diagonal of the confusion matrix.
+    pub fn correct(&self) -> u64 {
+        (0..self.classes).map(|k| self.confusion[k * (self.classes + 1)]).sum()
+    }
+
+    /// The evaluation of `n` samples, under the classes' names.
+    pub fn evaluation(&self, n: u64, loss: f64, classes: &[String]) -> ClassEvaluation {
+        let confusion: Vec<Vec<u64>> = self.confusion.chunks_exact(self.classes).map(<[u64]>::to_vec).collect();
         let per_class: Vec<ClassMetrics> = classes
             .iter()
             .enumerate()
@@ -83,23 +107,19 @@ impl Evaluation {
         let mean = |value: fn(&ClassMetrics) -> f64| per_class.iter().map(value).sum::<f64>() / classes.len() as f64;
         let macro_average =
             Averages { precision: mean(|c| c.precision), recall: mean(|c| c.recall), f1: mean(|c| c.f1) };
-        let (low, high) = wilson(tally.correct(), tally.n);
-        Ok(Self {
-            n: tally.n,
-            loss: tally.loss(),
-            top1: tally.top1(),
-            top5: fraction(tally.top5, tally.n),
+        let (low, high) = wilson(self.correct(), n);
+        ClassEvaluation {
+            n,
+            loss,
+            top1: fraction(self.correct(), n),
+            top5: fraction(self.top5, n),
             top1_ci95: [low, high],
             classes: classes.to_vec(),
             confusion,
             per_class,
             macro_average,
-        })
+        }
     }
-}
-
-fn fraction(part: u64, whole: u64) -> f64 {
-    if whole == 0 { 0.0 } else { part as f64 / whole as f64 }
 }
 
 #[cfg(test)]
@@ -107,7 +127,11 @@ mod tests {
     use serde::Deserialize;
 
     use super::*;
-    use crate::linear::HeadKind;
+    use crate::{
+        Error,
+        linear::Truth,
+        metrics::{Evaluation, Tally},
+    };
 
     /// What `reference/linear/generate.py` computed with scikit-learn.
     #[derive(Deserialize)]
@@ -132,19 +156,26 @@ mod tests {
         (0..classes).map(|k| format!("class {k}")).collect()
     }
 
+    fn finish(tally: Tally, classes: usize) -> ClassEvaluation {
+        match tally.finish(&names(classes)).unwrap() {
+            Evaluation::Classes(evaluation) => evaluation,
+            other => panic!("{other:?}"),
+        }
+    }
+
     #[test]
     fn every_number_equals_scikit_learns_whatever_the_batch_size() {
         let text = include_str!("../../../../reference/linear/metrics.json");
         let cases: Vec<Golden> = serde_json::from_str(text).unwrap();
         assert_eq!(cases.len(), 3);
         for golden in cases {
-            let mut first: Option<Evaluation> = None;
+            let mut first: Option<ClassEvaluation> = None;
             for batch in [1, 7, 1000] {
                 let mut tally = Tally::new(HeadKind::Softmax, golden.classes);
                 for (logits, labels) in golden.logits.chunks(batch * golden.classes).zip(golden.labels.chunks(batch)) {
-                    tally.add(logits, labels).unwrap();
+                    tally.add(logits, Truth::Classes(labels)).unwrap();
                 }
-                let found = tally.finish(&names(golden.classes)).unwrap();
+                let found = finish(tally, golden.classes);
                 assert_eq!(first.get_or_insert_with(|| found.clone()), &found, "batches of {batch}");
             }
             let found = first.unwrap();
@@ -173,7 +204,8 @@ mod tests {
     #[test]
     fn the_json_has_the_fields_scripts_rely_on() {
         let mut tally = Tally::new(HeadKind::Softmax, 2);
-        tally.add(&[1.0, 0.0, 0.0, 1.0], &[0, 0]).unwrap();
+        tally.add(&[1.0, 0.0, 0.0, 1.0], Truth::Classes(&[0, 0])).unwrap();
+        assert_eq!(tally.per_sample(), [1.0, 0.0]);
         let evaluation = tally.finish(&names(2)).unwrap();
         let json = serde_json::to_value(&evaluation).unwrap();
         for field in ["n", "loss", "top1", "top5", "top1_ci95", "classes", "confusion", "per_class", "macro"] {
@@ -187,12 +219,15 @@ mod tests {
     #[test]
     fn bad_batches_are_refused_by_name_and_leave_the_tally_alone() {
         let mut tally = Tally::new(HeadKind::Ovr, 2);
-        tally.add(&[1.0, -1.0], &[0]).unwrap();
-        assert!(matches!(tally.add(&[0.0; 3], &[0]), Err(Error::Shape { expected: 2, found: 3, .. })));
-        assert!(matches!(tally.add(&[0.0; 4], &[0, 2]), Err(Error::Label { sample: 2, label: 2, classes: 2 })));
-        let diverged = tally.add(&[0.0, 0.0, 0.0, f32::NAN], &[0, 1]);
+        tally.add(&[1.0, -1.0], Truth::Classes(&[0])).unwrap();
+        assert!(matches!(tally.add(&[0.0; 3], Truth::Classes(&[0])), Err(Error::Shape { expected: 2, found: 3, .. })));
+        assert!(matches!(
+            tally.add(&[0.0; 4], Truth::Classes(&[0, 2])),
+            Err(Error::Label { sample: 2, label: 2, classes: 2 })
+        ));
+        let diverged = tally.add(&[0.0, 0.0, 0.0, f32::NAN], Truth::Classes(&[0, 1]));
         assert!(matches!(diverged, Err(Error::Diverged { sample: 2, class: 1, .. })));
-        assert_eq!((tally.n(), tally.top1()), (1, 1.0));
+        assert_eq!((tally.n(), tally.score()), (1, 1.0));
         assert!(matches!(Tally::new(HeadKind::Ovr, 2).finish(&names(2)), Err(Error::NoSamples)));
         assert!(matches!(tally.finish(&names(3)), Err(Error::Shape { .. })));
     }

@@ -1,15 +1,16 @@
 """Optima and metrics from scikit-learn, for crates/learn/src/{linear,metrics}.
 
-    python reference/linear/generate.py         # writes fits.json, cross_validation.json, metrics.json beside this file
+    python reference/linear/generate.py         # writes fits.json, cross_validation.json, metrics.json, labels.json and
+                                                # values.json beside this file
 
 Features are float32 values; every fit is float64 with a tolerance far below the tests'.
 """
 import json, pathlib, warnings
 import numpy as np, sklearn
-from scipy.special import log_expit, log_softmax, softmax
-from scipy.stats import binomtest
+from scipy.special import expit, log_expit, log_softmax, softmax
+from scipy.stats import binomtest, pearsonr
 from sklearn import metrics as M
-from sklearn.linear_model import LogisticRegression
+from sklearn.linear_model import LogisticRegression, Ridge
 from sklearn.model_selection import StratifiedKFold
 from sklearn.multiclass import OneVsRestClassifier
 
@@ -116,3 +117,92 @@ for classes, n in [(2, 40), (7, 60), (12, 30)]:
 for name, cases in [("fits", fits), ("cross_validation", cross_validation), ("metrics", evaluations)]:
     lines = ",\n".join(json.dumps({"sklearn": sklearn.__version__, "seed": SEED} | c) for c in cases)
     (HERE / f"{name}.json").write_text(f"[\n{lines}\n]\n")
+
+# Labels: one logistic regression each, on an indicator matrix.
+def bce(z, y):
+    return -(y * log_expit(z) + (1 - y) * log_expit(-z)).mean()
+
+
+def mean_average_precision(y, z):
+    found = y.any(axis=0)
+    return np.mean([M.average_precision_score(y[:, k], z[:, k]) for k in np.flatnonzero(found)])
+
+
+def with_labels(labels, n, dim):
+    x = rng.normal(size=(n, dim)).astype(np.float32)
+    z = x @ rng.normal(size=(dim, labels)) + rng.normal(size=(n, labels)) - np.linspace(0, 2, labels)
+    return x, (z > 0).astype(int)
+
+
+label_fits, label_folds = [], []
+for labels, n, dim, awkward in [(1, 40, 4, False), (4, 60, 7, False), (3, 60, 6, True)]:
+    x, y = with_labels(labels, n, dim)
+    x = with_awkward_features(x) if awkward else x
+    runs = []
+    for C, weight in [(0.01, None), (1.0, None), (100.0, None), (1.0, "balanced")]:
+        m, coef, intercept = fit("ovr", C, x, y, weight)
+        p = m.predict_proba(x.astype(np.float64))
+        p = p[:, 1:] if labels == 1 else p         # for one label scikit-learn adds the other side
+        runs.append({"C": C, "balanced": weight == "balanced", "weight": digits(coef, 10), "bias": digits(intercept, 10),
+                     "probabilities": digits(p, 8)})
+    label_fits.append({"features": digits(x, 9), "dim": dim, "labels": y.ravel().tolist(), "classes": labels, "runs": runs})
+    if labels == 4:
+        folds = np.arange(n) % 3
+        rows = []
+        for C in [0.01, 1.0, 100.0]:
+            z = [fit("ovr", C, x[folds != k], y[folds != k])[0].decision_function(x[folds == k].astype(np.float64)) for k in range(3)]
+            rows.append({"c": C, "score": np.mean([mean_average_precision(y[folds == k], z[k]) for k in range(3)]),
+                         "loss": np.mean([bce(z[k], y[folds == k]) for k in range(3)])})
+        label_folds.append({"features": digits(x, 9), "dim": dim, "labels": y.ravel().tolist(), "classes": labels,
+                            "folds": folds.tolist(), "rows": rows})
+
+label_metrics = []
+for labels, n, step in [(3, 40, None), (5, 60, 0.5), (4, 30, 0.25)]:
+    z = rng.normal(size=(n, labels))
+    y = (z + rng.normal(size=(n, labels)) > np.linspace(-0.5, 1.5, labels)).astype(int)
+    z = np.round(z / step) * step if step else z                    # many ties
+    z = (z + 1e-3).astype(np.float32)                               # no probability is 0.5 exactly
+    if labels == 4:
+        y[:, 3] = 0                                                 # a label of no sample
+        z[:, 2] = -2                                                # and one never predicted
+    precision, recall, f1, support = M.precision_recall_fscore_support(y, z > 0, zero_division=0)
+    average = [M.average_precision_score(y[:, k], expit(z[:, k].astype(np.float64))) if y[:, k].any() else None for k in range(labels)]
+    label_metrics.append({
+        "logits": digits(z, 9), "truth": y.ravel().tolist(), "labels": labels, "loss": bce(z.astype(np.float64), y),
+        "average_precision": average, "map": np.mean([a for a in average if a is not None]), "precision": precision.tolist(),
+        "recall": recall.tolist(), "f1": f1.tolist(), "support": support.tolist(),
+        "micro_f1": M.f1_score(y, z > 0, average="micro"), "macro_f1": M.f1_score(y, z > 0, average="macro", zero_division=0),
+        "exact_match": M.accuracy_score(y, z > 0), "hamming_loss": M.hamming_loss(y, z > 0)})
+
+# Numbers: ridge regression.
+value_fits, value_folds = [], []
+for n, dim, scale, offset in [(50, 5, 1.0, 0.0), (20, 30, 0.001, 0.01), (60, 8, 2000.0, 50000.0)]:
+    x = rng.normal(size=(n, dim)).astype(np.float32)
+    x = with_awkward_features(x) if dim == 8 else x
+    y = ((x - x.mean(0)) @ rng.normal(size=dim) / np.maximum(x.std(), 1) + rng.normal(size=n)) * scale + offset
+    y = y.astype(np.float32)
+    ridge = lambda C, rows: Ridge(alpha=1 / C, solver="svd").fit(x[rows].astype(np.float64), y[rows].astype(np.float64))
+    runs = [{"C": C, "weight": digits(m.coef_, 10), "bias": float(m.intercept_), "answers": digits(m.predict(x.astype(np.float64)), 10)}
+            for C in [0.01, 1.0, 100.0] for m in [ridge(C, slice(None))]]
+    value_fits.append({"features": digits(x, 9), "dim": dim, "values": digits(y, 9), "runs": runs})
+    if dim != 30:
+        folds = np.arange(n) % 4
+        rows = []
+        for C in [0.01, 1.0, 100.0]:
+            z = [ridge(C, folds != k).predict(x[folds == k].astype(np.float64)) for k in range(4)]
+            rows.append({"c": C, "score": np.mean([M.r2_score(y[folds == k], z[k]) for k in range(4)]),
+                         "loss": np.mean([M.mean_squared_error(y[folds == k], z[k]) for k in range(4)])})
+        value_folds.append({"features": digits(x, 9), "dim": dim, "values": digits(y, 9), "folds": folds.tolist(), "rows": rows})
+
+value_metrics = []
+for n, scale, offset in [(30, 1.0, 0.0), (25, 1e-3, 0.5), (40, 1e4, -3e4)]:
+    y = (rng.normal(size=n) * scale + offset).astype(np.float32)
+    z = (y + rng.normal(size=n) * 0.7 * scale + 0.1 * scale).astype(np.float32)
+    wide_y, wide_z = y.astype(np.float64), z.astype(np.float64)
+    value_metrics.append({"answers": digits(z, 9), "values": digits(y, 9), "mse": M.mean_squared_error(wide_y, wide_z),
+                          "mae": M.mean_absolute_error(wide_y, wide_z), "r2": M.r2_score(wide_y, wide_z),
+                          "pearson": pearsonr(wide_y, wide_z).statistic, "mean_error": (wide_z - wide_y).mean()})
+
+for name, parts in [("labels", (label_fits, label_folds, label_metrics)), ("values", (value_fits, value_folds, value_metrics))]:
+    parts = dict(zip(["fits", "cross_validation", "metrics"], parts))
+    (HERE / f"{name}.json").write_text(json.dumps({"sklearn": sklearn.__version__, "seed": SEED} | parts) + "\n")

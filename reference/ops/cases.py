@@ -296,14 +296,17 @@ CASES = {
     "pooled_head": (pooled_head(), 2, EVAL),
 }
 
-# Softmax cross-entropy, name -> (label smoothing, with class weights): the mean as torch defines it.
+# Losses, name -> (label smoothing, with class weights, what the targets are): the mean as torch defines it.
 LOSSES = {
     "cross_entropy": (0.0, False),
     "cross_entropy_smoothed": (0.1, False),
     "cross_entropy_weighted": (0.0, True),
     "cross_entropy_smoothed_weighted": (0.1, True),
-    "cross_entropy_probabilities": (0.0, False, True),
-    "cross_entropy_probabilities_smoothed": (0.1, False, True),
-    "cross_entropy_probabilities_weighted": (0.0, True, True),
-    "cross_entropy_probabilities_smoothed_weighted": (0.1, True, True),
+    "cross_entropy_probabilities": (0.0, False, "probabilities"),
+    "cross_entropy_probabilities_smoothed": (0.1, False, "probabilities"),
+    "cross_entropy_probabilities_weighted": (0.0, True, "probabilities"),
+    "cross_entropy_probabilities_smoothed_weighted": (0.1, True, "probabilities"),
+    "binary_cross_entropy": (0.0, False, "answers"),
+    "binary_cross_entropy_smoothed_weighted": (0.1, True, "answers"),
+    "squared_error": (0.0, False, "values"),
 }

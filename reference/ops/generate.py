@@ -2,7 +2,7 @@
 
 Computed in float64, stored as float32 in PyTorch's layouts. Tensors: `input`, `param.<name>`, `output`,
 `grad_output`, `grad.input`, `grad.<name>`, and in train mode `after.<buffer>`; for a loss also
-`class_weights` and `probabilities` where it has them. The metadata entry "case" is JSON: `graph` (a regraft_graph::Graph) and
+`class_weights` and `probabilities`, `answers` or `values` where it has them. The metadata entry "case" is JSON: `graph` (a regraft_graph::Graph) and
 `training` (batch norms in train mode), or `loss` (`labels`, `label_smoothing`).
 """
 
@@ -126,7 +126,7 @@ def check_against_torchvision(name, params, x, upstream, training, exact):
         torch.testing.assert_close(ours[key], value, rtol=1e-10, atol=1e-12)
 
 
-def generate_loss(name, smoothing, weighted, soft=False):
+def generate_loss(name, smoothing, weighted, kind="labels"):
     batch, classes = 5, 7
     logits = values(f"{name}.input", (batch, classes), 4.0)
     labels = [3, 0, 6, 3, 1]
@@ -134,21 +134,33 @@ def generate_loss(name, smoothing, weighted, soft=False):
     one_hot = F.one_hot(torch.tensor(labels), classes).float()
     probabilities = 0.3 * one_hot + 0.7 * one_hot.roll(1, 0)
     probabilities[0] = torch.arange(1, 8) / 28
+    # Yes and no, and what MixUp makes of them.
+    answers = torch.maximum(one_hot, one_hot.roll(2, 1))
+    answers[4] = torch.arange(7) / 6
+    targets = {"labels": torch.tensor(labels), "probabilities": probabilities, "answers": answers,
+               "values": values(f"{name}.values", (batch, classes), 3.0)}[kind]
     weights = values(f"{name}.class_weights", (classes,), 0.8, 1.0) if weighted else None
 
     def differentiate(dtype):
         x = logits.to(dtype, copy=True).requires_grad_()
         weight = weights.to(dtype) if weighted else None
-        target = probabilities.to(dtype) if soft else torch.tensor(labels)
-        loss = F.cross_entropy(x, target, weight, label_smoothing=smoothing)
+        target = targets.to(dtype) if kind != "labels" else targets
+        if kind == "answers":
+            # torch has no smoothing for it: half of the share goes to either answer.
+            smoothed = target * (1 - smoothing) + smoothing / 2
+            loss = F.binary_cross_entropy_with_logits(x, smoothed, pos_weight=weight)
+        elif kind == "values":
+            loss = F.mse_loss(x, target)
+        else:
+            loss = F.cross_entropy(x, target, weight, label_smoothing=smoothing)
         loss.backward()
         return {"output": loss.detach(), "grad.input": x.grad}
 
     exact = differentiate(torch.float64)
     tensors = {"input": logits} | exact | ({"class_weights": weights} if weighted else {})
-    if soft:
-        tensors["probabilities"] = probabilities
-    save(name, tensors, {"loss": ({} if soft else {"labels": labels}) | {"label_smoothing": smoothing}})
+    if kind != "labels":
+        tensors[kind] = targets
+    save(name, tensors, {"loss": ({"labels": labels} if kind == "labels" else {}) | {"label_smoothing": smoothing}})
     return error(differentiate(torch.float32), exact)
 
 

@@ -7,10 +7,20 @@ use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
 use indicatif::{HumanBytes, ProgressBar, ProgressState, ProgressStyle};
+use regraft_learn::linear::Metric;
 use regraft_transfer::{EpochEnd, Reporter};
 
 /// How often work without a terminal tells where it is.
 const PLAIN_INTERVAL: Duration = Duration::from_secs(10);
+
+/// A score's name for people, from that of its column.
+pub fn metric_name(column: &str) -> &'static str {
+    match column {
+        "map" => "mAP",
+        "r2" => "R²",
+        _ => "Acc",
+    }
+}
 
 /// The unit of work that is told in KiB, MiB and so on.
 pub const BYTES: &str = "bytes";
@@ -108,12 +118,14 @@ impl Reporter for Terminal {
     }
 
     fn epoch(&self, end: EpochEnd) {
-        let EpochEnd { row, epochs, best } = end;
+        let EpochEnd { row, epochs, best, kind } = end;
+        let Metric { train, val } = kind.metric();
+        let [train, val] = [train, val].map(metric_name);
         // Of a single epoch it says nothing.
         let best = if best && epochs > 1 { ", best so far" } else { "" };
         let text = format!(
-            "Epoch {}/{epochs}\ntrain loss: {:.4} Acc: {:.4}\nval loss: {:.4} Acc: {:.4}\n{:.1} s{best}\n",
-            row.epoch, row.train_loss, row.train_acc, row.val_loss, row.val_acc, row.seconds
+            "Epoch {}/{epochs}\ntrain loss: {:.4} {train}: {:.4}\nval loss: {:.4} {val}: {:.4}\n{:.1} s{best}\n",
+            row.epoch, row.train_loss, row.train_score, row.val_loss, row.val_score, row.seconds
         );
         if self.json {
             self.tell(&text);

@@ -43,6 +43,18 @@ fn step(session: &mut dyn Session, n: usize) -> Losses {
     session.gradients(Batch { inputs: &inputs, keys: &keys }, targets).unwrap()
 }
 
+/// Some yes, some no: `[n, CLASSES]`.
+fn answers(n: usize) -> Vec<f32> {
+    (0..n * CLASSES).map(|i| (i % 3 == 0) as u8 as f32).collect()
+}
+
+fn binary_step(session: &mut dyn Session, n: usize) -> Losses {
+    let ((inputs, keys, _), answers) = (samples(n), answers(n));
+    let weights = [1.0, 2.0, 0.5, 1.5];
+    let targets = Targets { labels: Labels::Binary(&answers), label_smoothing: 0.1, class_weights: Some(&weights) };
+    session.gradients(Batch { inputs: &inputs, keys: &keys }, targets).unwrap()
+}
+
 fn bits(state: &StateDict) -> Vec<u32> {
     state.values().flat_map(|tensor| tensor.data()).map(|x| x.to_bits()).collect()
 }
@@ -122,17 +134,20 @@ fn a_restored_session_goes_on_to_the_same_bits() {
 struct Shared(Vec<Box<dyn Session>>);
 
 impl Shared {
-    fn gradients(&mut self, n: usize) -> f64 {
+    fn gradients(&mut self, n: usize, binary: bool) -> f64 {
         let (inputs, keys, labels) = samples(n);
+        let answers = answers(n);
         let shares = self.0.len();
         let (pixels, each) = (inputs.len() / n, n.div_ceil(shares));
         let mut losses = Vec::new();
         for (i, session) in self.0.iter_mut().enumerate() {
             let mine = i * each..n.min((i + 1) * each);
             let batch = Batch { inputs: &inputs[mine.start * pixels..mine.end * pixels], keys: &keys[mine.clone()] };
-            let weights = [1.0, 2.0, 0.5, 1.5];
-            let targets =
-                Targets { labels: Labels::Classes(&labels[mine]), label_smoothing: 0.1, class_weights: Some(&weights) };
+            let labels = match binary {
+                true => Labels::Binary(&answers[mine.start * CLASSES..mine.end * CLASSES]),
+                false => Labels::Classes(&labels[mine]),
+            };
+            let targets = Targets { labels, label_smoothing: 0.1, class_weights: Some(&[1.0, 2.0, 0.5, 1.5]) };
             losses.push(session.gradients(batch, targets).unwrap());
         }
         let total: f64 = losses.iter().map(|l| l.weight).sum();
@@ -159,7 +174,7 @@ impl Shared {
 #[test]
 fn the_contract_is_enough_for_data_parallel_training() {
     // Frozen statistics and keyed dropout: each sample then contributes the same wherever it is.
-    for name in ["mobilenet_v2", "squeezenet1_1"] {
+    for (name, binary) in [("mobilenet_v2", false), ("squeezenet1_1", false), ("squeezenet1_1", true)] {
         let (graph, state) = network(name);
         let engine = CpuEngine::new(2).unwrap();
         let compile =
@@ -167,9 +182,9 @@ fn the_contract_is_enough_for_data_parallel_training() {
         let mut alone = compile();
         let mut shared = Shared(vec![compile(), compile()]);
         for n in [5, 4] {
-            let losses = step(alone.as_mut(), n);
+            let losses = if binary { binary_step(alone.as_mut(), n) } else { step(alone.as_mut(), n) };
             alone.update(1e-2);
-            let loss = shared.gradients(n);
+            let loss = shared.gradients(n, binary);
             assert!((loss - losses.sum / losses.weight).abs() < 1e-5, "{name}: {loss} and {losses:?}");
         }
         let (one, two) = (alone.trained_state(), shared.0[0].trained_state());
@@ -239,6 +254,9 @@ fn batches_that_do_not_fit_are_refused() {
     let too_few = Targets { labels: Labels::Probabilities(&[0.25; 4]), ..targets(&labels) };
     let error = session.gradients(Batch { inputs: &inputs, keys: &keys }, too_few).unwrap_err().to_string();
     assert!(error.contains("2 samples of 4 classes come with 4 probabilities"), "{error}");
+    let too_few = Targets { labels: Labels::Values(&[0.25; 9]), ..targets(&labels) };
+    let error = session.gradients(Batch { inputs: &inputs, keys: &keys }, too_few).unwrap_err().to_string();
+    assert!(error.contains("2 samples of 4 outputs come with 9 values"), "{error}");
     let mut idle = engine.compile(&graph, &state, options(Trainable::none(&graph), BatchNormMode::Train)).unwrap();
     let batch = Batch { inputs: &inputs, keys: &keys };
     assert!(matches!(idle.gradients(batch, targets(&labels)), Err(Error::NothingToTrain)));

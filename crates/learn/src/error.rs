@@ -36,6 +36,43 @@ pub enum Error {
         /// The number of classes.
         classes: usize,
     },
+    /// A label's answer is neither no nor yes.
+    #[error("label {label} of sample {sample} is {value}; it must be 0 or 1")]
+    Answer {
+        /// Index of the sample.
+        sample: usize,
+        /// Index of the label.
+        label: usize,
+        /// The value found.
+        value: f32,
+    },
+    /// A label that all samples have, or none, can't be learnt.
+    #[error("{} sample has label {label}; it needs at least one with it and one without", if *always { "every" } else { "no" })]
+    OneSided {
+        /// Index of the label.
+        label: usize,
+        /// Whether all samples have it.
+        always: bool,
+    },
+    /// The number that a sample should give is NaN or infinite.
+    #[error("the value of sample {sample} is {value}; it must be finite")]
+    Value {
+        /// Index of the sample.
+        sample: usize,
+        /// The value found.
+        value: f32,
+    },
+    /// What samples have is not what a head gives.
+    #[error("samples have {found} where {expected} were expected")]
+    Kind {
+        /// What the head, or the method, goes by.
+        expected: &'static str,
+        /// What there is.
+        found: &'static str,
+    },
+    /// Class weights for a number.
+    #[error("class weights mean nothing where the output is a number; leave them out")]
+    ClassWeights,
     /// A class has too few samples for what was asked.
     #[error("class {class} has {found} samples; {purpose} needs at least {needed}")]
     TooFewSamples {

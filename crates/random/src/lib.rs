@@ -32,6 +32,10 @@ pub enum Purpose {
     Folds = 6,
     /// How the samples of a step are mixed; key: epoch, step.
     Mix = 7,
+    /// Samples drawn anew from themselves; key: resample, 0.
+    Bootstrap = 8,
+    /// Random signs of a paired test; key: draw, 0.
+    SignFlip = 9,
 }
 
 /// The generator for one decision: `seed` of the run, its purpose, and two numbers that identify it.

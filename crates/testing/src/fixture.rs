@@ -11,7 +11,7 @@ use serde::Deserialize;
 ///
 /// Tensors keep the names of the file, in PyTorch's layouts: `input`, `output`, `grad_output`,
 /// `param.<name>`, `grad.input`, `grad.<name>`, `after.<buffer>` (running statistics after one step in
-/// train mode), and for a loss `class_weights` if it has them and `probabilities` if its labels are such.
+/// train mode), and for a loss `class_weights` if it has them and `probabilities`, `answers` or `values` if its labels are such.
 #[derive(Clone, Debug)]
 pub struct Fixture {
     /// Name of the case: the file's, without the ending.
@@ -27,11 +27,12 @@ pub struct Fixture {
     pub loss: Option<Loss>,
 }
 
-/// Softmax cross-entropy as `torch.nn.functional.cross_entropy` defines it, with the reduction `mean`.
+/// A loss as PyTorch defines it, with the reduction `mean`: softmax cross-entropy, with `answers` binary cross-entropy of
+/// logits, with `values` squared error.
 #[derive(Clone, Debug, PartialEq, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct Loss {
-    /// Class of each sample; none if the labels are probabilities.
+    /// Class of each sample; none if the labels are of another kind.
     #[serde(default)]
     pub labels: Vec<usize>,
     /// Share of the target that is spread evenly over all classes.

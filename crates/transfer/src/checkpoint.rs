@@ -18,7 +18,8 @@ use crate::{Backbone, Config, Error, Result, onnx};
 pub(crate) struct Best {
     /// From 1.
     pub epoch: usize,
-    pub val_acc: f64,
+    #[serde(alias = "val_acc")]
+    pub val_score: f64,
 }
 
 /// Sums over the training samples of the epoch at hand.
@@ -26,6 +27,7 @@ pub(crate) struct Best {
 pub(crate) struct Sums {
     pub loss: f64,
     pub weight: f64,
+    /// Right answers: photos or, where they have labels, decisions about these.
     pub correct: u64,
     pub seen: u64,
 }

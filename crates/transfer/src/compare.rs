@@ -3,11 +3,11 @@
 use std::path::PathBuf;
 use std::time::Instant;
 
-use regraft_data::Preprocessing;
+use regraft_data::{Preprocessing, Target, Task};
 use regraft_engine::SessionOptions;
 use regraft_graph::Grafted;
 use regraft_learn::linear::{
-    Control, CvOptions, FitOptions, HeldOut, Progress, Samples, held_out, held_out_by_means, stratified_folds,
+    Control, CvOptions, FitOptions, HeldOut, Progress, held_out, held_out_by_means, stratified_folds,
 };
 use regraft_learn::metrics::{mcnemar, wilson};
 
@@ -107,7 +107,13 @@ pub fn compare(candidates: &[Candidate], options: &CompareOptions, context: &Con
     let photos = prepare::photos(&config, context)?;
     let samples = [photos.dataset.train.as_slice(), &photos.dataset.val].concat();
     let classes = photos.dataset.classes.len();
-    let count = |class: usize| samples.iter().filter(|sample| sample.class == class).count();
+    if photos.dataset.task != Task::Classes {
+        let reason = "gives labels or numbers; heads are compared by the classes that they tell apart";
+        return Err(Error::File { path: options.data.clone(), reason: reason.into() });
+    }
+    let answers = photos.answers(&samples);
+    let labels = answers.classes();
+    let count = |class: usize| samples.iter().filter(|sample| sample.target == Target::Class(class)).count();
     if let Some(class) = (0..classes).find(|&class| count(class) < 2) {
         let name = &photos.dataset.classes[class];
         let reason =
@@ -127,7 +133,7 @@ pub fn compare(candidates: &[Candidate], options: &CompareOptions, context: &Con
         let preprocessing = &candidate.preprocessing;
         let features = Features::extract(&what, &samples, session.as_mut(), &photos.store, preprocessing, context)?;
         let feature_seconds = started.elapsed().as_secs_f64();
-        let samples = Samples::new(&features.values, features.dim, &features.labels, classes)?;
+        let samples = answers.samples(&features.values, features.dim, &labels)?;
         // The same for all, so that the answers to each photo can be compared.
         folds = stratified_folds(samples, options.folds, options.seed)?;
         for head in [Head::Softmax, Head::Ovr, Head::Mean] {

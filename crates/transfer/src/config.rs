@@ -3,7 +3,7 @@
 use std::fmt;
 use std::path::PathBuf;
 
-use regraft_data::{Augmentation, Preprocessing};
+use regraft_data::{Augmentation, Dataset, Mix, Preprocessing, Task};
 use regraft_engine::{Precision, UpdateRule};
 use regraft_learn::schedule::{Policy, Schedule};
 use serde::{Deserialize, Serialize};
@@ -335,32 +335,60 @@ impl Config {
         }
     }
 
-    /// Checks what depends on the classes: that there is a weight for each, where weights were given.
+    /// Checks what depends on what is asked about the photos.
     ///
     /// # Errors
-    /// [`Error::Setting`] with both numbers.
-    pub(crate) fn validate_for(&self, classes: &[String]) -> Result<()> {
+    /// [`Error::Setting`] naming the flag that does not go with it.
+    pub(crate) fn validate_for(&self, dataset: &Dataset) -> Result<()> {
+        let wrong = |text: String| Err(Error::Setting(text));
+        let (head, classes) = (&self.head, &dataset.classes);
+        match dataset.task {
+            Task::Classes => {}
+            Task::Labels if *head == Head::Mean => {
+                return wrong("--head mean is for photos of one class each, and these have labels".into());
+            }
+            Task::Labels => {}
+            Task::Value if matches!(head, Head::Ovr | Head::Mean | Head::Cosine) => {
+                return wrong(format!("--head {head} tells classes apart, and these photos have a number each"));
+            }
+            Task::Value => {
+                let mixes = |mix: Mix| mix.cutmix_alpha > 0.0;
+                let given = [
+                    ("--class-weights", self.class_weights != ClassWeights::Uniform),
+                    ("--label-smoothing", self.label_smoothing > 0.0),
+                    ("--cutmix-alpha", self.augmentation.as_ref().and_then(|it| it.mix).is_some_and(mixes)),
+                ];
+                if let Some((flag, _)) = given.iter().find(|(_, given)| *given) {
+                    return wrong(format!("{flag} goes with classes or labels, and these photos have a number each"));
+                }
+            }
+        }
         match &self.class_weights {
-            ClassWeights::Given(weights) if weights.len() != classes.len() => Err(Error::Setting(format!(
+            ClassWeights::Given(weights) if weights.len() != classes.len() => wrong(format!(
                 "--class-weights gives {} numbers, but there are {} classes: {}",
                 weights.len(),
                 classes.len(),
                 classes.join(", ")
-            ))),
+            )),
             _ => Ok(()),
         }
     }
 
-    /// The weight of each class in the loss, if they differ.
-    pub(crate) fn loss_weights(&self, classes: usize, labels: &[usize]) -> Option<Vec<f32>> {
+    /// The weight of each class in the loss, or of each label's yes, if they differ.
+    pub(crate) fn loss_weights(&self, dataset: &Dataset) -> Option<Vec<f32>> {
         match &self.class_weights {
             ClassWeights::Uniform => None,
             ClassWeights::Given(weights) => Some(weights.clone()),
             ClassWeights::Balanced => {
+                let (classes, n) = (dataset.classes.len(), dataset.train.len() as f32);
                 let mut counts = vec![0usize; classes];
-                labels.iter().for_each(|&label| counts[label] += 1);
-                let even = labels.len() as f32 / classes as f32;
-                Some(counts.iter().map(|&count| even / count as f32).collect())
+                dataset.train.iter().flat_map(|sample| sample.target.indices()).for_each(|&class| counts[class] += 1);
+                let weight = |&count: &usize| match dataset.task {
+                    // A label's yeses count as much as its noes.
+                    Task::Labels => (n - count as f32) / count as f32,
+                    Task::Classes | Task::Value => n / classes as f32 / count as f32,
+                };
+                Some(counts.iter().map(weight).collect())
             }
         }
     }
@@ -369,7 +397,7 @@ impl Config {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use regraft_data::Mix;
+    use regraft_data::{Sample, Target};
 
     #[test]
     fn a_config_survives_its_toml() {
@@ -400,12 +428,37 @@ mod tests {
     fn balanced_weights_make_every_class_count_the_same() {
         let mut config = Config::tutorial("photos".into(), "resnet18".into());
         config.class_weights = ClassWeights::Balanced;
-        assert_eq!(config.loss_weights(2, &[0, 0, 0, 1]).unwrap(), [4.0 / 6.0, 2.0]);
-        let classes = ["a".to_string(), "b".to_string()];
-        config.validate_for(&classes).unwrap();
+        let photos = dataset(Task::Classes, [0, 0, 0, 1].map(Target::Class));
+        assert_eq!(config.loss_weights(&photos).unwrap(), [4.0 / 6.0, 2.0]);
+        let labelled = dataset(Task::Labels, [vec![0], vec![0, 1], vec![], vec![0]].map(Target::Labels));
+        assert_eq!(config.loss_weights(&labelled).unwrap(), [1.0 / 3.0, 3.0]);
+        config.validate_for(&photos).unwrap();
         config.class_weights = ClassWeights::Given(vec![1.0; 3]);
-        let message = config.validate_for(&classes).unwrap_err().to_string();
+        let message = config.validate_for(&photos).unwrap_err().to_string();
         assert!(message.contains("3 numbers") && message.contains("a, b"), "{message}");
+    }
+
+    fn dataset(task: Task, targets: impl IntoIterator<Item = Target>) -> Dataset {
+        let train = targets.into_iter().map(|target| Sample { path: "photo".into(), target }).collect();
+        Dataset { root: "photos".into(), task, classes: vec!["a".into(), "b".into()], train, val: Vec::new() }
+    }
+
+    #[test]
+    fn what_does_not_go_with_the_task_is_named() {
+        let refused = |task, change: fn(&mut Config)| {
+            let mut config = Config::tutorial("photos".into(), "resnet18".into());
+            change(&mut config);
+            config.validate_for(&dataset(task, [])).unwrap_err().to_string()
+        };
+        assert!(refused(Task::Labels, |c| c.head = Head::Mean).contains("--head mean"));
+        assert!(refused(Task::Value, |c| c.head = Head::Cosine).contains("--head cosine"));
+        assert!(refused(Task::Value, |c| c.class_weights = ClassWeights::Balanced).contains("--class-weights"));
+        assert!(refused(Task::Value, |c| c.label_smoothing = 0.1).contains("--label-smoothing"));
+        let cut = |c: &mut Config| {
+            let mix = Some(Mix { mixup_alpha: 0.0, cutmix_alpha: 1.0 });
+            c.augmentation = Some(Augmentation { mix, ..Augmentation::default() });
+        };
+        assert!(refused(Task::Value, cut).contains("--cutmix-alpha"));
     }
 
     #[test]

@@ -3,6 +3,7 @@
 use std::sync::atomic::{AtomicBool, Ordering};
 
 use regraft_engine::Engine;
+use regraft_learn::linear::HeadKind;
 
 use crate::{Error, Ladder, Reporter, Result, RunFolder};
 
@@ -38,8 +39,11 @@ impl Context<'_> {
 pub struct Finished {
     /// The run's folder.
     pub folder: RunFolder,
-    /// Accuracy of the best model on the validation photos, 0 to 1.
-    pub best_val_acc: f64,
+    /// Score of the best model on the validation photos: accuracy, 0 to 1; of labels, mean average precision; of numbers,
+    /// R².
+    pub best_val_score: f64,
+    /// What the network's outputs mean.
+    pub kind: HeadKind,
     /// Its epoch, from 1.
     pub best_epoch: usize,
     /// Whether it was chosen among others for its accuracy on these photos, which flatters it.

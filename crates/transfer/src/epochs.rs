@@ -28,6 +28,8 @@ struct Run<'a> {
     context: &'a Context<'a>,
     folder: &'a RunFolder,
     photos: &'a Photos,
+    /// What the network's outputs mean.
+    kind: HeadKind,
     grafted: Grafted,
     batch_norm: BatchNormMode,
     network: Network,
@@ -101,6 +103,7 @@ impl<'a> Run<'a> {
             context,
             folder,
             photos,
+            kind: photos.head_kind(config),
             grafted,
             batch_norm,
             network,
@@ -170,20 +173,20 @@ impl<'a> Run<'a> {
             let row = Row {
                 epoch: epoch + 1,
                 train_loss: sums.mean_loss(),
-                train_acc: sums.correct as f64 / sums.seen.max(1) as f64,
+                train_score: sums.score(self.kind, dataset.classes.len()),
                 val_loss: tally.loss(),
-                val_acc: tally.top1(),
+                val_score: tally.score(),
                 lr,
                 seconds,
             };
             let best = keep == Keep::Best && better.is_some();
             if let Some(model) = better {
-                self.progress.best = Some(Best { epoch: row.epoch, val_acc: row.val_acc });
+                self.progress.best = Some(Best { epoch: row.epoch, val_score: row.val_score });
                 self.unsaved_best = Some(model);
             }
             self.progress.end_epoch(row);
             self.save_epoch();
-            self.context.reporter.epoch(EpochEnd { row: &row, epochs, best });
+            self.context.reporter.epoch(EpochEnd { row: &row, epochs, best, kind: self.kind });
             if unfroze && !self.progress.is_complete(self.config) {
                 train = Inputs::training(self.config, photos, &mut self.network, self.context)?;
                 val = Inputs::validation(self.config, photos, &mut self.network, self.context)?;
@@ -216,11 +219,11 @@ impl<'a> Run<'a> {
     /// What the network, or its average, makes of the validation photos; and the model, if it is the best so far.
     fn measure(&mut self, val: &mut Inputs, lr: f64) -> Result<(Tally, Option<Model>)> {
         self.swap_average();
-        let measured = validate(val, &mut self.network, self.photos.dataset.classes.len(), self.context);
+        let measured = validate(val, &mut self.network, self.kind, self.photos.dataset.classes.len(), self.context);
         let measured = measured.and_then(|tally| {
             let last = self.config.keep == Keep::Last;
-            let best = last || self.progress.best.is_none_or(|best| tally.top1() > best.val_acc);
-            let best = best.then(|| self.model(self.progress.epoch + 1, tally.top1())).transpose()?;
+            let best = last || self.progress.best.is_none_or(|best| tally.score() > best.val_score);
+            let best = best.then(|| self.model(self.progress.epoch + 1, tally.score())).transpose()?;
             Ok((tally, best))
         });
         self.swap_average();
@@ -265,8 +268,8 @@ impl<'a> Run<'a> {
         Error::Diverged { what, value, epoch: self.progress.epoch + 1, lr, best_epoch }
     }
 
-    /// The network as it is now, after an epoch (from 1) with this validation accuracy, sealed.
-    fn model(&mut self, epoch: usize, val_acc: f64) -> Result<Model> {
+    /// The network as it is now, after an epoch (from 1) with this validation score, sealed.
+    fn model(&mut self, epoch: usize, val_score: f64) -> Result<Model> {
         let graph = self.grafted.graph.clone();
         let golden = Golden::record(graph.input_shape(), |input| self.network.infer(input))?;
         let mut state = self.frozen.clone();
@@ -276,8 +279,9 @@ impl<'a> Run<'a> {
             state,
             classes: self.photos.dataset.classes.clone(),
             preprocessing: self.config.preprocessing.clone(),
-            head: HeadKind::Softmax,
-            provenance: Provenance { epoch, val_acc, ..self.provenance.clone() },
+            head: self.kind,
+            unit: self.photos.unit,
+            provenance: Provenance { epoch, val_score, ..self.provenance.clone() },
             golden,
         })
     }
@@ -285,7 +289,7 @@ impl<'a> Run<'a> {
     /// Saves what an epoch brought. A full disk is no reason to throw the work away: the run goes on, and every
     /// later epoch tries again.
     fn save_epoch(&mut self) {
-        let results = self.save_best().and_then(|()| self.folder.write_results(&self.progress.rows));
+        let results = self.save_best().and_then(|()| self.folder.write_results(&self.progress.rows, self.kind));
         if let Err(error) = results.and_then(|()| self.save_checkpoint()) {
             let more = !self.progress.is_complete(self.config);
             let plan = if more { "; training goes on and tries again after the next epoch" } else { "" };
@@ -321,7 +325,7 @@ impl<'a> Run<'a> {
 
     /// The last save. What could not be saved after the last epoch is tried once more, or put elsewhere.
     fn finish(&mut self) -> Result<Outcome> {
-        let saved = self.save_best().and_then(|()| self.folder.write_results(&self.progress.rows));
+        let saved = self.save_best().and_then(|()| self.folder.write_results(&self.progress.rows, self.kind));
         self.or_rescue(saved)?;
         let best = self.progress.best.expect("there was at least one epoch");
         let Config { epochs, patience, .. } = *self.config;
@@ -334,7 +338,8 @@ impl<'a> Run<'a> {
         }
         Ok(Outcome::Finished(Finished {
             folder: self.folder.clone(),
-            best_val_acc: best.val_acc,
+            best_val_score: best.val_score,
+            kind: self.kind,
             best_epoch: best.epoch,
             chosen: self.config.keep == Keep::Best && self.progress.epoch > 1,
             val_n: self.photos.dataset.val.len(),
@@ -356,18 +361,35 @@ impl<'a> Run<'a> {
 }
 
 impl Sums {
-    /// Of a mixed photo, the class that has the largest share counts as the right one, as in torchvision.
-    fn add(&mut self, losses: &Losses, labels: Labels, classes: usize) {
+    /// Of a mixed photo, the class that has the largest share counts as the right one, as in torchvision; so does the answer
+    /// about a label that has the larger one.
+    fn add(&mut self, losses: &Losses, labels: Labels, outputs: usize) {
         self.loss += losses.sum;
         self.weight += losses.weight;
         let largest = |row: &[f32]| argmax(&row.iter().map(|&x| f64::from(x)).collect::<Vec<_>>());
-        for (i, logits) in losses.logits.chunks_exact(classes).enumerate() {
-            let label = match labels {
-                Labels::Classes(labels) => labels[i],
-                Labels::Probabilities(targets) => largest(&targets[i * classes..][..classes]),
+        for (i, logits) in losses.logits.chunks_exact(outputs).enumerate() {
+            let of_photo = i * outputs..(i + 1) * outputs;
+            self.correct += match labels {
+                Labels::Classes(labels) => u64::from(largest(logits) == labels[i]),
+                Labels::Probabilities(shares) => u64::from(largest(logits) == largest(&shares[of_photo])),
+                Labels::Binary(answers) => {
+                    let right = |&(z, y): &(&f32, &f32)| (*z > 0.0) == (*y > 0.5);
+                    logits.iter().zip(&answers[of_photo]).filter(right).count() as u64
+                }
+                Labels::Values(_) => 0,
             };
-            self.correct += u64::from(largest(logits) == label);
             self.seen += 1;
+        }
+    }
+
+    /// How well the photos were answered while the network learned: the accuracy, of labels that of all decisions about
+    /// them, of numbers R².
+    fn score(&self, kind: HeadKind, outputs: usize) -> f64 {
+        match kind {
+            HeadKind::Softmax | HeadKind::Ovr => self.correct as f64 / self.seen.max(1) as f64,
+            HeadKind::Labels => self.correct as f64 / (self.seen.max(1) * outputs as u64) as f64,
+            // Numbers are learned in standard deviations from their mean.
+            HeadKind::Value => 1.0 - self.mean_loss(),
         }
     }
 

@@ -7,11 +7,12 @@ use regraft_data::{ImageStore, Sample, open_eval, verify};
 use regraft_engine::Session;
 use regraft_learn::metrics::{Evaluation, Tally};
 
-use crate::features::{for_each_batch, labels_u32, loader};
+use crate::answers::{self, Answers};
+use crate::features::{for_each_batch, loader};
 use crate::prepare::{refuse_false_photos, report};
 use crate::{Context, Model, Result, Tta, tta};
 
-/// Evaluates the model at `model_path` on a folder of class folders (or the validation part of one), asking about each
+/// Evaluates the model at `model_path` on a folder of class folders or a manifest (or the validation part of one), asking about each
 /// photo as `tta` says.
 ///
 /// # Errors
@@ -25,7 +26,7 @@ pub fn evaluate(
 ) -> Result<Evaluation> {
     let model = Model::open(model_path)?;
     let mut session = model.session(context.engine, model_path)?;
-    let (mut samples, mut findings) = open_eval(data, &model.classes)?;
+    let (mut samples, mut findings) = open_eval(data, model.task(), &model.classes)?;
     if strict {
         refuse_false_photos(&findings)?;
     }
@@ -36,15 +37,15 @@ pub fn evaluate(
     reporter.end();
     findings.extend(verified?);
     report(&findings, reporter);
-    let tally = answers("evaluating", &model, session.as_mut(), &samples, &store, tta, context)?;
+    let tally = measure("evaluating", &model, session.as_mut(), &samples, &store, tta, context)?;
     Ok(tally.finish(&model.classes)?)
 }
 
-/// What a model makes of labelled photos.
+/// What a model makes of photos whose right answers are known; numbers in their own unit.
 ///
 /// # Errors
 /// Those of loading and inferring, [`crate::Error::Interrupted`].
-pub(crate) fn answers(
+pub(crate) fn measure(
     what: &str,
     model: &Model,
     session: &mut dyn Session,
@@ -55,34 +56,12 @@ pub(crate) fn answers(
 ) -> Result<Tally> {
     let loader = loader(samples, store, &model.preprocessing, context)?;
     let mut tally = Tally::new(Tta::head(tta, model.head), model.classes.len());
+    let right = Answers::new(samples, model.task(), model.classes.len(), None);
     let infer = |images: &[f32]| tta::infer(&mut *session, images, model.preprocessing.crop, model.head, tta);
-    for_each_batch(what, &loader, 0, infer, context, |logits, batch| {
-        Ok(tally.add(logits, &labels_u32(&batch.labels))?)
+    for_each_batch(what, &loader, 0, infer, context, |outputs, batch| {
+        let right = right.of(&batch.sample_keys);
+        let numbers = model.unit.map(|unit| outputs.iter().map(|&z| unit.to_value(z) as f32).collect::<Vec<_>>());
+        answers::add(&mut tally, numbers.as_deref().unwrap_or(outputs), right.labels(0..batch.n))
     })?;
     Ok(tally)
-}
-
-/// Which labelled photos a model gets right.
-///
-/// # Errors
-/// As [`answers`].
-pub(crate) fn correct(
-    what: &str,
-    model: &Model,
-    session: &mut dyn Session,
-    samples: &[Sample],
-    store: &Arc<ImageStore>,
-    context: &Context,
-) -> Result<Vec<bool>> {
-    let loader = loader(samples, store, &model.preprocessing, context)?;
-    let mut right = Vec::new();
-    let infer = |images: &[f32]| Ok(session.infer(images)?);
-    for_each_batch(what, &loader, 0, infer, context, |logits, batch| {
-        for (row, &label) in logits.chunks_exact(model.classes.len()).zip(&batch.labels) {
-            let row: Vec<f64> = row.iter().map(|&z| f64::from(z)).collect();
-            right.push(regraft_learn::metrics::argmax(&row) == label);
-        }
-        Ok(())
-    })?;
-    Ok(right)
 }

@@ -49,12 +49,11 @@ pub(crate) fn for_each_batch(
     Ok(())
 }
 
-/// The features of some photos and their classes.
+/// The features of some photos.
 pub(crate) struct Features {
     /// `[photos, dim]`.
     pub values: Vec<f32>,
     pub dim: usize,
-    pub labels: Vec<u32>,
 }
 
 impl Features {
@@ -71,19 +70,13 @@ impl Features {
         context: &Context,
     ) -> Result<Self> {
         let loader = loader(samples, store, preprocessing, context)?;
-        let mut features = Self { values: Vec::new(), dim: 0, labels: Vec::new() };
+        let mut features = Self { values: Vec::new(), dim: 0 };
         let infer = |images: &[f32]| Ok(session.infer(images)?);
         for_each_batch(what, &loader, 0, infer, context, |values, batch| {
             features.dim = values.len() / batch.n;
             features.values.extend_from_slice(values);
-            features.labels.extend(labels_u32(&batch.labels));
             Ok(())
         })?;
         Ok(features)
     }
-}
-
-/// Labels as the metrics and heads take them.
-pub(crate) fn labels_u32(labels: &[usize]) -> Vec<u32> {
-    labels.iter().map(|&label| u32::try_from(label).expect("there are fewer classes than 2^32")).collect()
 }

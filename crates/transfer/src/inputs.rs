@@ -2,9 +2,10 @@
 
 use std::vec::IntoIter;
 
-use regraft_data::{Batch, Batches, Loader, LoaderOptions, Mix, Sample};
+use regraft_data::{Batch, Batches, Loader, LoaderOptions, Mix, Mixed, Sample};
 use regraft_engine::Labels;
 
+use crate::answers::Answers;
 use crate::features::{BATCH, for_each_batch};
 use crate::network::{Body, Network};
 use crate::prepare::Photos;
@@ -34,6 +35,8 @@ pub(crate) struct Inputs {
     /// kept. Epoch `e` sees view `e` modulo their number.
     kept: Vec<Option<Kept>>,
     mixing: Option<Mixing>,
+    /// The right answer for each photo.
+    answers: Answers,
 }
 
 /// How the photos of a step are mixed.
@@ -41,7 +44,6 @@ pub(crate) struct Inputs {
 struct Mixing {
     mix: Mix,
     seed: u64,
-    classes: usize,
     /// Side of the photos in pixels.
     side: u32,
 }
@@ -103,11 +105,11 @@ impl Inputs {
             }
         }
         let mix = options.augmentation.as_ref().and_then(|augmentation| augmentation.mix);
-        let (classes, side) = (photos.dataset.classes.len(), config.preprocessing.crop);
-        let mixing = mix.map(|mix| Mixing { mix, seed: config.seed, classes, side });
+        let mixing = mix.map(|mix| Mixing { mix, seed: config.seed, side: config.preprocessing.crop });
+        let answers = photos.answers(samples);
         let options = LoaderOptions { batch_size: step_size * steps_together, workers: context.threads, ..options };
         let loader = Loader::new(samples.to_vec(), photos.store.clone(), config.preprocessing.clone(), options)?;
-        Ok(Self { part, loader, step_size, steps_together, kept, mixing })
+        Ok(Self { part, loader, step_size, steps_together, kept, mixing, answers })
     }
 
     /// How many steps an epoch has; the last one may be smaller than the others.
@@ -150,29 +152,30 @@ impl Inputs {
             at: 0,
             skipped: skipped * self.step_size,
             mixing: self.mixing,
-            probabilities: Vec::new(),
+            all: &self.answers,
+            answers: self.answers.of(&[]),
             epoch,
             next: (first - skipped) as u64,
         })
     }
 }
 
-/// Values at the boundary, and classes, in the order of the samples.
+/// Values at the boundary, in the order of the samples.
 struct Kept {
     values: Vec<f32>,
-    labels: Vec<usize>,
+    /// Those of one photo.
+    len: usize,
 }
 
 impl Kept {
     fn compute(what: &str, loader: &Loader, view: u64, body: &mut Body, context: &Context) -> Result<Self> {
         let (n, len) = (loader.num_samples(), body.values);
-        let mut kept = Self { values: vec![0.0; n * len], labels: vec![0; n] };
+        let mut kept = Self { values: vec![0.0; n * len], len };
         let infer = |images: &[f32]| Ok(body.session.infer(images)?);
         for_each_batch(what, loader, view, infer, context, |values, batch| {
             let samples = batch.sample_keys.iter().map(|&sample| sample as usize);
-            for ((sample, values), &label) in samples.zip(values.chunks_exact(len)).zip(&batch.labels) {
+            for (sample, values) in samples.zip(values.chunks_exact(len)) {
                 kept.values[sample * len..][..len].copy_from_slice(values);
-                kept.labels[sample] = label;
             }
             Ok(())
         })?;
@@ -180,11 +183,10 @@ impl Kept {
     }
 
     fn batch(&self, samples: impl Iterator<Item = usize>) -> Batch {
-        let len = self.values.len() / self.labels.len();
+        let len = self.len;
         let mut batch = Batch::default();
         for sample in samples {
             batch.images.extend_from_slice(&self.values[sample * len..][..len]);
-            batch.labels.push(self.labels[sample]);
             batch.sample_keys.push(sample as u64);
             batch.n += 1;
         }
@@ -203,8 +205,9 @@ pub(crate) struct Steps<'a> {
     /// Where the next step begins in the first batch.
     skipped: usize,
     mixing: Option<Mixing>,
-    /// If photos are mixed, the share of every class in each photo of the batch.
-    probabilities: Vec<f32>,
+    /// The right answer for each photo of the part, and those for the photos of the batch.
+    all: &'a Answers,
+    answers: Answers,
     epoch: u64,
     /// The first step of the next batch of photos.
     next: u64,
@@ -222,20 +225,13 @@ enum Source<'a> {
 pub(crate) struct Step<'a> {
     /// `[n, ...]`, row-major: the input of the layers that learn.
     pub values: &'a [f32],
-    /// The class of each photo.
-    pub labels: &'a [usize],
-    /// The share of every class in each photo, if photos are mixed: `[n, classes]`.
-    probabilities: Option<&'a [f32]>,
+    /// What the network should say of each photo.
+    pub labels: Labels<'a>,
     /// The index of each photo among the samples.
     pub samples: &'a [u64],
 }
 
-impl<'a> Step<'a> {
-    /// What the network should say of each photo.
-    pub fn targets(&self) -> Labels<'a> {
-        self.probabilities.map_or(Labels::Classes(self.labels), Labels::Probabilities)
-    }
-
+impl Step<'_> {
     /// What keys each photo's randomness in the layers that learn: dropout drops anew in every epoch.
     pub fn keys(&self, epoch: u64) -> Vec<u64> {
         self.samples.iter().map(|&sample| (epoch << 32) | sample).collect()
@@ -243,15 +239,15 @@ impl<'a> Step<'a> {
 }
 
 impl Mixing {
-    /// Mixes the photos of each step with one another, and gives the share of every class in them. Keyed by the number
-    /// of the step, of which the batch holds some from `first` on.
-    fn apply(&self, batch: &mut Batch, step_size: usize, epoch: u64, first: u64) -> Vec<f32> {
+    /// Mixes the photos of each step with one another, and tells how. Keyed by the number of the step, of which the batch
+    /// holds some from `first` on.
+    fn apply(&self, batch: &mut Batch, step_size: usize, epoch: u64, first: u64) -> Vec<Mixed> {
         let len = batch.images.len() / batch.n.max(1);
-        let steps = batch.images.chunks_mut(step_size * len).zip(batch.labels.chunks(step_size));
-        let mixed = steps.zip(first..).flat_map(|((images, labels), step)| {
+        let steps = batch.images.chunks_mut(step_size * len).zip(first..);
+        let mixed = steps.map(|(images, step)| {
             let mixed = self.mix.draw(self.side, self.seed, epoch, step);
             mixed.apply(images, self.side);
-            mixed.targets(labels, self.classes)
+            mixed
         });
         mixed.collect()
     }
@@ -264,20 +260,25 @@ impl Steps<'_> {
     /// Those of loading and inferring.
     pub fn next(&mut self, network: &mut Network) -> Result<Option<Step<'_>>> {
         while self.at >= self.batch.n {
+            let mut mixed = None;
             self.batch = match &mut self.source {
                 Source::Photos(batches) => match batches.next() {
                     None => return Ok(None),
                     Some(batch) => {
                         let mut batch = batch?;
-                        if let Some(mixing) = &self.mixing {
-                            self.probabilities = mixing.apply(&mut batch, self.step_size, self.epoch, self.next);
-                        }
+                        let mix = |mixing: &Mixing| mixing.apply(&mut batch, self.step_size, self.epoch, self.next);
+                        mixed = self.mixing.as_ref().map(mix);
                         self.next += batch.n.div_ceil(self.step_size) as u64;
                         network.below(batch)?
                     }
                 },
                 Source::Kept(_, order) if order.len() == 0 => return Ok(None),
                 Source::Kept(kept, order) => kept.batch(order.by_ref().take(self.step_size)),
+            };
+            let answers = self.all.of(&self.batch.sample_keys);
+            self.answers = match mixed {
+                Some(mixed) => answers.mixed(self.step_size, &mixed),
+                None => answers,
             };
             self.at = std::mem::take(&mut self.skipped);
         }
@@ -286,10 +287,7 @@ impl Steps<'_> {
         let len = self.batch.images.len() / self.batch.n;
         Ok(Some(Step {
             values: &self.batch.images[start * len..end * len],
-            labels: &self.batch.labels[start..end],
-            probabilities: self
-                .mixing
-                .map(|Mixing { classes, .. }| &self.probabilities[start * classes..end * classes]),
+            labels: self.answers.labels(start..end),
             samples: &self.batch.sample_keys[start..end],
         }))
     }
@@ -384,7 +382,7 @@ mod tests {
         let mut all = Vec::new();
         while let Some(step) = steps.next(network).unwrap() {
             let bits: Vec<u32> = step.values.iter().map(|value| value.to_bits()).collect();
-            all.push(format!("{:?} {:?} {:?} {bits:?}", step.samples, step.labels, step.targets()));
+            all.push(format!("{:?} {:?} {bits:?}", step.samples, step.labels));
         }
         all
     }
@@ -451,15 +449,19 @@ mod tests {
         let mut before = Vec::new();
         let mut steps = plain.epoch(2, 0, network, &context).unwrap();
         while let Some(step) = steps.next(network).unwrap() {
-            before.push((step.values.to_vec(), step.labels.to_vec()));
+            let Labels::Classes(classes) = step.labels else { panic!("photos have a class each") };
+            let mut shares = vec![0.0; 2 * classes.len()];
+            shares.chunks_exact_mut(2).zip(classes).for_each(|(row, &class)| row[class] = 1.0);
+            before.push((step.values.to_vec(), shares));
         }
         let mut steps = mixed.epoch(2, 0, network, &context).unwrap();
-        for (number, (mut values, labels)) in before.into_iter().enumerate() {
+        for (number, (mut values, mut shares)) in before.into_iter().enumerate() {
             let step = steps.next(network).unwrap().unwrap();
             let drawn = mix.draw(32, 0, 2, number as u64);
             drawn.apply(&mut values, 32);
-            assert!(step.values == values && step.labels == labels, "step {number}");
-            assert_eq!(step.targets(), Labels::Probabilities(&drawn.targets(&labels, 2)), "step {number}");
+            drawn.mix_targets(&mut shares, 2);
+            assert!(step.values == values, "step {number}");
+            assert_eq!(step.labels, Labels::Probabilities(&shares), "step {number}");
         }
         assert!(steps.next(network).unwrap().is_none());
     }

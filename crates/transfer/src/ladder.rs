@@ -6,15 +6,17 @@
 use std::time::Instant;
 
 use regraft_graph::StateDict;
-use regraft_learn::metrics::mcnemar;
+use regraft_learn::linear::HeadKind;
+use regraft_learn::metrics::paired_p_value;
 use serde::{Deserialize, Serialize};
 
 use crate::checkpoint::Loaded;
-use crate::evaluate::correct;
+use crate::evaluate::measure;
 use crate::gradients::Accumulation;
 use crate::inputs::Inputs;
 use crate::loss::Loss;
 use crate::prepare::Photos;
+use crate::probe::score_name;
 use crate::validation::validate;
 use crate::{
     Backbone, Config, Context, Error, Finished, Keep, Mode, Model, Outcome, Result, RunFolder, SIGNIFICANT, epochs,
@@ -52,15 +54,15 @@ pub struct Rung {
     pub mode: Mode,
     /// Its epochs.
     pub epochs: usize,
-    /// Accuracy on the validation photos, 0 to 1.
-    pub val_acc: f64,
+    /// Score on the validation photos, as in the run's results.
+    pub val_score: f64,
     /// Time spent on it.
     pub seconds: f64,
 }
 
 impl Rung {
     fn of(mode: Mode, run: &Finished) -> Self {
-        Self { mode, epochs: run.best_epoch, val_acc: run.best_val_acc, seconds: run.seconds }
+        Self { mode, epochs: run.best_epoch, val_score: run.best_val_score, seconds: run.seconds }
     }
 }
 
@@ -74,24 +76,32 @@ impl Ladder {
 /// Two models on the same photos.
 #[derive(Clone, Copy, Debug, PartialEq, Serialize, Deserialize)]
 pub struct Pair {
-    /// Photos that only the fine-tuned network gets right.
+    /// Photos that the fine-tuned network answers better: that only it gets right or, of labels and numbers, that it comes
+    /// closer to.
     pub gained: usize,
-    /// Photos that only the probe gets right.
+    /// Photos that the probe answers better.
     pub lost: usize,
-    /// Probability of a difference as large or larger if they are equally good (McNemar's exact test).
+    /// Mean over the photos of the difference: of right answers, of labels that are right, of negative squared errors.
+    pub difference: f64,
+    /// Probability of a difference as large or larger if they are equally good, by [`paired_p_value`].
     pub p_value: f64,
 }
 
 impl Pair {
-    fn new(probe: &[bool], fine_tuned: &[bool]) -> Self {
-        let only = |a: &[bool], b: &[bool]| a.iter().zip(b).filter(|&(&a, &b)| a && !b).count();
-        let (gained, lost) = (only(fine_tuned, probe), only(probe, fine_tuned));
-        Self { gained, lost, p_value: mcnemar(gained, lost) }
+    fn new(probe: &[f64], fine_tuned: &[f64], seed: u64) -> Self {
+        let ahead = |a: &[f64], b: &[f64]| a.iter().zip(b).filter(|(a, b)| a > b).count();
+        let sum: f64 = fine_tuned.iter().zip(probe).map(|(a, b)| a - b).sum();
+        Self {
+            gained: ahead(fine_tuned, probe),
+            lost: ahead(probe, fine_tuned),
+            difference: sum / probe.len().max(1) as f64,
+            p_value: paired_p_value(fine_tuned, probe, seed),
+        }
     }
 
     /// Whether the fine-tuned network is better by more than chance.
     fn is_better(&self) -> bool {
-        self.gained > self.lost && self.p_value < SIGNIFICANT
+        self.difference > 0.0 && self.p_value < SIGNIFICANT
     }
 }
 
@@ -137,7 +147,7 @@ pub(crate) fn climb(
             Err(reason) => {
                 context.reporter.note(&reason);
                 ladder.skipped = Some(reason);
-                return finish(folder, ladder, photos);
+                return finish(config, folder, ladder, photos);
             }
         }
     };
@@ -153,23 +163,26 @@ pub(crate) fn climb(
             let reason = format!("fine-tuning is given up, and the probe kept: {diverged}");
             context.reporter.warn(&reason);
             ladder.skipped = Some(reason);
-            return finish(folder, ladder, photos);
+            return finish(config, folder, ladder, photos);
         }
         Err(error) => return Err(error),
     }
-    let right = |folder: &RunFolder, what: &str| -> Result<Vec<bool>> {
+    let scores = |folder: &RunFolder, what: &str| -> Result<Vec<f64>> {
         let model = Model::open(&folder.best_path())?;
         let mut session = model.session(context.engine, &folder.best_path())?;
-        correct(what, &model, session.as_mut(), &photos.dataset.val, &photos.store, context)
+        let Photos { dataset, store, .. } = photos;
+        let tally = measure(what, &model, session.as_mut(), &dataset.val, store, None, context)?;
+        Ok(tally.per_sample().to_vec())
     };
-    let pair = Pair::new(&right(&below, "comparing: the probe")?, &right(&above, "comparing: fine-tuned")?);
+    let (probe, fine_tuned) = (scores(&below, "comparing: the probe")?, scores(&above, "comparing: fine-tuned")?);
+    let pair = Pair::new(&probe, &fine_tuned, config.seed);
     if pair.is_better() {
         folder.adopt(&above)?;
         ladder.kept = Mode::Finetune;
     }
     ladder.comparison = Some(pair);
-    context.reporter.note(&verdict(&ladder, pair));
-    finish(folder, ladder, photos)
+    context.reporter.note(&verdict(&ladder, pair, photos.head_kind(config)));
+    finish(config, folder, ladder, photos)
 }
 
 /// The tensors of a probe's layer: the same as in the network that is then fine-tuned.
@@ -251,17 +264,18 @@ fn seconds_an_epoch(
     let training = began.elapsed().as_secs_f64() / timed * num_steps as f64;
     let mut val = Inputs::validation(config, photos, &mut network, context)?;
     let began = Instant::now();
-    validate(&mut val, &mut network, photos.dataset.classes.len(), context)?;
+    validate(&mut val, &mut network, photos.head_kind(config), photos.dataset.classes.len(), context)?;
     Ok(training + began.elapsed().as_secs_f64())
 }
 
 /// Writes down what it came to.
-fn finish(folder: &RunFolder, ladder: Ladder, photos: &Photos) -> Result<Outcome> {
+fn finish(config: &Config, folder: &RunFolder, ladder: Ladder, photos: &Photos) -> Result<Outcome> {
     folder.write_ladder(&ladder)?;
     let kept = ladder.rungs.iter().find(|rung| rung.mode == ladder.kept).expect("what is kept was run");
     Ok(Outcome::Finished(Finished {
         folder: folder.clone(),
-        best_val_acc: kept.val_acc,
+        best_val_score: kept.val_score,
+        kind: photos.head_kind(config),
         best_epoch: kept.epochs,
         chosen: false,
         val_n: photos.dataset.val.len(),
@@ -271,16 +285,18 @@ fn finish(folder: &RunFolder, ladder: Ladder, photos: &Photos) -> Result<Outcome
 }
 
 /// The comparison in words.
-fn verdict(ladder: &Ladder, Pair { gained, lost, p_value }: Pair) -> String {
-    let [probe, fine_tuned] = [0, 1].map(|rung| ladder.rungs[rung].val_acc);
+fn verdict(ladder: &Ladder, pair: Pair, kind: HeadKind) -> String {
+    let [probe, fine_tuned] = [0, 1].map(|rung| ladder.rungs[rung].val_score);
+    let Pair { gained, lost, p_value, .. } = pair;
     let says = match ladder.kept {
         Mode::Finetune => "more than chance, so the fine-tuned network is kept",
-        _ if gained > lost => "which may be chance, so the probe is kept",
+        _ if pair.difference > 0.0 => "which may be chance, so the probe is kept",
         _ => "so the probe is kept",
     };
     format!(
-        "probe {probe:.4}, fine-tuned {fine_tuned:.4} on the validation photos: {gained} photo(s) that only the fine-tuned \
-         network gets right, {lost} that only the probe does (p = {p_value:.2}), {says}"
+        "{} on the validation photos: probe {probe:.4}, fine-tuned {fine_tuned:.4}; the fine-tuned network is the better one \
+         on {gained} of the photos, the probe on {lost} (p = {p_value:.2}), {says}",
+        score_name(kind)
     )
 }
 
@@ -300,13 +316,14 @@ mod tests {
 
     #[test]
     fn only_what_is_more_than_chance_replaces_the_probe() {
-        let answers = |wrong: std::ops::Range<usize>| (0..100).map(|i| !wrong.contains(&i)).collect::<Vec<_>>();
-        let few = Pair::new(&answers(0..5), &answers(3..6));
+        let scores =
+            |wrong: std::ops::Range<usize>| (0..100).map(|i| f64::from(!wrong.contains(&i))).collect::<Vec<_>>();
+        let few = Pair::new(&scores(0..5), &scores(3..6), 0);
         assert_eq!((few.gained, few.lost, few.is_better()), (3, 1, false));
-        let many = Pair::new(&answers(0..20), &answers(18..20));
+        let many = Pair::new(&scores(0..20), &scores(18..20), 0);
         assert_eq!((many.gained, many.lost, many.is_better()), (18, 0, true));
-        assert!(many.p_value < 1e-5, "{many:?}");
-        let worse = Pair::new(&answers(0..2), &answers(0..20));
+        assert!(many.p_value < 1e-5 && (many.difference - 0.18).abs() < 1e-12, "{many:?}");
+        let worse = Pair::new(&scores(0..2), &scores(0..20), 0);
         assert!(!worse.is_better() && worse.p_value < SIGNIFICANT);
     }
 

@@ -6,6 +6,7 @@
 //! file that holds everything serving needs. Printing and arguments are the caller's; what happens on the
 //! way is told to a [`Reporter`].
 
+mod answers;
 mod average;
 mod backbone;
 mod checkpoint;
@@ -37,6 +38,7 @@ mod train;
 mod tta;
 mod validation;
 
+pub use answers::Unit;
 pub use backbone::Backbone;
 pub use compare::{Candidate, CompareOptions, Comparison, Entry, SIGNIFICANT, compare};
 pub use config::{BatchNorm, ClassWeights, Config, Keep, Mode, Published};
@@ -47,7 +49,8 @@ pub use find_lr::{FoundRate, Point, find_lr};
 pub use head::{Head, InitHead};
 pub use ladder::{Ladder, Pair, Rung};
 pub use model::{Golden, Model, Provenance};
-pub use predict::{Prediction, Ranked, predict};
+pub use predict::{Answer, Prediction, Ranked, YES, predict};
+pub use probe::score_name;
 pub use report::{EpochEnd, Reporter};
 pub use run_folder::RunFolder;
 pub use train::{check, resume, train};

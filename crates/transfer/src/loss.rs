@@ -15,14 +15,13 @@ pub(crate) struct Loss {
 impl Loss {
     /// As the settings say for these training photos.
     pub fn new(config: &Config, dataset: &Dataset) -> Self {
-        let labels: Vec<usize> = dataset.train.iter().map(|sample| sample.class).collect();
-        let class_weights = config.loss_weights(dataset.classes.len(), &labels);
+        let class_weights = config.loss_weights(dataset);
         Self { label_smoothing: config.label_smoothing, class_weights }
     }
 
     /// What the network should say of a step's photos.
     pub fn targets<'a>(&'a self, step: &Step<'a>) -> Targets<'a> {
         let class_weights = self.class_weights.as_deref();
-        Targets { labels: step.targets(), label_smoothing: self.label_smoothing, class_weights }
+        Targets { labels: step.labels, label_smoothing: self.label_smoothing, class_weights }
     }
 }

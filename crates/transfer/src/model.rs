@@ -3,7 +3,7 @@
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 
-use regraft_data::Preprocessing;
+use regraft_data::{Preprocessing, Task};
 use regraft_engine::{Engine, Session, SessionOptions};
 use regraft_graph::{Graph, Shape, StateDict};
 use regraft_learn::linear::HeadKind;
@@ -11,7 +11,7 @@ use regraft_random::{Purpose, keyed, unit_f32};
 use serde::{Deserialize, Serialize};
 use sha2::{Digest, Sha256};
 
-use crate::{Error, Mode, Published, Result};
+use crate::{Error, Mode, Published, Result, Unit};
 
 /// The format's version, under the metadata key `regraft`.
 const FORMAT: &str = "1";
@@ -37,8 +37,9 @@ pub struct Provenance {
     pub seed: u64,
     /// Epoch whose weights these are, from 1.
     pub epoch: usize,
-    /// Accuracy on the validation photos, 0 to 1.
-    pub val_acc: f64,
+    /// Score on the validation photos: accuracy, 0 to 1; of labels, mean average precision; of numbers, R².
+    #[serde(alias = "val_acc")]
+    pub val_score: f64,
     /// Number of validation photos.
     pub val_n: usize,
 }
@@ -125,12 +126,14 @@ pub struct Model {
     pub graph: Graph,
     /// Its tensors, under torchvision's names and in PyTorch's layouts.
     pub state: StateDict,
-    /// Names of the classes, in the order of the logits.
+    /// Names of the classes or labels, in the order of the logits; what the number is called.
     pub classes: Vec<String>,
     /// What is done to every photo.
     pub preprocessing: Preprocessing,
     /// What the logits mean.
     pub head: HeadKind,
+    /// The unit of the output, if it is a number.
+    pub unit: Option<Unit>,
     /// Where it comes from.
     pub provenance: Provenance,
     /// What the network must answer.
@@ -155,6 +158,9 @@ impl Model {
             ("provenance".to_string(), json(serde_json::to_string(&self.provenance))),
             ("golden".to_string(), json(serde_json::to_string(&self.golden))),
         ]);
+        if let Some(unit) = &self.unit {
+            metadata.insert("unit".to_string(), json(serde_json::to_string(unit)));
+        }
         metadata.insert(SEAL.to_string(), seal(&metadata, &self.state));
         Ok(regraft_weights::write_safetensors(path, &self.state, &metadata)?)
     }
@@ -193,6 +199,10 @@ impl Model {
                 serde_json::from_str(text($key)?).map_err(|e| damaged($key, e))?
             };
         }
+        let unit = match metadata.contains_key("unit") {
+            true => Some(entry!("unit")),
+            false => None,
+        };
         let graph: Graph = entry!("graph");
         let classes: Vec<String> = entry!("classes");
         let preprocessing: Preprocessing = entry!("preprocessing");
@@ -200,6 +210,7 @@ impl Model {
             head: entry!("head"),
             provenance: entry!("provenance"),
             golden: entry!("golden"),
+            unit,
             graph,
             state,
             classes,
@@ -215,6 +226,10 @@ impl Model {
         if self.golden.len() as u64 != GOLDEN_INPUTS {
             return Err(format!("it has {} golden answers where {GOLDEN_INPUTS} belong", self.golden.len()));
         }
+        let whole = |unit: Unit| unit.mean.is_finite() && unit.std.is_finite() && unit.std > 0.0;
+        if (self.head == HeadKind::Value) != self.unit.is_some_and(whole) {
+            return Err("its head and the unit of its output do not go together".into());
+        }
         let shapes = self.graph.shapes().map_err(|e| e.to_string())?;
         let output = shapes[self.graph.output()];
         if output != Shape::Features(self.classes.len()) {
@@ -226,6 +241,15 @@ impl Model {
         }
         let expected: Vec<_> = self.graph.parameters().into_iter().map(|spec| (spec.name, spec.shape)).collect();
         regraft_weights::check(&expected, &self.state, &[]).map_err(|e| e.to_string())
+    }
+
+    /// What the model answers about a photo.
+    pub fn task(&self) -> Task {
+        match self.head {
+            HeadKind::Softmax | HeadKind::Ovr => Task::Classes,
+            HeadKind::Labels => Task::Labels,
+            HeadKind::Value => Task::Value,
+        }
     }
 
     /// The network on an engine, ready to infer, after it has given its golden answers.
@@ -270,11 +294,11 @@ mod tests {
             mode: Mode::Probe,
             seed: 0,
             epoch: 1,
-            val_acc: 0.5,
+            val_score: 0.5,
             val_n: 2,
         };
         let classes = vec!["ants".into(), "bees".into()];
-        Model { graph, state, classes, preprocessing, head: HeadKind::Ovr, provenance, golden }
+        Model { graph, state, classes, preprocessing, head: HeadKind::Ovr, unit: None, provenance, golden }
     }
 
     #[test]
@@ -318,6 +342,8 @@ mod tests {
             Model::open(&path).unwrap_err().to_string()
         };
         assert!(refused(&|m| m.classes.push("wasps".into())).contains("names 3 classes"));
+        assert!(refused(&|m| m.head = HeadKind::Value).contains("unit"));
+        assert!(refused(&|m| m.unit = Some(Unit { mean: 0.0, std: 1.0 })).contains("unit"));
         assert!(refused(&|m| m.preprocessing.crop = 64).contains("3x64x64"));
         assert!(refused(&|m| drop(m.state.remove("fc.bias"))).contains("fc.bias"));
     }

@@ -11,7 +11,7 @@ use regraft_learn::linear::{HeadKind, probabilities};
 use crate::features::BATCH;
 use crate::{Context, Error, Model, Result, Tta, tta};
 
-/// A class and its probability.
+/// A class or label and its probability.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Ranked {
     /// Name of the class.
@@ -25,9 +25,23 @@ pub struct Ranked {
 pub struct Prediction {
     /// The file.
     pub path: PathBuf,
-    /// The most probable classes, best first, or why the file could not be read.
-    pub top: Result<Vec<Ranked>, String>,
+    /// The answer, or why the file could not be read.
+    pub answer: Result<Answer, String>,
 }
+
+/// What a model says of a photo.
+#[derive(Clone, Debug, PartialEq)]
+pub enum Answer {
+    /// The most probable classes, best first.
+    Classes(Vec<Ranked>),
+    /// The most probable labels, best first; the photo has those of at least [`YES`].
+    Labels(Vec<Ranked>),
+    /// A number, in the unit of those it was trained on.
+    Value(f64),
+}
+
+/// The probability from which on a photo has a label.
+pub const YES: f64 = 0.5;
 
 /// Predicts each file, asking about it as `tta` says, and hands the answers to `take` in the order of `paths`. A file
 /// that cannot be read gets an answer that says so; the others go on.
@@ -51,8 +65,9 @@ pub fn predict(
             if readable.is_empty() { Vec::new() } else { tta::infer(&mut *session, &readable, side, head, tta)? };
         let mut rows = logits.chunks_exact(model.classes.len());
         for (path, input) in paths.iter().zip(inputs) {
-            let top = input.map(|_| rank(model, Tta::head(tta, head), rows.next().expect("a row an input"), top_k));
-            take(Prediction { path: path.clone(), top })?;
+            let head = Tta::head(tta, head);
+            let answer = input.map(|_| answer(model, head, rows.next().expect("a row an input"), top_k));
+            take(Prediction { path: path.clone(), answer })?;
         }
         if context.interrupt.load(Ordering::Relaxed) {
             return Err(Error::Interrupted);
@@ -70,6 +85,14 @@ fn input(model: &Model, path: &Path) -> Result<Vec<f32>, String> {
         other => other.to_string(),
     })?;
     Ok(model.preprocessing.apply(&image))
+}
+
+fn answer(model: &Model, head: HeadKind, outputs: &[f32], top_k: usize) -> Answer {
+    match head {
+        HeadKind::Softmax | HeadKind::Ovr => Answer::Classes(rank(model, head, outputs, top_k)),
+        HeadKind::Labels => Answer::Labels(rank(model, head, outputs, top_k)),
+        HeadKind::Value => Answer::Value(model.unit.map_or(f64::from(outputs[0]), |unit| unit.to_value(outputs[0]))),
+    }
 }
 
 fn rank(model: &Model, head: HeadKind, logits: &[f32], top_k: usize) -> Vec<Ranked> {

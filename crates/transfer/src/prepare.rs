@@ -4,9 +4,11 @@ use std::path::Path;
 use std::sync::Arc;
 
 use regraft_data::{
-    Dataset, Finding, FindingKind, Findings, ImageStore, SplitOptions, default_cache_bytes, fingerprint,
+    Dataset, Finding, FindingKind, Findings, ImageStore, Sample, SplitOptions, Task, default_cache_bytes, fingerprint,
 };
+use regraft_learn::linear::HeadKind;
 
+use crate::answers::{Answers, Unit, head_kind};
 use crate::{Backbone, Config, Context, Error, Provenance, Reporter, Result};
 
 /// The photos, decoded once, with what cannot be used left out.
@@ -15,6 +17,20 @@ pub(crate) struct Photos {
     pub store: Arc<ImageStore>,
     /// Hash over classes, split and content.
     pub sha256: String,
+    /// The unit that a number is learned in.
+    pub unit: Option<Unit>,
+}
+
+impl Photos {
+    /// The right answers for some of them, numbers in the unit that they are learned in.
+    pub fn answers(&self, samples: &[Sample]) -> Answers {
+        Answers::new(samples, self.dataset.task, self.dataset.classes.len(), self.unit)
+    }
+
+    /// What the outputs of a network for them mean.
+    pub fn head_kind(&self, config: &Config) -> HeadKind {
+        head_kind(self.dataset.task, &config.head)
+    }
 }
 
 impl Provenance {
@@ -29,7 +45,7 @@ impl Provenance {
             mode: config.mode,
             seed: config.seed,
             epoch: 0,
-            val_acc: 0.0,
+            val_score: 0.0,
             val_n: photos.dataset.val.len(),
         }
     }
@@ -47,7 +63,7 @@ pub(crate) fn look(config: &Config, context: &Context) -> Result<(Photos, Backbo
     // How many classes there are is not known yet, and makes no difference to what may be wrong here.
     config.trainable(&config.graft(&backbone, 2)?.0, 0)?;
     let photos = photos(config, context)?;
-    config.validate_for(&photos.dataset.classes)?;
+    config.validate_for(&photos.dataset)?;
     Ok((photos, backbone))
 }
 
@@ -97,9 +113,39 @@ pub(crate) fn photos(config: &Config, context: &Context) -> Result<Photos> {
             duplicate.train.display()
         ));
     }
-    let (classes, train, val) = (dataset.classes.len(), dataset.train.len(), dataset.val.len());
-    reporter.note(&format!("{classes} classes, {train} photos to train on, {val} to validate on"));
-    Ok(Photos { dataset, store, sha256: print.sha256 })
+    let (train, val) = (dataset.train.len(), dataset.val.len());
+    let asked = match (dataset.task, dataset.classes.len()) {
+        (Task::Classes, classes) => format!("{classes} classes"),
+        (Task::Labels, labels) => format!("{labels} labels"),
+        (Task::Value, _) => "a number for each photo".into(),
+    };
+    reporter.note(&format!("{asked}, {train} photos to train on, {val} to validate on"));
+    if dataset.task == Task::Labels {
+        require_both_sides(&dataset, &config.data)?;
+    }
+    let unit = Unit::of(&dataset);
+    Ok(Photos { dataset, store, sha256: print.sha256, unit })
+}
+
+/// What all photos have, or none, cannot be learned.
+///
+/// # Errors
+/// [`Error::File`] naming the label.
+fn require_both_sides(dataset: &Dataset, manifest: &Path) -> Result<()> {
+    let mut counts = vec![0usize; dataset.classes.len()];
+    dataset.train.iter().flat_map(|sample| sample.target.indices()).for_each(|&label| counts[label] += 1);
+    let fault = counts.iter().zip(&dataset.classes).find(|(count, _)| **count == 0 || **count == dataset.train.len());
+    match fault {
+        Some((count, label)) => {
+            let have = if *count == 0 { "none" } else { "all" };
+            let reason = format!(
+                "{have} of the training photos have the label `{label}`, so it cannot be learned; add photos of the other \
+                 kind, or leave the label out"
+            );
+            Err(Error::File { path: manifest.to_owned(), reason })
+        }
+        None => Ok(()),
+    }
 }
 
 /// Endings of file names that promise a photo.

@@ -2,15 +2,16 @@
 
 use std::time::Instant;
 
-use regraft_data::Sample;
+use regraft_data::{Dataset, Sample, Target, Task};
 use regraft_engine::SessionOptions;
 use regraft_graph::{Grafted, Graph, NodeId, StateDict, Tensor};
 use regraft_learn::history::Row;
 use regraft_learn::linear::{
-    ClassWeight, Control, CvOptions, FitOptions, LinearHead, Progress, Samples, class_means, fit, fit_cv,
+    ClassWeight, Control, CvOptions, FitOptions, HeadKind, LinearHead, Progress, class_means, fit, fit_cv,
 };
 use regraft_learn::metrics::Tally;
 
+use crate::answers;
 use crate::features::Features;
 use crate::model::Golden;
 use crate::prepare::Photos;
@@ -43,16 +44,16 @@ pub(crate) fn run(
     let train = extract("training features", &dataset.train)?;
     let val = extract("validation features", &dataset.val)?;
 
-    let linear = fit_head(config, &train, dataset.classes.len(), context)?;
-    let measure = |features: &Features| -> Result<Tally> {
-        let mut tally = Tally::new(config.head.kind(), dataset.classes.len());
-        for (row, &label) in features.values.chunks_exact(features.dim).zip(&features.labels) {
-            let logits: Vec<f32> = linear.logits(row).iter().map(|&z| z as f32).collect();
-            tally.add(&logits, &[label])?;
-        }
+    let linear = fit_head(config, &train, photos, context)?;
+    let measure = |features: &Features, samples: &[Sample]| -> Result<Tally> {
+        let rows = features.values.chunks_exact(features.dim);
+        let logits: Vec<f32> = rows.flat_map(|row| linear.logits(row)).map(|z| z as f32).collect();
+        let mut tally = Tally::new(linear.kind, dataset.classes.len());
+        answers::add(&mut tally, &logits, photos.answers(samples).labels(0..samples.len()))?;
         Ok(tally)
     };
-    let (on_train, on_val) = (measure(&train)?, measure(&val)?);
+    let (on_train, on_val) = (measure(&train, &dataset.train)?, measure(&val, &dataset.val)?);
+    let kind = linear.kind;
     put(linear, &graph, head, &mut state);
 
     let mut top = context.engine.compile(&top, &state, SessionOptions::inference(&top))?;
@@ -62,27 +63,29 @@ pub(crate) fn run(
         state,
         classes: dataset.classes.clone(),
         preprocessing: config.preprocessing.clone(),
-        head: config.head.kind(),
-        provenance: Provenance { epoch: 1, val_acc: on_val.top1(), ..Provenance::of(config, backbone, photos) },
+        head: kind,
+        unit: photos.unit,
+        provenance: Provenance { epoch: 1, val_score: on_val.score(), ..Provenance::of(config, backbone, photos) },
         golden,
     };
     let seconds = started.elapsed().as_secs_f64();
     let row = Row {
         epoch: 1,
         train_loss: on_train.loss(),
-        train_acc: on_train.top1(),
+        train_score: on_train.score(),
         val_loss: on_val.loss(),
-        val_acc: on_val.top1(),
+        val_score: on_val.score(),
         lr: 0.0,
         seconds,
     };
-    folder.write_results(&[row])?;
+    folder.write_results(&[row], kind)?;
     // Last: the model is what tells a finished probe.
     model.save(&folder.best_path())?;
-    context.reporter.epoch(EpochEnd { row: &row, epochs: 1, best: true });
+    context.reporter.epoch(EpochEnd { row: &row, epochs: 1, best: true, kind });
     Ok(Outcome::Finished(Finished {
         folder: folder.clone(),
-        best_val_acc: row.val_acc,
+        best_val_score: row.val_score,
+        kind,
         best_epoch: 1,
         chosen: false,
         val_n: dataset.val.len(),
@@ -115,7 +118,7 @@ pub(crate) fn initialise(
         &config.preprocessing,
         context,
     )?;
-    let linear = fit_head(config, &train, dataset.classes.len(), context)?;
+    let linear = fit_head(config, &train, photos, context)?;
     put(linear, graph, *classifier, state);
     Ok(())
 }
@@ -127,27 +130,27 @@ fn put(linear: LinearHead, graph: &Graph, layer: NodeId, state: &mut StateDict) 
     state.insert(format!("{name}.bias"), Tensor::new([classes], linear.bias));
 }
 
-/// Fits the head with the given `C`, or chooses it by cross-validation.
-fn fit_head(config: &Config, train: &Features, classes: usize, context: &Context) -> Result<LinearHead> {
-    let samples = Samples::new(&train.values, train.dim, &train.labels, classes)?;
+/// Fits the head to the training photos with the given `C`, or chooses it by cross-validation.
+fn fit_head(config: &Config, train: &Features, photos: &Photos, context: &Context) -> Result<LinearHead> {
+    let answers = photos.answers(&photos.dataset.train);
+    let classes = answers.classes();
+    let samples = answers.samples(&train.values, train.dim, &classes)?;
     if config.head == Head::Mean {
-        return Ok(class_means(samples));
+        return Ok(class_means(samples)?);
     }
     let class_weight = match &config.class_weights {
         ClassWeights::Uniform => ClassWeight::Uniform,
         ClassWeights::Balanced => ClassWeight::Balanced,
         ClassWeights::Given(weights) => ClassWeight::Given(weights.iter().map(|&w| f64::from(w)).collect()),
     };
-    let options = FitOptions { class_weight, ..FitOptions::new(config.head.kind()) };
-    let mut counts = vec![0usize; classes];
-    train.labels.iter().for_each(|&label| counts[label as usize] += 1);
+    let options = FitOptions { class_weight, ..FitOptions::new(photos.head_kind(config)) };
     let reporter = context.reporter;
     if let Some(c) = config.c {
         let control = Control { progress: &|_| (), cancel: context.interrupt };
         return Ok(fit(samples, c, &options, control)?.head);
     }
-    if counts.contains(&1) {
-        reporter.warn("a class has a single training photo, so C cannot be chosen by cross-validation: C = 1");
+    if let Some(why) = too_few_to_hold_out(&photos.dataset) {
+        reporter.warn(&format!("{why}, so C cannot be chosen by cross-validation: C = 1"));
         let control = Control { progress: &|_| (), cancel: context.interrupt };
         return Ok(fit(samples, 1.0, &options, control)?.head);
     }
@@ -163,10 +166,32 @@ fn fit_head(config: &Config, train: &Features, classes: usize, context: &Context
     let fitted = fitted?;
     let chosen = fitted.table.iter().find(|row| row.c == fitted.fit.c);
     reporter.note(&format!(
-        "C = {:.4} by {}-fold cross-validation on the training photos (accuracy {:.4})",
+        "C = {:.4} by {}-fold cross-validation on the training photos ({} {:.4})",
         fitted.fit.c,
         fitted.folds,
-        chosen.map_or(f64::NAN, |row| row.accuracy)
+        score_name(options.kind),
+        chosen.map_or(f64::NAN, |row| row.score)
     ));
     Ok(fitted.fit.head)
+}
+
+/// Why no photo can be held out of the training photos, if so.
+fn too_few_to_hold_out(dataset: &Dataset) -> Option<&'static str> {
+    let of_class = |class| dataset.train.iter().filter(|sample| sample.target == Target::Class(class)).count();
+    match dataset.task {
+        Task::Classes if (0..dataset.classes.len()).any(|class| of_class(class) == 1) => {
+            Some("a class has a single training photo")
+        }
+        Task::Labels | Task::Value if dataset.train.len() < 2 => Some("there is a single training photo"),
+        _ => None,
+    }
+}
+
+/// What a score on validation photos is called.
+pub fn score_name(kind: HeadKind) -> &'static str {
+    match kind {
+        HeadKind::Softmax | HeadKind::Ovr => "accuracy",
+        HeadKind::Labels => "mean average precision",
+        HeadKind::Value => "R²",
+    }
 }

@@ -3,6 +3,7 @@
 use std::path::Path;
 
 use regraft_learn::history::Row;
+use regraft_learn::linear::HeadKind;
 
 /// The end of an epoch.
 #[derive(Clone, Copy, Debug)]
@@ -13,6 +14,8 @@ pub struct EpochEnd<'a> {
     pub epochs: usize,
     /// Whether its weights are the best so far.
     pub best: bool,
+    /// What the network's outputs mean, and so what the scores are.
+    pub kind: HeadKind,
 }
 
 /// Hears about the progress of long work. Nothing it does changes the result.

@@ -4,6 +4,7 @@ use std::path::{Path, PathBuf};
 use std::{fs, io};
 
 use regraft_learn::history::{self, Row};
+use regraft_learn::linear::HeadKind;
 
 use crate::{Config, Error, Ladder, Mode, Result};
 
@@ -179,12 +180,12 @@ impl RunFolder {
         Ok(())
     }
 
-    /// Writes the results of the epochs so far.
+    /// Writes the results of the epochs so far, of a network with this kind of head.
     ///
     /// # Errors
     /// [`Error::Weights`] if the file cannot be written.
-    pub fn write_results(&self, rows: &[Row]) -> Result<()> {
-        self.write("results.csv", &history::to_csv(rows)).map(|_| ())
+    pub fn write_results(&self, rows: &[Row], kind: HeadKind) -> Result<()> {
+        self.write("results.csv", &history::to_csv(rows, kind)).map(|_| ())
     }
 
     /// Writes a file of text and returns where it is.

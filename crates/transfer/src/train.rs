@@ -20,7 +20,7 @@ pub fn check(config: &Config, output_dir: Option<&Path>, replace: bool, context:
     let graph = Backbone::graph(&config.backbone, Some(config.preprocessing.crop))?;
     config.trainable(&config.graft_on(&graph, 2)?, 0)?;
     let (dataset, _) = prepare::open(config)?;
-    config.validate_for(&dataset.classes)
+    config.validate_for(&dataset)
 }
 
 /// Trains a classifier on a folder of photos. The run's folder is made once the photos and the network have

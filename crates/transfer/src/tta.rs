@@ -8,19 +8,19 @@ use crate::Result;
 /// How a photo is varied when a model is asked about it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Tta {
-    /// The photo and its mirror image: the mean of both answers' probabilities.
+    /// The photo and its mirror image: the mean of both answers' probabilities, or of both numbers.
     Hflip,
 }
 
 impl Tta {
     /// What [`infer`] gives for a head.
     pub(crate) fn head(tta: Option<Self>, head: HeadKind) -> HeadKind {
-        if tta.is_some() { HeadKind::Softmax } else { head }
+        if tta.is_some() && head == HeadKind::Ovr { HeadKind::Softmax } else { head }
     }
 }
 
 /// The network's answers to photos `side` pixels wide, `[n, side, side, 3]`: logits of `head` or, with a variation, the
-/// logarithms of the mean probabilities, which are logits of a softmax.
+/// logits of the mean probabilities: of classes, their logarithms, which are logits of a softmax; of numbers, the mean.
 ///
 /// # Errors
 /// Those of [`Session::infer`].
@@ -36,13 +36,28 @@ pub(crate) fn infer(
     let mirrored = session.infer(&mirrored(images, side))?;
     let photos = images.len() / (3 * side as usize * side as usize);
     let classes = (logits.len() / photos.max(1)).max(1);
-    let logs = |logits: &[f32]| log_probabilities(head, &logits.iter().map(|&z| f64::from(z)).collect::<Vec<_>>());
     let mean = |(one, other): (f64, f64)| {
         let top = one.max(other);
-        (top + (((one - top).exp() + (other - top).exp()) / 2.0).ln()) as f32
+        top + (((one - top).exp() + (other - top).exp()) / 2.0).ln()
+    };
+    let both = |one: &[f32], other: &[f32]| -> Vec<f32> {
+        let [one, other] = [one, other].map(|row| row.iter().map(|&z| f64::from(z)).collect::<Vec<_>>());
+        let opposite = |row: &[f64]| row.iter().map(|z| -z).collect::<Vec<_>>();
+        let means = |one: &[f64], other: &[f64]| -> Vec<f64> {
+            log_probabilities(head, one).into_iter().zip(log_probabilities(head, other)).map(mean).collect()
+        };
+        match head {
+            HeadKind::Softmax | HeadKind::Ovr => means(&one, &other).iter().map(|&log| log as f32).collect(),
+            // The logit of a mean of sigmoids: its logarithm less that of the opposite's.
+            HeadKind::Labels => {
+                let (yes, no) = (means(&one, &other), means(&opposite(&one), &opposite(&other)));
+                yes.iter().zip(no).map(|(yes, no)| (yes - no) as f32).collect()
+            }
+            HeadKind::Value => one.iter().zip(&other).map(|(a, b)| ((a + b) / 2.0) as f32).collect(),
+        }
     };
     let rows = logits.chunks_exact(classes).zip(mirrored.chunks_exact(classes));
-    Ok(rows.flat_map(|(one, other)| logs(one).into_iter().zip(logs(other)).map(mean)).collect())
+    Ok(rows.flat_map(|(one, other)| both(one, other)).collect())
 }
 
 /// The photos mirrored left to right.
@@ -74,7 +89,7 @@ mod tests {
         let images = pattern::values("photos", n * 32 * 32 * 3);
         let flipped: Vec<f32> =
             images.chunks_exact(32 * 3).flat_map(|row| row.rchunks_exact(3).flatten().copied()).collect();
-        for head in [HeadKind::Softmax, HeadKind::Ovr] {
+        for head in [HeadKind::Softmax, HeadKind::Ovr, HeadKind::Labels] {
             let mut ask = |images: &[f32], tta| infer(session.as_mut(), images, side, head, tta).unwrap();
             let probabilities_of = |logits: &[f32], head| {
                 let rows = logits.chunks_exact(3).map(|row| row.iter().map(|&z| f64::from(z)).collect::<Vec<_>>());

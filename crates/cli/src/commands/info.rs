@@ -3,8 +3,9 @@
 use std::io::{Write, stdout};
 
 use anyhow::Result;
+use regraft_data::Task;
 use regraft_graph::{Graph, Trainable};
-use regraft_transfer::{Backbone, Model};
+use regraft_transfer::{Backbone, Model, score_name};
 use serde_json::{Value, json};
 
 use crate::End;
@@ -19,6 +20,7 @@ pub fn run(common: &Common, args: &Info) -> Result<End> {
             let about = json!({
                 "classes": model.classes,
                 "head": model.head,
+                "unit": model.unit,
                 "preprocessing": model.preprocessing,
                 "provenance": model.provenance,
                 "layers": layers(&model.graph, &trainable)?,
@@ -28,13 +30,19 @@ pub fn run(common: &Common, args: &Info) -> Result<End> {
         }
         write!(out, "{}", model.graph.summary(&trainable)?)?;
         let p = &model.provenance;
-        writeln!(out, "classes: {}", model.classes.join(", "))?;
+        let what = match model.task() {
+            Task::Classes => "classes",
+            Task::Labels => "labels",
+            Task::Value => "a number",
+        };
+        writeln!(out, "{what}: {}", model.classes.join(", "))?;
         writeln!(out, "backbone: {}, weights {}", p.backbone, p.weights_sha256.as_deref().unwrap_or("random"))?;
         if let Some(published) = &p.weights {
             writeln!(out, "published as: {}, {}", published.name, published.url)?;
         }
         writeln!(out, "made by: regraft {}, mode {}, seed {}, epoch {}", p.regraft, p.mode, p.seed, p.epoch)?;
-        writeln!(out, "accuracy: {:.4} on {} validation photos", p.val_acc, p.val_n)?;
+        let score = score_name(model.head);
+        writeln!(out, "{score}: {:.4} on {} validation photos", p.val_score, p.val_n)?;
         writeln!(out, "photos: {}", p.data_sha256)?;
         let pre = &model.preprocessing;
         writeln!(out, "input: resize {}, crop {}, mean {:?}, std {:?}", pre.resize, pre.crop, pre.mean, pre.std)?;

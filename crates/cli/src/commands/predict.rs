@@ -4,8 +4,8 @@ use std::io::{BufRead, Write, stdin, stdout};
 use std::path::{Path, PathBuf};
 
 use anyhow::{Context as _, Result};
-use regraft_data::image_paths;
-use regraft_transfer::{Context, Error, Model, Prediction, Ranked, Reporter};
+use regraft_data::{Task, image_paths};
+use regraft_transfer::{Answer, Context, Error, Model, Prediction, Ranked, Reporter, YES};
 use serde_json::{Value, json};
 
 use crate::args::{Common, Predict};
@@ -29,13 +29,24 @@ pub fn run(common: &Common, args: &Predict) -> Result<End> {
         anyhow::bail!("no photos found in what was given");
     }
 
-    let top_k = args.top_k.map_or(if args.csv { 1 } else { TOP_K }, |k| k as usize).min(model.classes.len());
-    let mut printer = Printer::new(common, args, top_k);
+    // Of labels, any number may be right.
+    let usual = match model.task() {
+        Task::Labels => model.classes.len(),
+        Task::Classes | Task::Value => {
+            if args.csv {
+                1
+            } else {
+                TOP_K
+            }
+        }
+    };
+    let top_k = args.top_k.map_or(usual, |k| k as usize).min(model.classes.len());
+    let mut printer = Printer::new(common, args, columns(model.task(), top_k));
     let mut failed = 0usize;
     let mut broken_pipe = None;
     let tta = args.tta.map(Into::into);
     let result = regraft_transfer::predict(&model, session.as_mut(), &paths, top_k, tta, &context, |answer| {
-        failed += usize::from(answer.top.is_err());
+        failed += usize::from(answer.answer.is_err());
         printer.print(&answer).map_err(|error| {
             broken_pipe = Some(error);
             Error::Interrupted
@@ -73,78 +84,105 @@ fn listed(paths: &[PathBuf]) -> Result<Vec<PathBuf>> {
 enum Printer {
     Text,
     Json,
-    Csv { writer: Box<csv::Writer<std::io::Stdout>>, top_k: usize, header_written: bool },
+    Csv { writer: Box<csv::Writer<std::io::Stdout>>, columns: Vec<String>, header_written: bool },
 }
 
 impl Printer {
-    fn new(common: &Common, args: &Predict, top_k: usize) -> Self {
+    fn new(common: &Common, args: &Predict, columns: Vec<String>) -> Self {
         match (common.json, args.csv) {
             (true, _) => Printer::Json,
             (_, true) => {
                 let writer = Box::new(csv::Writer::from_writer(stdout()));
-                Printer::Csv { writer, top_k, header_written: false }
+                Printer::Csv { writer, columns, header_written: false }
             }
             _ => Printer::Text,
         }
     }
 
-    fn print(&mut self, answer: &Prediction) -> Result<()> {
+    fn print(&mut self, prediction: &Prediction) -> Result<()> {
         match self {
-            Printer::Text => text(answer),
-            Printer::Json => Ok(writeln!(stdout(), "{}", line(answer))?),
-            Printer::Csv { writer, top_k, header_written } => {
+            Printer::Text => text(prediction),
+            Printer::Json => Ok(writeln!(stdout(), "{}", line(prediction))?),
+            Printer::Csv { writer, columns, header_written } => {
                 if !std::mem::replace(header_written, true) {
-                    writer.write_record(csv_header(*top_k))?;
+                    writer.write_record(&*columns)?;
                 }
-                writer.write_record(csv_record(answer, *top_k))?;
+                writer.write_record(csv_record(prediction, columns.len()))?;
                 Ok(writer.flush()?)
             }
         }
     }
 }
 
-/// `path,label,prob,label2,prob2,...,error`: the columns of the best class keep their names however many follow.
-fn csv_header(top_k: usize) -> Vec<String> {
-    let mut columns = vec!["path".into(), "label".into(), "prob".into()];
-    columns.extend((2..=top_k).flat_map(|rank| [format!("label{rank}"), format!("prob{rank}")]));
+/// The columns of CSV. Of classes `path,label,prob,label2,prob2,...,error`: those of the best class keep their names
+/// however many follow. Of labels `path,labels,error`, with `|` between them as in a manifest, and of a number
+/// `path,value,error`.
+fn columns(task: Task, top_k: usize) -> Vec<String> {
+    let mut columns: Vec<String> = vec!["path".into()];
+    match task {
+        Task::Classes => {
+            columns.extend(["label".into(), "prob".into()]);
+            columns.extend((2..=top_k).flat_map(|rank| [format!("label{rank}"), format!("prob{rank}")]));
+        }
+        Task::Labels => columns.push("labels".into()),
+        Task::Value => columns.push("value".into()),
+    }
     columns.push("error".into());
     columns
 }
 
-fn csv_record(answer: &Prediction, top_k: usize) -> Vec<String> {
-    let mut fields = vec![answer.path.to_string_lossy().into_owned()];
-    match &answer.top {
-        Ok(top) => {
+fn csv_record(prediction: &Prediction, columns: usize) -> Vec<String> {
+    let mut fields = vec![prediction.path.to_string_lossy().into_owned()];
+    match &prediction.answer {
+        Ok(Answer::Classes(top)) => {
             fields.extend(top.iter().flat_map(|Ranked { label, prob }| [label.clone(), prob.to_string()]));
-            fields.push(String::new());
         }
+        Ok(Answer::Labels(labels)) => fields.push(yes(labels).collect::<Vec<_>>().join("|")),
+        Ok(Answer::Value(value)) => fields.push(value.to_string()),
         Err(error) => {
-            fields.extend(vec![String::new(); 2 * top_k]);
+            fields.resize(columns - 1, String::new());
             fields.push(error.clone());
         }
     }
+    fields.resize(columns, String::new());
     fields
 }
 
-fn text(answer: &Prediction) -> Result<()> {
-    let path = answer.path.display();
-    match &answer.top {
-        Ok(top) => {
-            let ranked: Vec<String> = top.iter().map(|r| format!("{} {:.4}", r.label, r.prob)).collect();
-            writeln!(stdout(), "{path}: {}", ranked.join(", "))?;
+/// The labels that a photo has.
+fn yes(labels: &[Ranked]) -> impl Iterator<Item = &str> {
+    labels.iter().filter(|ranked| ranked.prob >= YES).map(|ranked| ranked.label.as_str())
+}
+
+fn text(prediction: &Prediction) -> Result<()> {
+    let path = prediction.path.display();
+    let ranked =
+        |top: &[Ranked]| top.iter().map(|r| format!("{} {:.4}", r.label, r.prob)).collect::<Vec<_>>().join(", ");
+    match &prediction.answer {
+        Ok(Answer::Classes(top)) => writeln!(stdout(), "{path}: {}", ranked(top))?,
+        Ok(Answer::Labels(labels)) => {
+            let has: Vec<Ranked> = labels.iter().filter(|ranked| ranked.prob >= YES).cloned().collect();
+            match (has.as_slice(), labels.first()) {
+                ([], Some(best)) => writeln!(stdout(), "{path}: none (the nearest: {} {:.4})", best.label, best.prob)?,
+                (has, _) => writeln!(stdout(), "{path}: {}", ranked(has))?,
+            }
         }
+        Ok(Answer::Value(value)) => writeln!(stdout(), "{path}: {value:.4}")?,
         Err(error) => eprintln!("error: {path}: {error}"),
     }
     Ok(())
 }
 
-fn line(answer: &Prediction) -> Value {
-    let path = answer.path.to_string_lossy();
-    match &answer.top {
-        Ok(top) => {
-            let ranked: Vec<Value> = top.iter().map(|r| json!({"label": r.label, "prob": r.prob})).collect();
-            json!({"path": path, "label": top[0].label, "prob": top[0].prob, "top": ranked})
+fn line(prediction: &Prediction) -> Value {
+    let path = prediction.path.to_string_lossy();
+    let all = |ranked: &[Ranked]| -> Vec<Value> {
+        ranked.iter().map(|r| json!({"label": r.label, "prob": r.prob})).collect()
+    };
+    match &prediction.answer {
+        Ok(Answer::Classes(top)) => json!({"path": path, "label": top[0].label, "prob": top[0].prob, "top": all(top)}),
+        Ok(Answer::Labels(labels)) => {
+            json!({"path": path, "labels": yes(labels).collect::<Vec<_>>(), "top": all(labels)})
         }
+        Ok(Answer::Value(value)) => json!({"path": path, "value": value}),
         Err(error) => json!({"path": path, "error": error}),
     }
 }

@@ -6,12 +6,13 @@ use std::sync::atomic::AtomicBool;
 
 use anyhow::Result;
 use regraft_engine::{CpuEngine, Engine};
+use regraft_learn::linear::HeadKind;
 use regraft_learn::metrics::wilson;
 use regraft_transfer::{Context, FoundRate, Outcome, Reporter, RunFolder};
 use serde_json::json;
 
 use crate::args::{Common, Resume, Train};
-use crate::terminal::Terminal;
+use crate::terminal::{Terminal, metric_name};
 use crate::weights::{self, Downloads, Start};
 use crate::{End, setup};
 
@@ -89,9 +90,10 @@ fn finish(common: &Common, outcome: Outcome) -> Result<End> {
     match outcome {
         Outcome::Finished(run) => {
             let model = run.folder.best_path();
+            let column = run.kind.metric().val;
             if common.json {
                 let mut line = json!({
-                    "best_val_acc": run.best_val_acc,
+                    (format!("best_val_{column}")): run.best_val_score,
                     "seconds": run.seconds,
                     "model": model,
                     "best_epoch": run.best_epoch,
@@ -104,13 +106,19 @@ fn finish(common: &Common, outcome: Outcome) -> Result<End> {
             }
             let (minutes, seconds) = ((run.seconds / 60.0) as u64, run.seconds % 60.0);
             writeln!(out, "Training complete in {minutes}m {seconds:.0}s")?;
-            let correct = (run.best_val_acc * run.val_n as f64).round() as u64;
-            let (low, high) = wilson(correct, run.val_n as u64);
-            writeln!(
-                out,
-                "Best val Acc: {:.4} ({correct} of {} photos; 95% interval {low:.4} to {high:.4})",
-                run.best_val_acc, run.val_n
-            )?;
+            let (score, n) = (run.best_val_score, run.val_n);
+            match run.kind {
+                HeadKind::Softmax | HeadKind::Ovr => {
+                    let correct = (score * n as f64).round() as u64;
+                    let (low, high) = wilson(correct, n as u64);
+                    let interval = format!("95% interval {low:.4} to {high:.4}");
+                    writeln!(out, "Best val Acc: {score:.4} ({correct} of {n} photos; {interval})")?;
+                }
+                HeadKind::Labels | HeadKind::Value => {
+                    writeln!(out, "Best val {}: {score:.4} ({n} photos)", metric_name(column))?;
+                    eprintln!("with its uncertainty: regraft eval {} MANIFEST.csv", model.display());
+                }
+            }
             if run.chosen {
                 eprintln!("the best of several epochs flatters a little: photos kept apart would say how much");
             }

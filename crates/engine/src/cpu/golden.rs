@@ -3,7 +3,7 @@
 use regraft_graph::{Conv2d, Graph, Linear, Node, Op, Shape, StateDict, Tensor, Trainable};
 use regraft_kernels::Precision;
 use regraft_kernels::elementwise::transpose;
-use regraft_kernels::loss::{CrossEntropy, Labels};
+use regraft_kernels::loss::{Criterion, Labels};
 use regraft_testing::assert_close_to_scale;
 use regraft_testing::fixture::{self, Fixture};
 
@@ -109,15 +109,17 @@ fn losses_and_their_gradients_are_pytorchs() {
         let Some(expected) = &fixture.loss else { continue };
         let input = fixture.tensor("input");
         let classes = input.shape()[1];
-        let loss = CrossEntropy {
+        let loss = Criterion {
             label_smoothing: f64::from(expected.label_smoothing),
             class_weights: fixture.tensors.get("class_weights").map(Tensor::data),
         };
         let mut grad = vec![0.0; input.data().len()];
-        let labels = match fixture.tensors.get("probabilities") {
-            Some(targets) => Labels::Probabilities(targets.data()),
-            None => Labels::Classes(&expected.labels),
-        };
+        let targets = |name| fixture.tensors.get(name).map(Tensor::data);
+        let labels = None
+            .or(targets("probabilities").map(Labels::Probabilities))
+            .or(targets("answers").map(Labels::Binary))
+            .or(targets("values").map(Labels::Values))
+            .unwrap_or(Labels::Classes(&expected.labels));
         let value = loss.evaluate(input.data(), classes, labels, Some(&mut grad)).mean() as f32;
         // The loss is computed in f64; only storing it as f32 rounds.
         assert_close_to_scale(&fixture.name, &[value], fixture.tensor("output").data(), 1e-6);

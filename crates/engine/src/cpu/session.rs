@@ -4,7 +4,7 @@ use std::sync::Arc;
 
 use regraft_graph::{Graph, Op, StateDict, Trainable};
 use regraft_kernels::Precision;
-use regraft_kernels::loss::CrossEntropy;
+use regraft_kernels::loss::Criterion;
 use regraft_kernels::simd::Level;
 
 use super::parameters::Parameters;
@@ -163,7 +163,8 @@ impl Session for CpuSession {
         if batch.keys.len() != n {
             return Err(Error::Batch(format!("{n} samples come with {} keys", batch.keys.len())));
         }
-        match targets.labels {
+        let labels = targets.labels;
+        match labels {
             Labels::Classes(labels) if labels.len() != n => {
                 return Err(Error::Batch(format!("{n} samples come with {} labels", labels.len())));
             }
@@ -172,11 +173,17 @@ impl Session for CpuSession {
                     return Err(Error::Batch(format!("label {label} is not among the network's {classes} classes")));
                 }
             }
-            Labels::Probabilities(targets) if targets.len() != n * classes => {
-                let found = targets.len();
-                return Err(Error::Batch(format!("{n} samples of {classes} classes come with {found} probabilities")));
+            Labels::Probabilities(targets) | Labels::Binary(targets) | Labels::Values(targets) => {
+                if targets.len() != n * classes {
+                    let (outputs, given) = match labels {
+                        Labels::Values(_) => ("outputs", "values"),
+                        Labels::Binary(_) => ("labels", "answers"),
+                        _ => ("classes", "probabilities"),
+                    };
+                    let found = targets.len();
+                    return Err(Error::Batch(format!("{n} samples of {classes} {outputs} come with {found} {given}")));
+                }
             }
-            Labels::Probabilities(_) => {}
         }
         if targets.class_weights.is_some_and(|weights| weights.len() != classes) {
             return Err(Error::Batch(format!("there must be one class weight for each of the {classes} classes")));
@@ -199,7 +206,7 @@ impl Session for CpuSession {
             let logits = workspace.read(&pass, plan.output).to_vec();
             let grad_value = plan.grad_output.ok_or(Error::NothingToTrain)?;
             let mut grad = workspace.take(&pass, grad_value);
-            let loss = CrossEntropy { label_smoothing: targets.label_smoothing, class_weights: targets.class_weights };
+            let loss = Criterion { label_smoothing: targets.label_smoothing, class_weights: targets.class_weights };
             let loss = loss.evaluate(&logits, classes, targets.labels, Some(&mut grad[..n * classes]));
             workspace.put(&pass, grad_value, grad);
             backward::run(&pass, &mut self.parameters, workspace);

@@ -1,15 +1,14 @@
-//! The regularisation strength chosen by stratified cross-validation, as scikit-learn's `LogisticRegressionCV`.
+//! The regularisation strength chosen by cross-validation, as scikit-learn's `LogisticRegressionCV`.
 
 use rayon::prelude::*;
-use regraft_random::{Purpose, keyed, shuffle};
 
 use super::{
-    Control, Fit, FitOptions, Progress, Samples,
+    Control, Fit, FitOptions, HeadKind, Progress, Samples, Truth,
     fit::Problem,
-    log_probabilities,
     objective::{Block, Model},
+    stratified_folds,
 };
-use crate::Error;
+use crate::{Error, metrics::Tally};
 
 /// Rows scored at a time.
 const BLOCK: usize = 128;
@@ -40,10 +39,11 @@ impl CvOptions {
 pub struct CvRow {
     /// Inverse regularisation strength.
     pub c: f64,
-    /// Accuracy, the mean over the folds, 0 to 1.
-    pub accuracy: f64,
-    /// Log loss of the [`probabilities`](super::probabilities), the mean over the folds.
-    pub log_loss: f64,
+    /// The mean over the folds of [`Tally::score`]: accuracy, mean average precision, or R².
+    pub score: f64,
+    /// The mean over the folds of [`Tally::loss`]: log loss of the [`probabilities`](super::probabilities), mean binary
+    /// cross-entropy, or mean squared error.
+    pub loss: f64,
 }
 
 /// A head whose `C` was chosen by cross-validation.
@@ -58,7 +58,8 @@ pub struct CvFit {
 }
 
 /// Chooses the `C` of the best mean accuracy, among equals that of the smallest mean log loss, and fits all samples
-/// with it.
+/// with it. For labels and numbers the smallest mean loss alone decides: average precision does not see whether the
+/// probabilities are right, and R² is the loss in another unit.
 ///
 /// Few samples leave many values of `C` with the same accuracy; the log loss still tells them apart.
 ///
@@ -68,50 +69,23 @@ pub struct CvFit {
 pub fn fit_cv(samples: Samples, options: &FitOptions, cv: &CvOptions, control: Control) -> Result<CvFit, Error> {
     let folds = stratified_folds(samples, cv.folds, cv.seed)?;
     let table = cross_validate(samples, &folds, &cv.cs, options, control)?;
-    let fit = Problem::new(samples, options, control)?.fit_all(best(&table).c, None)?;
+    let fit = Problem::new(samples, options, control)?.fit_all(best(&table, options.kind).c, None)?;
     let folds = folds.iter().max().map_or(0, |&last| last as usize + 1);
     Ok(CvFit { fit, table, folds })
 }
 
-/// The row of the best accuracy, among equals the first of the smallest log loss.
-fn best(table: &[CvRow]) -> &CvRow {
+/// The row of the best accuracy, among equals the first of the smallest loss; the latter alone for labels and numbers.
+fn best(table: &[CvRow], kind: HeadKind) -> &CvRow {
+    let by_score = matches!(kind, HeadKind::Softmax | HeadKind::Ovr);
     let mut best = &table[0];
     for row in table {
         // Means of the same accuracies in another order differ by rounding; that is a tie.
-        let ahead = row.accuracy - best.accuracy;
-        if ahead > 1e-12 || (ahead > -1e-12 && row.log_loss < best.log_loss) {
+        let ahead = if by_score { row.score - best.score } else { 0.0 };
+        if ahead > 1e-12 || (ahead > -1e-12 && row.loss < best.loss) {
             best = row;
         }
     }
     best
-}
-
-/// The fold of each sample, `[samples]`: every class is shuffled and dealt out evenly.
-///
-/// There are `folds` folds, or as many as the smallest class has samples.
-///
-/// # Errors
-/// [`Error::TooFewSamples`] if a class has one sample, [`Error::Setting`] if `folds` is below 2.
-pub fn stratified_folds(samples: Samples, folds: usize, seed: u64) -> Result<Vec<u32>, Error> {
-    if folds < 2 {
-        return Err(Error::Setting { name: "number of folds", value: folds.to_string(), allowed: "at least 2" });
-    }
-    samples.require_per_class(2, "cross-validation (without it, give a value for C)")?;
-    let mut members = vec![Vec::new(); samples.classes()];
-    (0..samples.len()).for_each(|i| members[samples.label(i)].push(i));
-    let folds = members.iter().map(Vec::len).fold(folds, usize::min);
-    let mut rng = keyed(seed, Purpose::Folds, 0, 0);
-    let mut fold_of = vec![0; samples.len()];
-    // Going on where the last class ended keeps the folds' sizes within one of each other.
-    let mut dealt = 0;
-    for class in &mut members {
-        shuffle(class, &mut rng);
-        for &i in &*class {
-            fold_of[i] = (dealt % folds) as u32;
-            dealt += 1;
-        }
-    }
-    Ok(fold_of)
 }
 
 /// Fits every `C` of `cs` with each fold held out in turn and scores it there.
@@ -122,7 +96,7 @@ pub fn stratified_folds(samples: Samples, folds: usize, seed: u64) -> Result<Vec
 /// # Errors
 /// Those of [`fit`](super::fit()); [`Error::Shape`] if `folds` does not hold one number per sample;
 /// [`Error::Setting`] if `cs` is empty or `folds` names fewer than two folds; [`Error::TooFewSamples`] if a class
-/// lies in one fold alone.
+/// lies in one fold alone. (A label may: to heads that have not seen it, or have seen nothing else, the answer is constant.)
 pub fn cross_validate(
     samples: Samples,
     folds: &[u32],
@@ -140,7 +114,7 @@ fn means<'a>(cs: &[f64], folds: impl Iterator<Item = &'a OnFold> + Clone) -> Vec
     let mean = |column: usize, value: fn(&CvRow) -> f64| {
         folds.clone().map(|fold| value(&fold.answers[column].row)).sum::<f64>() / count
     };
-    let row = |(i, &c)| CvRow { c, accuracy: mean(i, |r| r.accuracy), log_loss: mean(i, |r| r.log_loss) };
+    let row = |(i, &c)| CvRow { c, score: mean(i, |r| r.score), loss: mean(i, |r| r.loss) };
     cs.iter().enumerate().map(row).collect()
 }
 
@@ -153,12 +127,21 @@ pub struct HeldOut {
     pub cs: Vec<f64>,
 }
 
-/// Answers every sample by a head that was fitted on the other folds, with the `C` that did best on those of the other
-/// folds that were held out in their turn: a sample has no say in how it is answered, so that the accuracy is not
-/// flattered by the choice among many `C` as the best row of [`cross_validate`] is.
+/// How well heads answer samples that they have not seen.
+#[derive(Clone, Debug, PartialEq)]
+pub struct HeldOutScores {
+    /// How well each sample was answered, as in [`Tally::per_sample`], `[samples]`.
+    pub per_sample: Vec<f64>,
+    /// The mean over the folds of [`Tally::score`].
+    pub score: f64,
+    /// The `C` with which each fold was answered.
+    pub cs: Vec<f64>,
+}
+
+/// Whether the answers of [`held_out_scores`] to samples that have classes are right.
 ///
 /// # Errors
-/// Those of [`cross_validate`].
+/// Those of [`cross_validate`]; [`Error::Kind`] if the samples have no classes.
 pub fn held_out(
     samples: Samples,
     folds: &[u32],
@@ -166,18 +149,37 @@ pub fn held_out(
     options: &FitOptions,
     control: Control,
 ) -> Result<HeldOut, Error> {
+    samples.truth().require(HeadKind::Softmax)?;
+    let HeldOutScores { per_sample, cs, .. } = held_out_scores(samples, folds, cs, options, control)?;
+    Ok(HeldOut { correct: per_sample.iter().map(|&score| score == 1.0).collect(), cs })
+}
+
+/// Answers every sample by a head that was fitted on the other folds, with the `C` that did best on those of the other
+/// folds that were held out in their turn: a sample has no say in how it is answered, so that the score is not
+/// flattered by the choice among many `C` as the best row of [`cross_validate`] is.
+///
+/// # Errors
+/// Those of [`cross_validate`].
+pub fn held_out_scores(
+    samples: Samples,
+    folds: &[u32],
+    cs: &[f64],
+    options: &FitOptions,
+    control: Control,
+) -> Result<HeldOutScores, Error> {
     let per_fold = on_folds(samples, folds, cs, options, control)?;
-    let mut held_out = HeldOut { correct: vec![false; samples.len()], cs: Vec::new() };
+    let mut scores = HeldOutScores { per_sample: vec![0.0; samples.len()], score: 0.0, cs: Vec::new() };
     for (i, fold) in per_fold.iter().enumerate() {
         let others = per_fold.iter().enumerate().filter(|&(other, _)| other != i).map(|(_, other)| other);
-        let chosen = best(&means(cs, others)).c;
+        let chosen = best(&means(cs, others), options.kind).c;
         let column = cs.iter().position(|&c| c == chosen).expect("one of those tried");
-        held_out.cs.push(chosen);
-        for (&sample, &correct) in fold.samples.iter().zip(&fold.answers[column].correct) {
-            held_out.correct[sample] = correct;
+        scores.cs.push(chosen);
+        scores.score += fold.answers[column].row.score / per_fold.len() as f64;
+        for (&sample, &score) in fold.samples.iter().zip(&fold.answers[column].per_sample) {
+            scores.per_sample[sample] = score;
         }
     }
-    Ok(held_out)
+    Ok(scores)
 }
 
 /// One fold, held out.
@@ -190,8 +192,8 @@ struct OnFold {
 /// What one head made of a fold.
 struct Answers {
     row: CvRow,
-    /// Whether the answer was right, for each of the fold's samples.
-    correct: Vec<bool>,
+    /// How well each of the fold's samples was answered.
+    per_sample: Vec<f64>,
 }
 
 /// Fits every `C` of `cs` with each fold held out in turn.
@@ -232,7 +234,9 @@ fn on_folds(
 /// What the fits on the other folds make of `fold`.
 fn on_fold(problem: &Problem, folds: &[u32], fold: u32, cs: &[f64], progress: impl Fn()) -> Result<OnFold, Error> {
     let (held_out, train): (Vec<usize>, Vec<usize>) = (0..folds.len()).partition(|&i| folds[i] == fold);
-    if let Some(class) = problem.samples.counts(train.iter().copied()).iter().position(|&count| count == 0) {
+    let counts = problem.samples.counts(train.iter().copied());
+    let absent = counts.iter().position(|&count| count == 0);
+    if let (Some(class), Truth::Classes(_)) = (absent, problem.samples.truth()) {
         let purpose = "the training part of each cross-validation fold";
         return Err(Error::TooFewSamples { class, found: 0, needed: 1, purpose });
     }
@@ -240,30 +244,32 @@ fn on_fold(problem: &Problem, folds: &[u32], fold: u32, cs: &[f64], progress: im
     let mut answers = Vec::with_capacity(cs.len());
     for &c in cs {
         let solution = problem.solve(&train, c, model.as_ref(), |_, _| ())?;
-        let (correct, log_loss) = score(problem, &solution.model, &held_out)?;
-        let right = correct.iter().filter(|&&correct| correct).count();
-        let row = CvRow { c, accuracy: right as f64 / held_out.len() as f64, log_loss };
-        answers.push(Answers { row, correct });
+        let tally = score(problem, &solution.model, &held_out)?;
+        let row = CvRow { c, score: tally.score(), loss: tally.loss() };
+        answers.push(Answers { row, per_sample: tally.into_per_sample() });
         model = Some(solution.model);
         progress();
     }
     Ok(OnFold { samples: held_out, answers })
 }
 
-/// Which answers of `model` on `rows` are right, and their mean log loss.
-fn score(problem: &Problem, model: &Model, rows: &[usize]) -> Result<(Vec<bool>, f64), Error> {
-    let (mut correct, mut loss) = (Vec::with_capacity(rows.len()), 0.0);
+/// What `model` makes of `rows`.
+fn score(problem: &Problem, model: &Model, rows: &[usize]) -> Result<Tally, Error> {
+    let (samples, kind) = (problem.samples, problem.options.kind);
+    let mut tally = Tally::new(kind, samples.classes());
     let mut block = Block::default();
     for rows in rows.chunks(BLOCK) {
         problem.control.check()?;
-        block.compute(problem.samples, &problem.mean, model, rows);
-        for (logits, &i) in block.logits.chunks_exact(problem.samples.classes()).zip(rows) {
-            let label = problem.samples.label(i);
-            correct.push(crate::metrics::argmax(logits) == label);
-            loss -= log_probabilities(problem.options.kind, logits)[label];
+        block.compute(samples, &problem.mean, model, rows);
+        if kind == HeadKind::Value {
+            let unit = samples.unit();
+            block.logits.iter_mut().for_each(|z| *z = unit.offset + unit.scale * *z);
+        }
+        for (outputs, &i) in block.logits.chunks_exact(samples.classes()).zip(rows) {
+            tally.push(outputs, samples.truth().of(i, samples.classes()));
         }
     }
-    Ok((correct, loss / rows.len() as f64))
+    Ok(tally)
 }
 
 #[cfg(test)]
@@ -273,8 +279,11 @@ mod tests {
     #[test]
     fn accuracy_decides_then_the_log_loss_then_the_order() {
         let chosen = |scores: &[(f64, f64)]| {
-            let row = |(i, &(accuracy, log_loss)): (usize, _)| CvRow { c: i as f64, accuracy, log_loss };
-            best(&scores.iter().enumerate().map(row).collect::<Vec<_>>()).c
+            let row = |(i, &(score, loss)): (usize, _)| CvRow { c: i as f64, score, loss };
+            let table: Vec<_> = scores.iter().enumerate().map(row).collect();
+            let least = best(&table, HeadKind::Labels);
+            assert!(table.iter().all(|row| row.loss >= least.loss), "of labels, the loss alone decides");
+            best(&table, HeadKind::Softmax).c
         };
         assert_eq!(chosen(&[(0.8, 0.1), (0.9, 0.5), (0.7, 0.2)]), 1.0);
         assert_eq!(chosen(&[(0.9, 0.5), (0.9, 0.3), (0.9, 0.4), (0.8, 0.1)]), 1.0);

@@ -10,9 +10,34 @@ pub enum HeadKind {
     Softmax,
     /// One-vs-rest: each logit is a binary decision, "this class or not".
     Ovr,
+    /// Each logit is a yes/no question of its own: a sample may have any number of the labels.
+    Labels,
+    /// The output is a number.
+    Value,
 }
 
-/// A linear classifier: `logits = weight * features + bias`, an ordinary `fc` layer.
+/// Short names of the scores that a head is judged by, as columns of a table carry them.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Metric {
+    /// In training, where it is summed up step by step.
+    pub train: &'static str,
+    /// In validation, where all answers are known: [`Tally::score`](crate::metrics::Tally::score).
+    pub val: &'static str,
+}
+
+impl HeadKind {
+    /// What scores of this kind of head are called: `acc` is the accuracy (of labels, the fraction of their decisions that
+    /// are right), `map` the mean average precision, `r2` the coefficient of determination.
+    pub fn metric(self) -> Metric {
+        match self {
+            Self::Softmax | Self::Ovr => Metric { train: "acc", val: "acc" },
+            Self::Labels => Metric { train: "acc", val: "map" },
+            Self::Value => Metric { train: "r2", val: "r2" },
+        }
+    }
+}
+
+/// A linear head: `logits = weight * features + bias`, an ordinary `fc` layer.
 #[derive(Clone, Debug, PartialEq)]
 pub struct LinearHead {
     /// Weights, `[classes, dim]`, row after row, as `torch.nn.Linear` keeps them.
@@ -45,28 +70,39 @@ impl LinearHead {
     }
 }
 
-/// The class probabilities that one sample's `logits` stand for; they sum to 1.
+/// The class probabilities that one sample's `logits` stand for. They sum to 1, but for [`HeadKind::Labels`], where each
+/// is the sigmoid of its logit, whatever the others are.
 ///
 /// For [`HeadKind::Ovr`] the per-class sigmoids are divided by their sum, as scikit-learn's
 /// `OneVsRestClassifier.predict_proba` does, so that both kinds of head report the same sort of number.
+///
+/// # Panics
+/// For [`HeadKind::Value`]: a number is not a probability of anything.
 pub fn probabilities(kind: HeadKind, logits: &[f64]) -> Vec<f64> {
     log_probabilities(kind, logits).iter().map(|l| l.exp()).collect()
 }
 
 /// The natural logarithms of [`probabilities`]; finite for finite logits, even where a probability is too
 /// small for float64.
+///
+/// # Panics
+/// As [`probabilities`].
 pub fn log_probabilities(kind: HeadKind, logits: &[f64]) -> Vec<f64> {
     let logs: Vec<f64> = match kind {
         HeadKind::Softmax => logits.to_vec(),
-        HeadKind::Ovr => logits.iter().map(|&z| -softplus(-z)).collect(),
+        HeadKind::Ovr | HeadKind::Labels => logits.iter().map(|&z| -softplus(-z)).collect(),
+        HeadKind::Value => panic!("a number has no probabilities"),
     };
+    if kind == HeadKind::Labels {
+        return logs;
+    }
     let max = logs.iter().copied().fold(f64::NEG_INFINITY, f64::max);
     let total = max + logs.iter().map(|l| (l - max).exp()).sum::<f64>().ln();
     logs.iter().map(|l| l - total).collect()
 }
 
 /// `ln(1 + exp(z))` without overflow, also the binary log loss of logit `-z`.
-pub(super) fn softplus(z: f64) -> f64 {
+pub(crate) fn softplus(z: f64) -> f64 {
     z.max(0.0) + (-z.abs()).exp().ln_1p()
 }
 
@@ -83,6 +119,14 @@ mod tests {
             }
         }
         assert_eq!(probabilities(HeadKind::Ovr, &[0.0, 0.0]), [0.5, 0.5]);
+    }
+
+    #[test]
+    fn probabilities_of_labels_are_sigmoids_of_their_own() {
+        assert_eq!(probabilities(HeadKind::Labels, &[0.0, 0.0, 800.0]), [0.5, 0.5, 1.0]);
+        // The exponential of -30 is its own sigmoid within 1e-13 of it.
+        assert!((log_probabilities(HeadKind::Labels, &[-30.0, 5.0])[0] + 30.0).abs() < 1e-12);
+        assert_eq!(log_probabilities(HeadKind::Labels, &[-800.0]), [-800.0]);
     }
 
     #[test]

@@ -10,8 +10,12 @@ use crate::metrics::argmax;
 /// Distances become logits as if the samples of each class lay around its mean in a normal distribution that is the same
 /// in all directions and for all classes: `(mean . x - mean . mean / 2) / variance`, which is linear in `x`. The variance
 /// is the samples' own around their means; with a single sample in every class, that of the means.
-pub fn class_means(samples: Samples) -> LinearHead {
-    of_rows(samples, &(0..samples.len()).collect::<Vec<_>>())
+///
+/// # Errors
+/// [`Error::Kind`] if the samples have no classes.
+pub fn class_means(samples: Samples) -> Result<LinearHead, Error> {
+    samples.truth().require(HeadKind::Softmax)?;
+    Ok(of_rows(samples, &(0..samples.len()).collect::<Vec<_>>()))
 }
 
 /// Whether each sample is answered right by the [`class_means`] of the other folds, `[samples]`; `folds` holds the fold of
@@ -19,8 +23,9 @@ pub fn class_means(samples: Samples) -> LinearHead {
 ///
 /// # Errors
 /// [`Error::Shape`] if `folds` does not hold one number per sample; [`Error::TooFewSamples`] if a class lies in one fold
-/// alone.
+/// alone; [`Error::Kind`] if the samples have no classes.
 pub fn held_out_by_means(samples: Samples, folds: &[u32]) -> Result<Vec<bool>, Error> {
+    samples.truth().require(HeadKind::Softmax)?;
     if folds.len() != samples.len() {
         return Err(Error::Shape { what: "number of fold labels", expected: samples.len(), found: folds.len() });
     }
@@ -86,7 +91,7 @@ mod tests {
     fn logits_are_those_of_equal_round_normal_distributions() {
         let features = [0.0, 0.0, 2.0, 0.0, 5.0, 1.0, 5.0, 3.0, 9.0, -1.0, 9.0, -1.0];
         let samples = Samples::new(&features, 2, &[0, 0, 1, 1, 2, 2], 3).unwrap();
-        let head = class_means(samples);
+        let head = class_means(samples).unwrap();
         // Means (1, 0), (5, 2), (9, -1); squared distances from them sum to 4, over 3 degrees of freedom in 2 dimensions.
         let (means, variance) = ([[1.0, 0.0], [5.0, 2.0], [9.0, -1.0]], 4.0 / 6.0);
         for x in [[1.0f32, 0.5], [3.0, 1.0], [7.5, 0.0]] {
@@ -104,10 +109,10 @@ mod tests {
 
     #[test]
     fn one_sample_a_class_is_enough_and_equal_ones_do_no_harm() {
-        let one = class_means(Samples::new(&[0.0, 1.0, 4.0, 1.0], 2, &[0, 1], 2).unwrap());
+        let one = class_means(Samples::new(&[0.0, 1.0, 4.0, 1.0], 2, &[0, 1], 2).unwrap()).unwrap();
         let logits = one.logits(&[1.0, 7.0]);
         assert!(logits[0] > logits[1] && logits.iter().all(|logit| logit.is_finite()));
-        let same = class_means(Samples::new(&[3.0, 3.0, 3.0], 1, &[0, 1, 1], 2).unwrap());
+        let same = class_means(Samples::new(&[3.0, 3.0, 3.0], 1, &[0, 1, 1], 2).unwrap()).unwrap();
         assert_eq!(same.logits(&[3.0]), [0.0, 0.0]);
     }
 

@@ -1,4 +1,4 @@
-//! The objective of logistic regression and its gradient.
+//! The objective of logistic and ridge regression and its gradient.
 //!
 //! The solver sees the mean objective `sum_i w_i loss_i / n + ||W||^2 / (2 C n)` in coordinates that suit
 //! it: features are centred (the bias absorbs the shift exactly) and each feature's weights are divided by a
@@ -24,16 +24,16 @@ const PARTIAL_VALUES: usize = 1 << 25;
 pub(super) enum SampleWeights {
     /// By the sample's class.
     PerClass(Vec<f64>),
-    /// By class and binary problem of one-vs-rest: `own[k]` for the samples of class `k` in problem `k`, `rest[k]`
-    /// for the others.
+    /// By binary problem and side: `own[k]` for the samples of class `k`, or that have label `k`, in problem `k`,
+    /// `rest[k]` for the others.
     PerProblem { own: Vec<f64>, rest: Vec<f64> },
 }
 
 impl SampleWeights {
-    fn of(&self, label: usize, problem: usize) -> f64 {
+    fn of(&self, samples: Samples, i: usize, problem: usize) -> f64 {
         match self {
-            Self::PerClass(weights) => weights[label],
-            Self::PerProblem { own, .. } if label == problem => own[problem],
+            Self::PerClass(weights) => weights[samples.label(i)],
+            Self::PerProblem { own, .. } if samples.has(i, problem) => own[problem],
             Self::PerProblem { rest, .. } => rest[problem],
         }
     }
@@ -79,8 +79,12 @@ impl<'a> Objective<'a> {
         // half the norm: twice the penalty gives the same decision function.
         let twice = if kind == HeadKind::Softmax && samples.classes() == 2 { 2.0 } else { 1.0 };
         let penalty = twice / (c * rows.len() as f64);
-        // p (1 - p) at the start, the second derivative of the loss with respect to a logit.
-        let curvature = (1.0 - 1.0 / classes) / classes;
+        // The second derivative of the loss with respect to an output: p (1 - p) at the start.
+        let curvature = match kind {
+            HeadKind::Softmax | HeadKind::Ovr => (1.0 - 1.0 / classes) / classes,
+            HeadKind::Labels => 0.25,
+            HeadKind::Value => 1.0,
+        };
         let scale = variance.iter().map(|v| 1.0 / (v + penalty / curvature).sqrt()).collect();
         Self { samples, rows, kind, weights, shift, scale, penalty, control }
     }
@@ -140,7 +144,7 @@ impl<'a> Objective<'a> {
             self.control.check()?;
             block.compute(self.samples, self.shift, model, rows);
             for (logits, &i) in block.logits.chunks_exact_mut(classes).zip(rows) {
-                loss += self.loss(logits, self.samples.label(i));
+                loss += self.loss(logits, i);
                 bias_gradient.iter_mut().zip(&*logits).for_each(|(b, r)| *b += r);
             }
             let residuals = Matrix::new(&block.logits, rows.len(), classes, classes);
@@ -150,11 +154,12 @@ impl<'a> Objective<'a> {
         Ok((loss, gradient))
     }
 
-    /// The weighted loss of one sample; turns its logits into the loss's gradient with respect to them.
-    fn loss(&self, logits: &mut [f64], label: usize) -> f64 {
+    /// The weighted loss of sample `i`; turns its logits into the loss's gradient with respect to them.
+    fn loss(&self, logits: &mut [f64], i: usize) -> f64 {
         match self.kind {
             HeadKind::Softmax => {
-                let weight = self.weights.of(label, label);
+                let label = self.samples.label(i);
+                let weight = self.weights.of(self.samples, i, label);
                 let max = logits.iter().copied().fold(f64::NEG_INFINITY, f64::max);
                 let own = logits[label] - max;
                 let mut sum = 0.0;
@@ -166,15 +171,19 @@ impl<'a> Objective<'a> {
                 logits[label] -= weight;
                 weight * (sum.ln() - own)
             }
-            HeadKind::Ovr => {
+            HeadKind::Ovr | HeadKind::Labels => {
                 let mut loss = 0.0;
                 for (problem, z) in logits.iter_mut().enumerate() {
-                    let weight = self.weights.of(label, problem);
-                    let sign = if problem == label { -1.0 } else { 1.0 };
+                    let weight = self.weights.of(self.samples, i, problem);
+                    let sign = if self.samples.has(i, problem) { -1.0 } else { 1.0 };
                     loss += weight * softplus(sign * *z);
                     *z = weight * sign / (1.0 + (-sign * *z).exp());
                 }
                 loss
+            }
+            HeadKind::Value => {
+                logits[0] -= self.samples.value(i);
+                0.5 * logits[0] * logits[0]
             }
         }
     }

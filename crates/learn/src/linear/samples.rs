@@ -1,14 +1,34 @@
-//! Features and labels, validated once for everything that follows.
+//! Features and what should come of them, validated once for everything that follows.
 
+use super::Truth;
 use crate::Error;
 
-/// Labelled feature vectors.
+/// Feature vectors and what each should give.
 #[derive(Clone, Copy, Debug)]
 pub struct Samples<'a> {
     features: &'a [f32],
-    labels: &'a [u32],
+    truth: Truth<'a>,
     dim: usize,
     classes: usize,
+    unit: Unit,
+}
+
+/// How the solver counts the samples' numbers: from their mean, in standard deviations. Ridge regression's optimum is the
+/// same in any unit, and so is then what a tolerance means.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Unit {
+    pub offset: f64,
+    pub scale: f64,
+}
+
+impl Unit {
+    fn of(truth: Truth) -> Self {
+        let Truth::Values(values) = truth else { return Self { offset: 0.0, scale: 1.0 } };
+        let n = values.len().max(1) as f64;
+        let offset = values.iter().map(|&v| f64::from(v)).sum::<f64>() / n;
+        let scale = (values.iter().map(|&v| (f64::from(v) - offset).powi(2)).sum::<f64>() / n).sqrt();
+        Self { offset, scale: if scale > 0.0 { scale } else { 1.0 } }
+    }
 }
 
 impl<'a> Samples<'a> {
@@ -19,39 +39,75 @@ impl<'a> Samples<'a> {
     /// not hold `labels.len() * dim` values; [`Error::Label`], [`Error::NonFinite`] naming the first
     /// offending sample; [`Error::TooFewSamples`] if a class has no sample.
     pub fn new(features: &'a [f32], dim: usize, labels: &'a [u32], classes: usize) -> Result<Self, Error> {
-        if dim == 0 {
-            return Err(Error::Setting { name: "feature dimension", value: "0".into(), allowed: "at least 1" });
-        }
-        if classes < 2 {
-            return Err(Error::Setting {
-                name: "number of classes",
-                value: classes.to_string(),
-                allowed: "at least 2",
-            });
-        }
-        let expected = labels.len().saturating_mul(dim);
-        if features.len() != expected {
-            return Err(Error::Shape { what: "number of feature values", expected, found: features.len() });
-        }
-        if let Some(sample) = labels.iter().position(|&l| l as usize >= classes) {
-            return Err(Error::Label { sample, label: labels[sample], classes });
-        }
-        if let Some(i) = features.iter().position(|x| !x.is_finite()) {
-            return Err(Error::NonFinite { sample: i / dim, feature: i % dim, value: features[i] });
-        }
-        let samples = Self { features, labels, dim, classes };
+        let samples = Self::checked(features, dim, Truth::Classes(labels), classes, 2)?;
         samples.require_per_class(1, "training")?;
         Ok(samples)
     }
 
-    /// The number of samples.
-    pub fn len(&self) -> usize {
-        self.labels.len()
+    /// Takes `features`, `[n, dim]` row after row, and which of the `classes` labels each row has, `[n, classes]`, 1 for
+    /// yes and 0 for no.
+    ///
+    /// # Errors
+    /// [`Error::Setting`] if `dim` is 0 or there is no label; [`Error::Shape`] if the lengths don't go together;
+    /// [`Error::Answer`], [`Error::NonFinite`] naming the first offending sample; [`Error::OneSided`] if a label is that of
+    /// all samples, or of none.
+    pub fn with_labels(features: &'a [f32], dim: usize, labels: &'a [f32], classes: usize) -> Result<Self, Error> {
+        let samples = Self::checked(features, dim, Truth::Labels(labels), classes, 1)?;
+        let counts = samples.counts(0..samples.len());
+        match counts.iter().position(|&count| count == 0 || count == samples.len()) {
+            Some(label) => Err(Error::OneSided { label, always: counts[label] > 0 }),
+            None => Ok(samples),
+        }
     }
 
-    /// Whether there are no samples; never so, since each class has one.
+    /// Takes `features`, `[values.len(), dim]` row after row, and the number that each row should give.
+    ///
+    /// # Errors
+    /// [`Error::Setting`] if `dim` is 0; [`Error::Shape`] if `features` does not hold `values.len() * dim` values;
+    /// [`Error::Value`], [`Error::NonFinite`] naming the first offending sample; [`Error::NoSamples`].
+    pub fn with_values(features: &'a [f32], dim: usize, values: &'a [f32]) -> Result<Self, Error> {
+        let samples = Self::checked(features, dim, Truth::Values(values), 1, 1)?;
+        if samples.is_empty() { Err(Error::NoSamples) } else { Ok(samples) }
+    }
+
+    fn checked(
+        features: &'a [f32],
+        dim: usize,
+        truth: Truth<'a>,
+        classes: usize,
+        at_least: usize,
+    ) -> Result<Self, Error> {
+        if dim == 0 {
+            return Err(Error::Setting { name: "feature dimension", value: "0".into(), allowed: "at least 1" });
+        }
+        if classes < at_least {
+            let allowed = if at_least == 2 { "at least 2" } else { "at least 1" };
+            return Err(Error::Setting { name: "number of classes", value: classes.to_string(), allowed });
+        }
+        let Some(n) = truth.samples(classes) else {
+            let (what, expected) = ("number of label answers", features.len() / dim * classes);
+            let found = if let Truth::Labels(answers) = truth { answers.len() } else { 0 };
+            return Err(Error::Shape { what, expected, found });
+        };
+        let expected = n.saturating_mul(dim);
+        if features.len() != expected {
+            return Err(Error::Shape { what: "number of feature values", expected, found: features.len() });
+        }
+        truth.validate(classes, 0)?;
+        if let Some(i) = features.iter().position(|x| !x.is_finite()) {
+            return Err(Error::NonFinite { sample: i / dim, feature: i % dim, value: features[i] });
+        }
+        Ok(Self { features, truth, dim, classes, unit: Unit::of(truth) })
+    }
+
+    /// The number of samples.
+    pub fn len(&self) -> usize {
+        self.features.len() / self.dim
+    }
+
+    /// Whether there are no samples; never so once validated.
     pub fn is_empty(&self) -> bool {
-        self.labels.is_empty()
+        self.features.is_empty()
     }
 
     /// Features per sample.
@@ -59,7 +115,7 @@ impl<'a> Samples<'a> {
         self.dim
     }
 
-    /// The number of classes.
+    /// The number of classes or labels; 1 where samples have a number.
     pub fn classes(&self) -> usize {
         self.classes
     }
@@ -69,15 +125,56 @@ impl<'a> Samples<'a> {
         &self.features[i * self.dim..][..self.dim]
     }
 
-    /// The class index of sample `i`.
-    pub fn label(&self, i: usize) -> usize {
-        self.labels[i] as usize
+    /// What the samples should give.
+    pub fn truth(&self) -> Truth<'a> {
+        self.truth
     }
 
-    /// Samples per class, `[classes]`, among `rows`.
+    /// The class index of sample `i`.
+    ///
+    /// # Panics
+    /// If samples do not have classes.
+    pub fn label(&self, i: usize) -> usize {
+        match self.truth {
+            Truth::Classes(classes) => classes[i] as usize,
+            _ => panic!("these samples have {} and not classes", self.truth.name()),
+        }
+    }
+
+    /// Whether sample `i` is of class `class`, or has that label; a number is of none.
+    pub(super) fn has(&self, i: usize, class: usize) -> bool {
+        match self.truth {
+            Truth::Classes(classes) => classes[i] as usize == class,
+            Truth::Labels(answers) => answers[i * self.classes + class] == 1.0,
+            Truth::Values(_) => false,
+        }
+    }
+
+    /// The unit of [`value`](Self::value).
+    pub(super) fn unit(&self) -> Unit {
+        self.unit
+    }
+
+    /// The number that sample `i` should give, in the solver's unit.
+    ///
+    /// # Panics
+    /// If samples do not have numbers.
+    pub(super) fn value(&self, i: usize) -> f64 {
+        match self.truth {
+            Truth::Values(values) => (f64::from(values[i]) - self.unit.offset) / self.unit.scale,
+            _ => panic!("these samples have {} and not values", self.truth.name()),
+        }
+    }
+
+    /// Samples per class or label, `[classes]`, among `rows`.
     pub(super) fn counts(&self, rows: impl IntoIterator<Item = usize>) -> Vec<usize> {
         let mut counts = vec![0; self.classes];
-        rows.into_iter().for_each(|i| counts[self.label(i)] += 1);
+        for i in rows {
+            match self.truth {
+                Truth::Classes(classes) => counts[classes[i] as usize] += 1,
+                _ => counts.iter_mut().enumerate().for_each(|(k, count)| *count += usize::from(self.has(i, k))),
+            }
+        }
         counts
     }
 

@@ -10,6 +10,8 @@ use serde::Deserialize;
 
 use super::*;
 
+mod targets;
+
 /// Data of `reference/linear/generate.py`.
 #[derive(Deserialize)]
 struct Data {
@@ -143,9 +145,9 @@ fn cross_validation_equals_scikit_learns_on_the_same_folds() {
         }
         let found = cross_validate(data.samples(), folds, &cs, &tight(data.kind), Control::none()).unwrap();
         for (a, b) in found.iter().zip(rows) {
-            assert!((a.accuracy - b.accuracy).abs() < 1e-12, "C {}: accuracy {} and {}", b.c, a.accuracy, b.accuracy);
+            assert!((a.score - b.accuracy).abs() < 1e-12, "C {}: accuracy {} and {}", b.c, a.score, b.accuracy);
             // scikit-learn's own optimum is within about 1e-9 of the true one.
-            assert!((a.log_loss - b.log_loss).abs() < 1e-7, "C {}: log loss {} and {}", b.c, a.log_loss, b.log_loss);
+            assert!((a.loss - b.log_loss).abs() < 1e-7, "C {}: log loss {} and {}", b.c, a.loss, b.log_loss);
         }
     }
 }
@@ -275,9 +277,9 @@ fn the_bits_do_not_depend_on_the_number_of_threads() {
         }
         assert_eq!(one.folds, 5);
         assert_eq!(one.table.len(), 10);
-        let best = one.table.iter().map(|r| r.accuracy).fold(0.0, f64::max);
-        let equals = one.table.iter().filter(|r| r.accuracy > best - 1e-12);
-        let chosen = equals.min_by(|a, b| a.log_loss.total_cmp(&b.log_loss)).unwrap();
+        let best = one.table.iter().map(|r| r.score).fold(0.0, f64::max);
+        let equals = one.table.iter().filter(|r| r.score > best - 1e-12);
+        let chosen = equals.min_by(|a, b| a.loss.total_cmp(&b.loss)).unwrap();
         assert_eq!(one.fit.c, chosen.c, "the smallest log loss of the best accuracy");
     }
 }
@@ -329,5 +331,5 @@ fn held_out_answers_are_those_of_heads_that_have_not_seen_the_sample() {
     let answers = held_out(samples, &folds, &cs[1..2], &options, Control::none()).unwrap();
     let row = cross_validate(samples, &folds, &cs[1..2], &options, Control::none()).unwrap()[0];
     let right = answers.correct.iter().filter(|&&correct| correct).count();
-    assert!((right as f64 / 60.0 - row.accuracy).abs() < 1e-12);
+    assert!((right as f64 / 60.0 - row.score).abs() < 1e-12);
 }

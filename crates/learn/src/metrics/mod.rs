@@ -1,17 +1,27 @@
-//! How good a classifier is: accuracy with its uncertainty, loss, confusion matrix, per-class numbers.
+//! How good a model is: its score with an uncertainty, loss, and the numbers of each class or label.
 //!
-//! [`Tally`] takes logits and labels batch by batch; [`Tally::finish`] makes an [`Evaluation`] of them, which
+//! [`Tally`] takes outputs and the truth batch by batch; [`Tally::finish`] makes an [`Evaluation`] of them, which
 //! serialises to the JSON that `eval --json` prints and displays as tables.
 
+mod bootstrap;
+mod classes;
 mod evaluation;
+mod labels;
 mod mcnemar;
+mod paired;
+mod ranking;
 mod tally;
 mod text;
+mod values;
 mod wilson;
 
-pub use evaluation::{Averages, ClassMetrics, Evaluation};
+pub use classes::{Averages, ClassEvaluation, ClassMetrics};
+pub use evaluation::Evaluation;
+pub use labels::{LabelEvaluation, LabelMetrics};
 pub use mcnemar::mcnemar;
+pub use paired::paired_p_value;
 pub use tally::Tally;
+pub use values::ValueEvaluation;
 pub use wilson::wilson;
 
 /// The index of the largest value, the first of equals; 0 if there are none.
@@ -23,4 +33,8 @@ pub fn argmax(values: &[f64]) -> usize {
         }
     }
     best
+}
+
+fn fraction(part: u64, whole: u64) -> f64 {
+    if whole == 0 { 0.0 } else { part as f64 / whole as f64 }
 }

@@ -1,10 +1,10 @@
-//! An evaluation as text for a terminal.
+//! An evaluation of classes as text for a terminal.
 
 use std::fmt::{Display, Formatter, Result};
 
 use unicode_width::{UnicodeWidthChar, UnicodeWidthStr};
 
-use super::Evaluation;
+use super::ClassEvaluation;
 
 /// Columns that a class name may take.
 const NAME_WIDTH: usize = 24;
@@ -13,7 +13,7 @@ const MATRIX_CLASSES: usize = 60;
 /// Confusions listed for more classes.
 const LISTED: usize = 20;
 
-impl Display for Evaluation {
+impl Display for ClassEvaluation {
     /// A summary line, a table of the classes, and the confusion matrix (with more than 60 classes, the most
     /// frequent confusions instead).
     fn fmt(&self, f: &mut Formatter) -> Result {
@@ -32,7 +32,7 @@ impl Display for Evaluation {
     }
 }
 
-fn write_class_table(f: &mut Formatter, evaluation: &Evaluation, names: &[String], width: usize) -> Result {
+fn write_class_table(f: &mut Formatter, evaluation: &ClassEvaluation, names: &[String], width: usize) -> Result {
     writeln!(f, "{}  precision  recall      f1  support", pad("class", width))?;
     for (class, name) in evaluation.per_class.iter().zip(names) {
         let (precision, recall, f1) = (class.precision, class.recall, class.f1);
@@ -44,7 +44,7 @@ fn write_class_table(f: &mut Formatter, evaluation: &Evaluation, names: &[String
 }
 
 /// Columns are headed by the class's number, which its row repeats; zeros are dots, so that errors stand out.
-fn write_matrix(f: &mut Formatter, evaluation: &Evaluation, names: &[String]) -> Result {
+fn write_matrix(f: &mut Formatter, evaluation: &ClassEvaluation, names: &[String]) -> Result {
     let largest = evaluation.confusion.iter().flatten().max().copied().unwrap_or(0);
     let digits = |n: u64| n.to_string().len();
     let number = digits(names.len().saturating_sub(1) as u64);
@@ -66,7 +66,7 @@ fn write_matrix(f: &mut Formatter, evaluation: &Evaluation, names: &[String]) ->
     Ok(())
 }
 
-fn write_confusions(f: &mut Formatter, evaluation: &Evaluation, names: &[String]) -> Result {
+fn write_confusions(f: &mut Formatter, evaluation: &ClassEvaluation, names: &[String]) -> Result {
     let cells = |k: usize| evaluation.confusion[k].iter().enumerate().map(move |(j, &count)| (count, k, j));
     let mut confusions: Vec<(u64, usize, usize)> =
         (0..names.len()).flat_map(cells).filter(|&(count, k, j)| k != j && count > 0).collect();
@@ -80,7 +80,7 @@ fn write_confusions(f: &mut Formatter, evaluation: &Evaluation, names: &[String]
 }
 
 /// The name without control characters, which could rewrite the terminal, and cut to [`NAME_WIDTH`] columns.
-fn fit_name(name: &str) -> String {
+pub(super) fn fit_name(name: &str) -> String {
     let clean: String = name.chars().map(|c| if c.is_control() { '\u{fffd}' } else { c }).collect();
     if clean.width() <= NAME_WIDTH {
         return clean;
@@ -96,7 +96,7 @@ fn fit_name(name: &str) -> String {
 }
 
 /// `text` filled with spaces to `width` columns.
-fn pad(text: &str, width: usize) -> String {
+pub(super) fn pad(text: &str, width: usize) -> String {
     format!("{text}{:1$}", "", width.saturating_sub(text.width()))
 }
 
@@ -104,14 +104,17 @@ fn pad(text: &str, width: usize) -> String {
 mod tests {
     use unicode_width::UnicodeWidthStr;
 
-    use crate::{linear::HeadKind, metrics::Tally};
+    use crate::{
+        linear::{HeadKind, Truth},
+        metrics::Tally,
+    };
 
     fn render(names: &[String], confusions: &[(u32, usize)]) -> String {
         let mut tally = Tally::new(HeadKind::Softmax, names.len());
         for &(label, predicted) in confusions {
             let mut logits = vec![0.0; names.len()];
             logits[predicted] = 9.0;
-            tally.add(&logits, &[label]).unwrap();
+            tally.add(&logits, Truth::Classes(&[label])).unwrap();
         }
         tally.finish(names).unwrap().to_string()
     }

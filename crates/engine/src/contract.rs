@@ -19,8 +19,8 @@ pub struct Batch<'a> {
 /// What a batch should have given, and how a miss is counted.
 #[derive(Clone, Copy, Debug)]
 pub struct Targets<'a> {
-    /// The class of each sample, the probabilities of all classes, answers to a yes/no question a class, or numbers; they
-    /// decide what the loss is.
+    /// The class of each sample, the probabilities of all classes, answers to a yes/no question a class, or numbers: what
+    /// they are decides what the loss is.
     pub labels: Labels<'a>,
     /// Share of the target spread evenly over all classes, of a yes/no question's over both answers; numbers have none.
     pub label_smoothing: f64,
@@ -33,8 +33,8 @@ pub struct Targets<'a> {
 pub struct Losses {
     /// The samples' weighted losses added up; over `weight` it is the mean loss.
     pub sum: f64,
-    /// The weights of the samples' classes added up; without class weights, or where labels are not classes, the samples'
-    /// number.
+    /// The weights of the samples' classes added up; without class weights, or where labels are not classes, the number
+    /// of samples.
     pub weight: f64,
     /// `[n, classes]`, row-major.
     pub logits: Vec<f32>,

@@ -197,6 +197,29 @@ fn the_contract_is_enough_for_data_parallel_training() {
 }
 
 #[test]
+fn a_number_is_learnt_by_a_single_output() {
+    let graph = zoo::build("mobilenet_v2", 1).unwrap().with_input_shape(Shape::rgb(SIDE)).unwrap();
+    let state = pattern::state(&graph);
+    let engine = CpuEngine::new(2).unwrap();
+    let head = Trainable::only(&graph, graph.head().unwrap());
+    let mut session = engine.compile(&graph, &state, options(head, BatchNormMode::Frozen)).unwrap();
+    let ((inputs, keys, _), values) = (samples(6), [3.0, -1.0, 0.5, 2.0, 7.0, 0.0]);
+    let targets = Targets { labels: Labels::Values(&values), label_smoothing: 0.0, class_weights: None };
+    let mut losses = Vec::new();
+    for _ in 0..100 {
+        let found = session.gradients(Batch { inputs: &inputs, keys: &keys }, targets).unwrap();
+        assert_eq!((found.weight, found.logits.len()), (6.0, 6));
+        let squared = |(z, y): (&f32, &f32)| f64::from(z - y).powi(2);
+        let sum: f64 = found.logits.iter().zip(&values).map(squared).sum();
+        // The differences were rounded to f32 here.
+        assert!((found.sum / sum - 1.0).abs() < 1e-6, "{found:?}");
+        losses.push(found.sum);
+        session.update(1e-2);
+    }
+    assert!(losses[99] < 0.5 * losses[0], "{} and {}", losses[0], losses[99]);
+}
+
+#[test]
 fn a_session_without_training_survives_an_empty_update() {
     let (graph, state) = network("resnet18");
     let engine = CpuEngine::new(1).unwrap();

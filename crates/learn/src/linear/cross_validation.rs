@@ -21,7 +21,7 @@ const SMALL_MODEL: usize = 1 << 18;
 pub struct CvOptions {
     /// Values of `C`, ascending. Default: ten from 1e-4 to 1e4, evenly spaced on a log scale.
     pub cs: Vec<f64>,
-    /// Folds; fewer are used if the smallest class has fewer samples. Default 5.
+    /// Folds; fewer are used if the smallest class, or everything, has fewer samples. Default 5.
     pub folds: usize,
     /// Seed of the run, which decides the samples of each fold.
     pub seed: u64,
@@ -65,7 +65,7 @@ pub struct CvFit {
 ///
 /// # Errors
 /// Those of [`fit`](super::fit()) and [`cross_validate`]; [`Error::TooFewSamples`] if a class has only one sample,
-/// which no fold can hold out.
+/// which no fold can hold out, [`Error::NoSamples`] if there is one number alone.
 pub fn fit_cv(samples: Samples, options: &FitOptions, cv: &CvOptions, control: Control) -> Result<CvFit, Error> {
     let folds = stratified_folds(samples, cv.folds, cv.seed)?;
     let table = cross_validate(samples, &folds, &cv.cs, options, control)?;

@@ -50,9 +50,9 @@ pub struct FitOptions {
     /// How much each class counts.
     pub class_weight: ClassWeight,
     /// The fit ends when no element of the mean objective's gradient exceeds this, in coordinates where each
-    /// feature, and the number to be given, has about unit variance. Default 1e-5: on features of MobileNetV2 and SqueezeNet at `C` 1 the
-    /// validation loss is then within 1% of the optimum's (with scikit-learn's default 2 to 8%). Where the classes
-    /// can be separated and `C` is large the optimum lies far out, and 1e-5 ends well before it.
+    /// feature, and the number to be given, has about unit variance. Default 1e-5: on features of MobileNetV2 and
+    /// SqueezeNet at `C` 1 the validation loss of a classifier is then within 1% of the optimum's (with scikit-learn's
+    /// default 2 to 8%). Where the classes can be separated and `C` is large the optimum lies far out, and 1e-5 ends well before it.
     pub tol: f64,
     /// Most iterations of the solver. Default 1000.
     pub max_iter: usize,
@@ -72,9 +72,10 @@ pub struct Fit {
     pub head: LinearHead,
     /// Inverse regularisation strength it was fitted with.
     pub c: f64,
-    /// The mean objective, `(C * sum_i weight_i * loss_i + ||W||^2 / 2) / (C n)`.
+    /// The mean objective, `(C * sum_i weight_i * loss_i + ||W||^2 / 2) / (C n)`; the loss of a number is half its squared
+    /// error.
     pub objective: f64,
-    /// Largest element of its gradient at the end, to compare with [`FitOptions::tol`].
+    /// Largest element of its gradient at the end, in the solver's coordinates, to compare with [`FitOptions::tol`].
     pub gradient: f64,
     /// Iterations of the solver.
     pub iterations: usize,

@@ -27,7 +27,8 @@ impl Unit {
         let n = values.len().max(1) as f64;
         let offset = values.iter().map(|&v| f64::from(v)).sum::<f64>() / n;
         let scale = (values.iter().map(|&v| (f64::from(v) - offset).powi(2)).sum::<f64>() / n).sqrt();
-        Self { offset, scale: if scale > 0.0 { scale } else { 1.0 } }
+        // Numbers that are all the same differ from their mean by its rounding.
+        Self { offset, scale: if scale > 1e-12 * offset.abs() { scale } else { 1.0 } }
     }
 }
 

@@ -64,7 +64,7 @@ impl Pairs {
         let centre = self.mean(&count, |_, value| value);
         let variance = self.mean(&count, |_, value| (value - centre).powi(2));
         let squared = self.mean(&count, |answer, value| (answer - value).powi(2));
-        match variance > 0.0 {
+        match varies(variance, centre) {
             true => 1.0 - squared / variance,
             false => f64::from(u8::from(squared == 0.0)),
         }
@@ -76,7 +76,7 @@ impl Pairs {
         let (xx, yy) = (mean(&|answer, _| (answer - x).powi(2)), mean(&|_, value| (value - y).powi(2)));
         let xy = mean(&|answer, value| (answer - x) * (value - y));
         // The roots apart, so that no product of small variances underflows.
-        if xx > 0.0 && yy > 0.0 { (xy / xx.sqrt() / yy.sqrt()).clamp(-1.0, 1.0) } else { 0.0 }
+        if varies(xx, x) && varies(yy, y) { (xy / xx.sqrt() / yy.sqrt()).clamp(-1.0, 1.0) } else { 0.0 }
     }
 
     /// The evaluation of the number called `name`.
@@ -96,6 +96,12 @@ impl Pairs {
             mean_error: self.mean(|_| 1.0, |answer, value| answer - value),
         }
     }
+}
+
+/// Whether numbers around `centre` with this variance are more than one and the same: equal ones may differ from their mean
+/// by its rounding, others by 6e-8 of it, being float32.
+fn varies(variance: f64, centre: f64) -> bool {
+    variance.sqrt() > 1e-12 * centre.abs()
 }
 
 impl Display for ValueEvaluation {
@@ -185,6 +191,8 @@ mod tests {
     #[test]
     fn constant_numbers_are_met_or_not() {
         assert_eq!(evaluate(&[2.0, 2.0], &[2.0, 2.0]).r2, 1.0);
+        // The mean of seven is not exactly one of them.
+        assert_eq!(evaluate(&[0.1; 7], &[0.3; 7]).r2, 0.0);
         let missed = evaluate(&[1.0, 3.0], &[2.0, 2.0]);
         assert_eq!((missed.r2, missed.pearson, missed.mae, missed.mean_error), (0.0, 0.0, 1.0, 0.0));
         assert_eq!(tally(&[1.0, 4.0], &[2.0, 2.0]).per_sample(), [-1.0, -4.0]);

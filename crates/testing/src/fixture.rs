@@ -192,11 +192,12 @@ mod tests {
     fn losses_come_with_logits_labels_and_the_gradient() {
         let fixtures = all();
         let losses: Vec<_> = fixtures.iter().filter(|fixture| fixture.graph.is_none()).collect();
-        assert_eq!(losses.len(), 8);
+        assert_eq!(losses.len(), 11);
         for fixture in losses {
             let loss = fixture.loss.as_ref().unwrap();
             let [batch, classes] = *fixture.tensor("input").shape() else { panic!("{}", fixture.name) };
-            match fixture.tensors.get("probabilities") {
+            let targets = ["probabilities", "answers", "values"];
+            match targets.iter().find_map(|&name| fixture.tensors.get(name)) {
                 Some(targets) => assert_eq!(targets.shape(), [batch, classes], "{}", fixture.name),
                 None => assert_eq!(loss.labels.len(), batch, "{}", fixture.name),
             }

@@ -206,7 +206,7 @@ mod tests {
             let mut whole = engine.compile(&graph, &state, options(trainable.clone())).unwrap();
             let mut divided = Network::new(&engine, &graph, &state, options(trainable)).unwrap();
             let (images, labels, keys) = (photos(n), [0, 1, 2, 0], [0, 1, 2, 3]);
-            let batch = Batch { images: images.clone(), labels: labels.to_vec(), sample_keys: keys.to_vec(), n };
+            let batch = Batch { images: images.clone(), sample_keys: keys.to_vec(), n };
             let below = divided.below(batch).unwrap();
             for _ in 0..3 {
                 let targets = Targets { labels: Labels::Classes(&labels), label_smoothing: 0.1, class_weights: None };

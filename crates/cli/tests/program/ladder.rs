@@ -28,7 +28,7 @@ fn chance_does_not_replace_the_probe() {
     let ladder = &result["ladder"];
     assert_eq!((&ladder["kept"], &ladder["rungs"][1]["epochs"]), (&"probe".into(), &2.into()));
     assert!(ladder["comparison"]["p_value"].as_f64().unwrap() >= 0.05, "{ladder}");
-    assert_eq!(result["best_val_acc"], ladder["rungs"][0]["val_acc"]);
+    assert_eq!(result["best_val_acc"], ladder["rungs"][0]["val_score"]);
     for file in ["best.safetensors", "results.csv"] {
         assert!(place.read(&format!("run/{file}")) == place.read(&format!("run/probe/{file}")), "{file}");
     }
@@ -46,7 +46,7 @@ fn a_network_that_is_better_beyond_chance_replaces_the_probe() {
     let ladder = &result["ladder"];
     assert_eq!(ladder["kept"], "finetune", "{ladder}");
     assert!(ladder["comparison"]["p_value"].as_f64().unwrap() < 0.05, "{ladder}");
-    assert_eq!(ladder["rungs"][0]["val_acc"], 0.5, "{ladder}");
+    assert_eq!(ladder["rungs"][0]["val_score"], 0.5, "{ladder}");
     assert!(result["best_val_acc"].as_f64().unwrap() > 0.8, "{result}");
     assert!(place.read("run/best.safetensors") == place.read("run/finetune/best.safetensors"));
     let measured = place.run("eval run/best.safetensors photos --json").done().json();

@@ -11,6 +11,7 @@ mod full_disk;
 mod heads;
 mod help;
 mod ladder;
+mod manifest;
 mod model_file;
 mod onnx;
 mod predict_eval;

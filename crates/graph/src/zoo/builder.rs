@@ -16,7 +16,12 @@ pub(super) struct Builder {
 impl Builder {
     /// Starts from RGB images.
     pub fn new() -> Self {
-        Self { graph: Graph::new(Shape::rgb(IMAGE_SIZE)), norm: (1e-5, 0.1) }
+        Self::for_pictures(Shape::rgb(IMAGE_SIZE))
+    }
+
+    /// Starts from pictures of another shape.
+    pub fn for_pictures(shape: Shape) -> Self {
+        Self { graph: Graph::new(shape), norm: (1e-5, 0.1) }
     }
 
     /// The same with other settings of the batch norms than PyTorch's defaults.

@@ -13,6 +13,7 @@ mod mobilenet_v2;
 mod mobilenet_v3;
 mod regnet;
 mod resnet;
+mod rootstock;
 mod shufflenet_v2;
 mod squeezenet;
 mod vgg;
@@ -22,8 +23,9 @@ use crate::{Error, Graph};
 /// Side of the square images that these networks were trained on, in pixels.
 pub const IMAGE_SIZE: usize = 224;
 
-/// The names that [`build`] knows: torchvision's, and facenet-pytorch's network for faces.
+/// The names that [`build`] knows: the project's own compact network, torchvision's, and facenet-pytorch's for faces.
 pub const NAMES: &[&str] = &[
+    "rootstock",
     "resnet18",
     "resnet34",
     "resnet50",
@@ -98,7 +100,7 @@ pub fn present_name(name: &str, tensor: &str) -> Option<String> {
 }
 
 /// The network `torchvision.models.<name>(num_classes=classes)`, for 224x224 RGB images, without auxiliary heads;
-/// `inception_resnet_v1` is that of facenet-pytorch.
+/// `inception_resnet_v1` is that of facenet-pytorch, `rootstock` the project's own, for 128x128 ones.
 ///
 /// # Errors
 /// [`Error::NoSuchArchitecture`], listing the known names.
@@ -106,6 +108,7 @@ pub fn build(name: &str, classes: usize) -> Result<Graph, Error> {
     use resnet::Block::{Basic, Bottleneck};
     use resnet::Groups;
     Ok(match name {
+        "rootstock" => rootstock::rootstock(classes),
         "resnet18" => resnet::resnet(Basic, [2, 2, 2, 2], classes),
         "resnet34" => resnet::resnet(Basic, [3, 4, 6, 3], classes),
         "resnet50" => resnet::resnet(Bottleneck, [3, 4, 6, 3], classes),

@@ -38,6 +38,7 @@ fn main() -> ExitCode {
         Command::Predict(predict) => commands::predict::run(&arguments.common, &predict),
         Command::Backbones => commands::backbones::run(&arguments.common),
         Command::Compare(compare) => commands::compare::run(&arguments.common, &compare),
+        Command::Distill(distill) => commands::distill::run(&arguments.common, &distill),
         Command::Info(info) => commands::info::run(&arguments.common, &info),
         Command::Bench(bench) => commands::bench::run(&arguments.common, &bench),
     };

@@ -1,6 +1,7 @@
 //! Values of flags: read, and checked against what is allowed, so that the message names the flag.
 
 use std::ffi::OsStr;
+use std::path::PathBuf;
 use std::str::FromStr;
 
 use clap::builder::{OsStringValueParser, PossibleValue, PossibleValuesParser, RangedI64ValueParser, TypedValueParser};
@@ -62,6 +63,23 @@ pub fn backbone_and_weights(text: &str) -> Result<(String, Choice), String> {
         return Err(format!("after {name}= there must be a file, or the name of published weights"));
     }
     Ok((name.into(), Choice::from(std::ffi::OsString::from(weights))))
+}
+
+/// Who is learned from.
+#[derive(Clone, Debug)]
+pub enum TeacherArg {
+    /// A backbone and its weights.
+    Backbone(String, Choice),
+    /// A model file.
+    Model(PathBuf),
+}
+
+/// Parses a backbone's name as [`backbone_and_weights`], or the name of a model file.
+pub fn teacher(text: &str) -> Result<TeacherArg, String> {
+    if !text.contains('=') && text.ends_with(".safetensors") {
+        return Ok(TeacherArg::Model(text.into()));
+    }
+    backbone_and_weights(text).map(|(backbone, choice)| TeacherArg::Backbone(backbone, choice))
 }
 
 /// A parser of finite numbers for which `fine` holds; `allowed` says which those are.

@@ -168,7 +168,7 @@ impl RunFolder {
     }
 
     /// Removes what an earlier run left that is not written at once by the next.
-    fn clear(&self) -> Result<()> {
+    pub(crate) fn clear(&self) -> Result<()> {
         for old in [self.best_path(), self.checkpoint_path(), self.ladder_path(), self.results_path()] {
             match fs::remove_file(&old) {
                 Err(e) if e.kind() != io::ErrorKind::NotFound => {

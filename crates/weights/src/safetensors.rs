@@ -5,9 +5,10 @@
 //! hash map, whose order differs from run to run, and equal content must give equal files.
 
 use std::collections::BTreeMap;
-use std::io::{self, Read, Write};
+use std::io::Read;
 use std::path::Path;
 
+use half::f16;
 use regraft_graph::StateDict;
 use safetensors::Dtype as Stored;
 use safetensors::tensor::{Metadata, TensorInfo};
@@ -99,16 +100,46 @@ fn row_major(shape: &[usize]) -> Vec<usize> {
 /// # Errors
 /// [`Error::Write`], with the bytes needed where the disk was full.
 pub fn write_safetensors(path: &Path, weights: &StateDict, metadata: &BTreeMap<String, String>) -> Result<(), Error> {
-    let header = header(weights, metadata);
+    write(path, weights, metadata, ("F32", size_of::<f32>()), |float, bytes| bytes.extend(float.to_le_bytes()))
+}
+
+/// The same in half precision: numbers are rounded to the nearest `f16`, and those beyond its range become infinite.
+///
+/// # Errors
+/// As [`write_safetensors`].
+pub fn write_safetensors_half(
+    path: &Path,
+    weights: &StateDict,
+    metadata: &BTreeMap<String, String>,
+) -> Result<(), Error> {
+    let half = |float, bytes: &mut Vec<u8>| bytes.extend(f16::from_f32(float).to_le_bytes());
+    write(path, weights, metadata, ("F16", size_of::<f16>()), half)
+}
+
+/// Writes every number by `put`, which gives it so many bytes of a type.
+fn write(
+    path: &Path,
+    weights: &StateDict,
+    metadata: &BTreeMap<String, String>,
+    dtype: (&str, usize),
+    put: impl Fn(f32, &mut Vec<u8>),
+) -> Result<(), Error> {
+    let header = header(weights, metadata, dtype);
     write_atomically(path, |file| {
         file.write_all(&(header.len() as u64).to_le_bytes())?;
         file.write_all(&header)?;
-        weights.values().try_for_each(|tensor| write_floats(file, tensor.data()))
+        let mut bytes = Vec::new();
+        for floats in weights.values().flat_map(|tensor| tensor.data().chunks(1 << 12)) {
+            bytes.clear();
+            floats.iter().for_each(|&float| put(float, &mut bytes));
+            file.write_all(&bytes)?;
+        }
+        Ok(())
     })
 }
 
 /// The header, filled with blanks to a multiple of eight bytes so that the tensors lie aligned.
-fn header(weights: &StateDict, metadata: &BTreeMap<String, String>) -> Vec<u8> {
+fn header(weights: &StateDict, metadata: &BTreeMap<String, String>, (dtype, size): (&str, usize)) -> Vec<u8> {
     let mut entries = Map::new();
     if !metadata.is_empty() {
         entries.insert("__metadata__".into(), json!(metadata));
@@ -116,22 +147,10 @@ fn header(weights: &StateDict, metadata: &BTreeMap<String, String>) -> Vec<u8> {
     let mut end = 0;
     for (name, tensor) in weights {
         let start = end;
-        end += size_of_val(tensor.data());
-        entries.insert(name.clone(), json!({"dtype": "F32", "shape": tensor.shape(), "data_offsets": [start, end]}));
+        end += tensor.data().len() * size;
+        entries.insert(name.clone(), json!({"dtype": dtype, "shape": tensor.shape(), "data_offsets": [start, end]}));
     }
     let mut header = Value::Object(entries).to_string().into_bytes();
     header.resize(header.len().next_multiple_of(8), b' ');
     header
-}
-
-fn write_floats(file: &mut dyn Write, floats: &[f32]) -> io::Result<()> {
-    let mut bytes = [0; 1 << 14];
-    for floats in floats.chunks(bytes.len() / size_of::<f32>()) {
-        let bytes = &mut bytes[..size_of_val(floats)];
-        for (place, float) in bytes.as_chunks_mut().0.iter_mut().zip(floats) {
-            *place = float.to_le_bytes();
-        }
-        file.write_all(bytes)?;
-    }
-    Ok(())
 }

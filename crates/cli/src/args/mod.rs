@@ -6,13 +6,18 @@ mod train;
 use std::path::PathBuf;
 use std::sync::LazyLock;
 
+use clap::builder::PossibleValuesParser;
 use clap::parser::ValueSource;
 use clap::{Args, CommandFactory, FromArgMatches, Parser, Subcommand, ValueEnum};
 use regraft_engine::Precision;
+use regraft_graph::zoo;
 use regraft_transfer::Tta;
 pub use train::Train;
 
-use crate::values::{MAX_SEED, MAX_THREADS, backbone, backbone_and_weights};
+use crate::values::{
+    MAX_SEED, MAX_THREADS, TeacherArg, at_least_one, backbone, backbone_and_weights, not_negative, number, pixels,
+    positive, teacher,
+};
 use crate::weights::Choice;
 
 /// Transfer learning for people with a folder of photos: keep a pretrained ConvNet, graft a new head on it.
@@ -68,6 +73,8 @@ pub enum Command {
     Backbones,
     /// Find out which backbone and head suit a folder of photos
     Compare(Compare),
+    /// Teach a small network what larger ones know, on any photos
+    Distill(Box<Distill>),
     /// Show a model, or the layers of a backbone
     Info(Info),
     /// Measure images per second on this machine
@@ -100,6 +107,62 @@ pub struct Compare {
     /// An unreadable photo is an error instead of a warning
     #[arg(long)]
     pub strict: bool,
+    /// Download nothing: published weights must be here already
+    #[arg(long)]
+    pub offline: bool,
+}
+
+#[derive(Args)]
+pub struct Distill {
+    /// Who is learned from: a backbone with its default published weights, or others as for train --weights, or a model
+    /// file (best.safetensors of a run); may be repeated
+    #[arg(long = "teacher", value_name = "NAME[=WEIGHTS]|MODEL", required = true, value_parser = teacher)]
+    pub teachers: Vec<TeacherArg>,
+    /// Architecture of the network that learns
+    #[arg(long, default_value = "rootstock", value_parser = PossibleValuesParser::new(zoo::NAMES))]
+    pub student: String,
+    /// Photos, and folders with photos anywhere inside; they need no labels
+    #[arg(long, num_args = 1.., required = true, value_name = "DIR")]
+    pub images: Vec<PathBuf>,
+    /// Weights that the student starts from [default: random ones]
+    #[arg(long, value_name = "FILE")]
+    pub weights: Option<PathBuf>,
+    /// Folder for the run [default: runs/distill, runs/distill2, ...]
+    #[arg(long)]
+    pub output_dir: Option<PathBuf>,
+    /// Replace the run that --output-dir holds
+    #[arg(long, requires = "output_dir")]
+    pub exist_ok: bool,
+    /// Passes over the photos
+    #[arg(long, default_value_t = 12, value_parser = at_least_one)]
+    pub epochs: usize,
+    /// Photos a step
+    #[arg(short, long, default_value_t = 64, value_parser = at_least_one)]
+    pub batch_size: usize,
+    /// Highest learning rate of AdamW, which rises and falls once
+    #[arg(long, default_value_t = 0.002, value_parser = positive())]
+    pub lr: f64,
+    /// Weight decay
+    #[arg(long, visible_alias = "wd", default_value_t = 0.02, value_parser = not_negative())]
+    pub weight_decay: f64,
+    /// Ways in which each photo is cropped and mirrored; teachers are asked about each once, and the answers are kept on disk
+    #[arg(long, default_value_t = 4, value_name = "K", value_parser = at_least_one)]
+    pub views: usize,
+    /// Smallest part of a photo's area that a view may be
+    #[arg(long, default_value_t = 0.2, value_parser = number(|x| x > 0.0 && x < 1.0, "between 0 and 1"))]
+    pub min_scale: f64,
+    /// Fraction of the photos kept apart to see how well the student does on others
+    #[arg(long, default_value_t = 0.02, value_parser = number(|x| x > 0.0 && x < 1.0, "between 0 and 1"))]
+    pub val_fraction: f64,
+    /// Side of the student's input in pixels [default: as it is made for]
+    #[arg(long, value_parser = pixels())]
+    pub imgsz: Option<u32>,
+    /// Save the weights in half precision
+    #[arg(long)]
+    pub half: bool,
+    /// Seed of every random decision
+    #[arg(long, default_value_t = 0, value_parser = clap::value_parser!(u64).range(..=MAX_SEED))]
+    pub seed: u64,
     /// Download nothing: published weights must be here already
     #[arg(long)]
     pub offline: bool,

@@ -36,6 +36,9 @@ pub fn train(common: &Common, args: Box<Train>) -> Result<End> {
 
 pub fn resume(common: &Common, args: &Resume) -> Result<End> {
     let tools = Tools::new(common)?;
+    if regraft_transfer::is_distillation(&args.run) {
+        return super::distill::finish(common, regraft_transfer::resume_distillation(&args.run, &tools.context())?);
+    }
     let (_, config) = RunFolder::open(&args.run)?;
     let (hub, registry) = weights::hub(args.offline)?;
     weights::bring_back(&config, &registry, hub, &tools.downloads())?;

@@ -1,0 +1,88 @@
+//! `regraft distill`: a small network learns from larger ones on any photos.
+
+use std::io::{Write, stdout};
+
+use anyhow::Result;
+use regraft_data::Preprocessing;
+use regraft_graph::zoo;
+use regraft_transfer::{Config, DistillConfig, Distilled, TeacherConfig, distill};
+use serde_json::json;
+
+use super::train::Tools;
+use crate::End;
+use crate::args::{Common, Distill};
+use crate::values::TeacherArg;
+use crate::weights::{self, Start};
+
+pub fn run(common: &Common, args: &Distill) -> Result<End> {
+    let tools = Tools::new(common)?;
+    let (hub, registry) = weights::hub(args.offline)?;
+    let mut teachers = Vec::new();
+    for teacher in &args.teachers {
+        teachers.push(match teacher {
+            TeacherArg::Model(path) => TeacherConfig::Model { path: path.clone() },
+            TeacherArg::Backbone(backbone, choice) => {
+                let start = Start::find(choice, backbone, &registry, &tools.terminal)?;
+                let preprocessing = start.preprocessing.clone();
+                let mut config = Config::tutorial(Default::default(), backbone.clone());
+                start.enter(&mut config, &hub, &tools.downloads())?;
+                let Some(weights) = config.weights else {
+                    anyhow::bail!("--teacher {backbone}=random has nothing to teach; give weights");
+                };
+                TeacherConfig::Backbone { backbone: backbone.clone(), weights, preprocessing }
+            }
+        });
+    }
+    let usual = Preprocessing::default();
+    // The side that the student is made for, and the border in proportion.
+    let side = zoo::build(&args.student, 2)?.input_shape().len() / 3;
+    let crop = args.imgsz.unwrap_or((side as f64).sqrt() as u32);
+    let resize = (crop * usual.resize / usual.crop).min(Preprocessing::MAX_SIDE);
+    let preprocessing = Preprocessing { resize, crop, ..usual };
+    let config = DistillConfig {
+        weights: args.weights.clone(),
+        epochs: args.epochs,
+        batch_size: args.batch_size,
+        lr: args.lr,
+        weight_decay: args.weight_decay,
+        views: args.views,
+        min_scale: args.min_scale,
+        val_fraction: args.val_fraction,
+        seed: args.seed,
+        half: args.half,
+        ..DistillConfig::new(args.images.clone(), args.student.clone(), teachers, preprocessing)
+    };
+    finish(common, distill(&config, args.output_dir.as_deref(), args.exist_ok, &tools.context())?)
+}
+
+/// Tells how a distillation ended.
+pub fn finish(common: &Common, distilled: Distilled) -> Result<End> {
+    let mut out = stdout();
+    match distilled {
+        Distilled::Finished { weights, model, val_r2, seen, seconds } => {
+            if common.json {
+                let line =
+                    json!({"weights": weights, "model": model, "val_r2": val_r2, "seen": seen, "seconds": seconds});
+                writeln!(out, "{line}")?;
+                return Ok(End::Done);
+            }
+            let (minutes, rest) = ((seconds / 60.0) as u64, seconds % 60.0);
+            writeln!(out, "Distillation complete in {minutes}m {rest:.0}s, {seen} photos seen")?;
+            writeln!(out, "R² of what the teachers say, on photos kept apart: {val_r2:.4}")?;
+            writeln!(out, "Weights: {}", weights.display())?;
+            match model {
+                Some(model) => {
+                    writeln!(out, "Model: {}", model.display())?;
+                    eprintln!("next: regraft eval {} PHOTOS, with photos whose classes are known", model.display());
+                }
+                None => eprintln!("next: regraft train PHOTOS --backbone STUDENT --weights {}", weights.display()),
+            }
+            Ok(End::Done)
+        }
+        Distilled::Interrupted { folder, epoch, step } => {
+            eprintln!("stopped after {epoch} epoch(s) and {step} step(s); nothing is lost");
+            eprintln!("go on with: regraft resume {}", folder.path().display());
+            Ok(End::Interrupted)
+        }
+    }
+}

@@ -23,6 +23,14 @@ pub fn backbone() -> impl TypedValueParser<Value = String> {
     BackboneParser(PossibleValuesParser::new(zoo::NAMES))
 }
 
+/// The word for the backbone that is inside the program.
+pub const AUTO: &str = "auto";
+
+/// The same, or [`AUTO`].
+pub fn backbone_or_auto() -> impl TypedValueParser<Value = String> {
+    BackboneParser(PossibleValuesParser::new([AUTO].iter().chain(zoo::NAMES)))
+}
+
 #[derive(Clone)]
 struct BackboneParser(PossibleValuesParser);
 
@@ -55,6 +63,9 @@ pub fn weights() -> impl TypedValueParser<Value = Choice> {
 
 /// Parses a backbone's name with what it starts from: its default weights, unless `=` and something else follows.
 pub fn backbone_and_weights(text: &str) -> Result<(String, Choice), String> {
+    if onnx::file(text).is_some() {
+        return Ok((text.into(), Choice::Named(regraft_hub::DEFAULT.into())));
+    }
     let (name, weights) = text.split_once('=').unwrap_or((text, regraft_hub::DEFAULT));
     if !zoo::NAMES.contains(&name) {
         return Err(format!("there is no backbone {name}; regraft backbones lists them"));

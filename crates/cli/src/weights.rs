@@ -7,12 +7,15 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use anyhow::{Result, anyhow};
 use regraft_data::{Interpolation, Preprocessing};
 use regraft_hub::{Known, Registry, Settings, Watch, Weights, fetch};
-use regraft_transfer::{Config, Error, Published, Reporter, onnx};
+use regraft_transfer::{Config, Embedded, Error, Published, Reporter, Source, onnx};
 
 use crate::terminal::{BYTES, Terminal};
 
 /// What else there is, where published weights cannot be had.
 const OTHERWISE: &str = "or start from a file you have with --weights FILE, or from nothing with --weights random";
+
+/// The name of the weights inside the program.
+pub const EMBEDDED: &str = "embedded";
 
 /// What `--weights` says.
 #[derive(Clone, Debug, PartialEq)]
@@ -41,8 +44,8 @@ impl From<OsString> for Choice {
 /// What a network starts from.
 #[derive(Debug)]
 pub struct Start {
-    /// The file, where one was given.
-    file: Option<PathBuf>,
+    /// What is here already.
+    source: Source,
     /// The published weights that are to be fetched, or that the file holds.
     published: Option<Weights>,
     /// How photos are prepared, unless flags say otherwise.
@@ -60,12 +63,20 @@ impl Start {
         }
         match choice {
             Choice::Random => {
-                Ok(Self { file: None, published: None, preprocessing: usual(backbone, registry, reporter) })
+                let preprocessing = match Embedded::of(backbone) {
+                    Some(embedded) => embedded.preprocessing()?,
+                    None => usual(backbone, registry, reporter),
+                };
+                Ok(Self { source: Source::Random, published: None, preprocessing })
+            }
+            Choice::Named(name) if let Some(embedded) = inside(backbone, name) => {
+                let preprocessing = embedded.preprocessing()?;
+                Ok(Self { source: Source::Embedded, published: None, preprocessing })
             }
             Choice::Named(name) => {
                 let weights = registry.find(backbone, name).ok_or_else(|| unknown(name, backbone, registry))?;
                 let preprocessing = preprocessing(weights);
-                Ok(Self { file: None, published: Some(weights.clone()), preprocessing })
+                Ok(Self { source: Source::Random, published: Some(weights.clone()), preprocessing })
             }
             Choice::File(path) => {
                 let (known, published) = match registry.recognise(backbone, path) {
@@ -80,11 +91,12 @@ impl Start {
                     }
                     None => (None, None),
                 };
-                let preprocessing = match known {
-                    Some(weights) => noted(weights, reporter),
-                    None => usual(backbone, registry, reporter),
+                let preprocessing = match (known, Embedded::of(backbone)) {
+                    (Some(weights), _) => noted(weights, reporter),
+                    (None, Some(embedded)) => embedded.preprocessing()?,
+                    (None, None) => usual(backbone, registry, reporter),
                 };
-                Ok(Self { file: Some(path.clone()), published, preprocessing })
+                Ok(Self { source: Source::File(path.clone()), published, preprocessing })
             }
         }
     }
@@ -105,7 +117,8 @@ impl Start {
             "photos are prepared as for ImageNet's networks unless flags say otherwise: --val-resize-size {resize}, \
              --imgsz {crop}, --mean {mean}, --std {std}"
         ));
-        Ok(Self { file: None, published: None, preprocessing: Preprocessing { resize, crop, ..usual } })
+        let preprocessing = Preprocessing { resize, crop, ..usual };
+        Ok(Self { source: Source::Random, published: None, preprocessing })
     }
 
     /// Brings the weights here if need be, and enters them into the run's settings.
@@ -113,13 +126,18 @@ impl Start {
     /// # Errors
     /// Those of [`fetch`], with what else there is.
     pub fn enter(self, config: &mut Config, settings: &Settings, watch: &dyn Watch) -> Result<()> {
-        config.weights = match (self.file, &self.published) {
-            (None, Some(weights)) => Some(bring(weights, settings, watch)?),
-            (file, _) => file,
+        config.weights = match (self.source, &self.published) {
+            (Source::Random, Some(weights)) => Source::File(bring(weights, settings, watch)?),
+            (source, _) => source,
         };
         config.published = self.published.map(|weights| Published { name: weights.name, url: weights.url });
         Ok(())
     }
+}
+
+/// The weights inside the program, if a name of a backbone's weights means them.
+fn inside(backbone: &str, name: &str) -> Option<Embedded> {
+    Embedded::of(backbone).filter(|_| [regraft_hub::DEFAULT, EMBEDDED].contains(&name))
 }
 
 /// Brings published weights back that a run began with and that have gone since, to the place where it looks for them.
@@ -127,11 +145,11 @@ impl Start {
 /// # Errors
 /// Those of [`fetch`], with what else there is.
 pub fn bring_back(config: &Config, registry: &Registry, settings: Settings, watch: &dyn Watch) -> Result<()> {
-    let (Some(path), Some(published)) = (&config.weights, &config.published) else { return Ok(()) };
+    let (Some(path), Some(published)) = (config.weights.file(), &config.published) else { return Ok(()) };
     let weights = registry.all().iter().find(|weights| weights.url == published.url);
     let (Some(weights), Some(home), false) = (weights, path.parent(), path.exists()) else { return Ok(()) };
     let settings = Settings { home: home.into(), ..settings };
-    if settings.path(weights) == *path {
+    if settings.path(weights) == path {
         bring(weights, &settings, watch)?;
     }
     Ok(())

@@ -4,7 +4,7 @@ use std::path::Path;
 
 use regraft_graph::{Graph, Op, Shape, StateDict, init, zoo};
 
-use crate::{Error, Result, onnx};
+use crate::{Embedded, Error, Result, Source, onnx};
 
 /// A network and the weights below its head.
 pub struct Backbone {
@@ -36,31 +36,40 @@ impl Backbone {
             .map_err(|error| Error::Setting(format!("--imgsz {size} does not go with --backbone {name}: {error}")))
     }
 
-    /// The architecture `name` for square pictures of `size` pixels, with the weights of a file, or random ones. If `name`
+    /// The architecture `name` for square pictures of `size` pixels, with the weights of a file, those inside the program, or random ones. If `name`
     /// is that of an ONNX file, network and weights are that file's.
     ///
     /// # Errors
     /// [`Error::Onnx`] and [`Error::Headless`] for an ONNX file that cannot be used;
     /// [`Error::Graph`] for an unknown name, [`Error::Setting`] for a size the network cannot take; [`Error::Weights`]
     /// if the file cannot be read; [`Error::WrongWeights`] naming every tensor that does not fit.
-    pub fn load(name: &str, weights: Option<&Path>, size: u32, seed: u64) -> Result<Self> {
+    pub fn load(name: &str, weights: &Source, size: u32, seed: u64) -> Result<Self> {
         if let Some(path) = onnx::file(name) {
-            if weights.is_some() {
+            if !weights.is_random() {
                 return Err(Error::Setting(format!("--weights does not go with {name}, which has weights of its own")));
             }
             return onnx::load(path, size);
         }
         let graph = Self::graph(name, Some(size))?;
         let head = graph.nodes()[graph.head()?].name.clone();
-        let Some(path) = weights else {
-            let mut state = init::random(&graph, seed);
-            state.retain(|tensor, _| !tensor.starts_with(&format!("{head}.")));
-            return Ok(Self { name: name.into(), graph, state, weights_sha256: None, notes: Vec::new() });
+        let (found, weights_sha256, path) = match weights {
+            Source::Random => {
+                let mut state = init::random(&graph, seed);
+                state.retain(|tensor, _| !tensor.starts_with(&format!("{head}.")));
+                return Ok(Self { name: name.into(), graph, state, weights_sha256: None, notes: Vec::new() });
+            }
+            Source::Embedded => {
+                let no_weights = || Error::Setting(format!("there are no weights of {name} inside this program"));
+                let bytes = Embedded::of(name).ok_or_else(no_weights)?.bytes;
+                let (state, _) = regraft_weights::parse_safetensors(bytes)?;
+                (state, regraft_weights::sha256_of(bytes), Path::new("the weights inside this program"))
+            }
+            Source::File(path) => (regraft_weights::read(path)?, regraft_weights::sha256(path)?, path.as_path()),
         };
         let expected: Vec<_> = graph.parameters().into_iter().map(|spec| (spec.name, spec.shape)).collect();
         // The head is not taken over; a file whose head was replaced by this program may call it `fc`.
-        let found = regraft_weights::read(path)?.into_iter();
-        let found = found.filter_map(|(tensor, value)| Some((zoo::present_name(name, &tensor)?, value))).collect();
+        let found =
+            found.into_iter().filter_map(|(tensor, value)| Some((zoo::present_name(name, &tensor)?, value))).collect();
         let state = regraft_weights::fit(&expected, found, &[&head, "fc"]);
         let state = state.map_err(|error| match error {
             regraft_weights::Error::Mismatch(mismatch) => {
@@ -68,8 +77,8 @@ impl Backbone {
             }
             other => other.into(),
         })?;
-        let weights_sha256 = Some(regraft_weights::sha256(path)?);
-        Ok(Self { name: name.into(), graph, state, weights_sha256, notes: Vec::new() })
+        let (weights_sha256, notes) = (Some(weights_sha256), Vec::new());
+        Ok(Self { name: name.into(), graph, state, weights_sha256, notes })
     }
 
     /// Whether the weights have batch norms and all of them are identities: they have been folded into the
@@ -103,17 +112,17 @@ mod tests {
 
     #[test]
     fn folded_batch_norms_are_recognised() {
-        let mut backbone = Backbone::load("resnet18", None, 224, 0).unwrap();
+        let mut backbone = Backbone::load("resnet18", &Source::Random, 224, 0).unwrap();
         // A fresh network has identities too: nothing was ever normalised.
         assert!(backbone.batch_norms_are_folded());
         backbone.state.get_mut("layer3.0.bn1.running_var").unwrap().data_mut()[7] = 0.5;
         assert!(!backbone.batch_norms_are_folded());
-        assert!(!Backbone::load("squeezenet1_1", None, 224, 0).unwrap().batch_norms_are_folded());
+        assert!(!Backbone::load("squeezenet1_1", &Source::Random, 224, 0).unwrap().batch_norms_are_folded());
     }
 
     #[test]
     fn a_size_the_network_cannot_take_is_an_error() {
-        let message = Backbone::load("vgg16", None, 20, 0).err().unwrap().to_string();
+        let message = Backbone::load("vgg16", &Source::Random, 20, 0).err().unwrap().to_string();
         assert!(message.contains("--imgsz 20") && message.contains("larger images"), "{message}");
     }
 }

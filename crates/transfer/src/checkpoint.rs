@@ -168,7 +168,7 @@ impl Loaded {
         if self.progress.data_sha256 != photos.sha256 {
             return changed("the photos", &config.data);
         }
-        let pretrained = config.weights.as_deref().or(onnx::file(&config.backbone));
+        let pretrained = config.weights.file().or(onnx::file(&config.backbone));
         match pretrained {
             Some(path) if self.progress.weights_sha256 != backbone.weights_sha256 => changed("these weights", path),
             _ => Ok(()),

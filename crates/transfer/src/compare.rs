@@ -13,7 +13,7 @@ use regraft_learn::metrics::{mcnemar, wilson};
 
 use crate::features::Features;
 use crate::prepare;
-use crate::{Backbone, Config, Context, Error, Head, Mode, Result};
+use crate::{Backbone, Config, Context, Error, Head, Mode, Result, Source};
 
 /// Two classifiers whose difference has a larger p-value may as well be equally good.
 pub const SIGNIFICANT: f64 = 0.05;
@@ -24,7 +24,7 @@ pub struct Candidate {
     /// Name of the architecture.
     pub backbone: String,
     /// File of its weights; random ones without.
-    pub weights: Option<PathBuf>,
+    pub weights: Source,
     /// How photos are prepared for it.
     pub preprocessing: Preprocessing,
 }
@@ -101,7 +101,7 @@ pub fn compare(candidates: &[Candidate], options: &CompareOptions, context: &Con
     let backbones: Vec<Backbone> = candidates
         .iter()
         .map(|Candidate { backbone, weights, preprocessing }| {
-            Backbone::load(backbone, weights.as_deref(), preprocessing.crop, options.seed)
+            Backbone::load(backbone, weights, preprocessing.crop, options.seed)
         })
         .collect::<Result<_>>()?;
     let photos = prepare::photos(&config, context)?;

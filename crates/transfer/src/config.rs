@@ -8,7 +8,7 @@ use regraft_engine::{Precision, UpdateRule};
 use regraft_learn::schedule::{Policy, Schedule};
 use serde::{Deserialize, Serialize};
 
-use crate::{Error, Head, InitHead, Result};
+use crate::{Error, Head, InitHead, Result, Source};
 
 /// The road from a pretrained network to a classifier.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -101,9 +101,9 @@ pub struct Config {
     pub strict: bool,
     /// Name of the architecture, or an ONNX file with the network and its weights.
     pub backbone: String,
-    /// File of pretrained weights; random weights without.
-    #[serde(skip_serializing_if = "Option::is_none")]
-    pub weights: Option<PathBuf>,
+    /// What the backbone starts from.
+    #[serde(default, skip_serializing_if = "Source::is_random")]
+    pub weights: Source,
     /// The road.
     pub mode: Mode,
     /// The new head.
@@ -202,7 +202,7 @@ impl Config {
             val_fraction: 0.2,
             strict: false,
             backbone,
-            weights: None,
+            weights: Source::Random,
             published: None,
             mode: Mode::Finetune,
             head: Head::Linear,
@@ -402,7 +402,7 @@ mod tests {
     #[test]
     fn a_config_survives_its_toml() {
         let mut config = Config::tutorial("photos".into(), "resnet18".into());
-        config.weights = Some("weights.pth".into());
+        config.weights = Source::File("weights.pth".into());
         config.published = Some(Published { name: "V1".into(), url: "https://host/weights.pth".into() });
         config.bn = Some(BatchNorm::Frozen);
         config.class_weights = ClassWeights::Given(vec![0.5, 2.0]);

@@ -255,7 +255,7 @@ mod tests {
 
     #[test]
     fn a_new_head_is_all_that_is_added() {
-        let backbone = Backbone::load("squeezenet1_1", None, 224, 3).unwrap();
+        let backbone = Backbone::load("squeezenet1_1", &crate::Source::Random, 224, 3).unwrap();
         let config = |change: fn(&mut Config)| {
             let mut config = Config::tutorial("photos".into(), "squeezenet1_1".into());
             change(&mut config);

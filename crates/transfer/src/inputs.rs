@@ -138,11 +138,11 @@ impl Inputs {
             Some(kept) => {
                 let mut order = self.loader.order(epoch);
                 order.drain(..order.len().min(first * self.step_size));
-                (Source::Kept(kept, order.into_iter()), 0)
+                (Origin::Kept(kept, order.into_iter()), 0)
             }
             None => {
                 let batches = self.loader.epoch(epoch, first / self.steps_together);
-                (Source::Photos(batches), first % self.steps_together)
+                (Origin::Photos(batches), first % self.steps_together)
             }
         };
         Ok(Steps {
@@ -196,7 +196,7 @@ impl Kept {
 
 /// An epoch's steps.
 pub(crate) struct Steps<'a> {
-    source: Source<'a>,
+    source: Origin<'a>,
     step_size: usize,
     /// The steps at hand; its images are what the layers that learn see.
     batch: Batch,
@@ -214,7 +214,7 @@ pub(crate) struct Steps<'a> {
 }
 
 /// Where steps come from.
-enum Source<'a> {
+enum Origin<'a> {
     /// Photos, and the frozen layers.
     Photos(Batches),
     /// What is kept, and the samples that are still to come.
@@ -262,7 +262,7 @@ impl Steps<'_> {
         while self.at >= self.batch.n {
             let mut mixed = None;
             self.batch = match &mut self.source {
-                Source::Photos(batches) => match batches.next() {
+                Origin::Photos(batches) => match batches.next() {
                     None => return Ok(None),
                     Some(batch) => {
                         let mut batch = batch?;
@@ -272,8 +272,8 @@ impl Steps<'_> {
                         network.below(batch)?
                     }
                 },
-                Source::Kept(_, order) if order.len() == 0 => return Ok(None),
-                Source::Kept(kept, order) => kept.batch(order.by_ref().take(self.step_size)),
+                Origin::Kept(_, order) if order.len() == 0 => return Ok(None),
+                Origin::Kept(kept, order) => kept.batch(order.by_ref().take(self.step_size)),
             };
             let answers = self.all.of(&self.batch.sample_keys);
             self.answers = match mixed {
@@ -359,7 +359,7 @@ mod tests {
         fn new(layer: &str, side: u32) -> Self {
             let (dir, engine) = (tempfile::tempdir().unwrap(), CpuEngine::new(1).unwrap());
             let config = config(dir.path(), side);
-            let backbone = Backbone::load("resnet18", None, side, 0).unwrap();
+            let backbone = Backbone::load("resnet18", &crate::Source::Random, side, 0).unwrap();
             let (Grafted { graph, .. }, state) = config.graft(&backbone, 2).unwrap();
             let trainable = Trainable::from_layer(&graph, layer).unwrap();
             let (batch_norm, update) = (BatchNormMode::Train, config.optimizer);

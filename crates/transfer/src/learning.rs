@@ -129,7 +129,7 @@ mod tests {
     use crate::Mode;
 
     fn grafted(config: &Config) -> Grafted {
-        let backbone = Backbone::load(&config.backbone, None, 224, 0).unwrap();
+        let backbone = Backbone::load(&config.backbone, &crate::Source::Random, 224, 0).unwrap();
         config.graft(&backbone, 3).unwrap().0
     }
 

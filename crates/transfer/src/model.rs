@@ -280,7 +280,7 @@ mod tests {
 
     fn model(engine: &CpuEngine) -> Model {
         let preprocessing = Preprocessing { resize: 40, crop: 32, ..Preprocessing::default() };
-        let backbone = Backbone::load("squeezenet1_1", None, 32, 0).unwrap();
+        let backbone = Backbone::load("squeezenet1_1", &crate::Source::Random, 32, 0).unwrap();
         let config = Config { mode: Mode::Probe, ..Config::tutorial("photos".into(), "squeezenet1_1".into()) };
         let (Grafted { graph, .. }, state) = config.graft(&backbone, 2).unwrap();
         let mut session = engine.compile(&graph, &state, SessionOptions::inference(&graph)).unwrap();

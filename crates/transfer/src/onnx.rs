@@ -111,7 +111,7 @@ mod tests {
     fn a_new_head_is_all_that_is_added_to_a_network_from_a_file() {
         for name in ["resnet", "squeezenet", "mobilenet_v2", "shufflenet", "convnext"] {
             let path = path(name);
-            let backbone = Backbone::load(path.to_str().unwrap(), None, 64, 3).unwrap();
+            let backbone = Backbone::load(path.to_str().unwrap(), &crate::Source::Random, 64, 3).unwrap();
             assert_eq!(backbone.name, format!("{name}.onnx"));
             assert_eq!(backbone.weights_sha256, Some(regraft_weights::sha256(&path).unwrap()));
             for mode in [Mode::Frozen, Mode::Probe] {
@@ -131,7 +131,7 @@ mod tests {
     #[test]
     fn a_size_that_the_network_cannot_take_is_an_error() {
         let name = path("vgg");
-        let message = Backbone::load(name.to_str().unwrap(), None, 64, 0).err().unwrap().to_string();
+        let message = Backbone::load(name.to_str().unwrap(), &crate::Source::Random, 64, 0).err().unwrap().to_string();
         assert!(message.contains("--imgsz 64"), "{message}");
         assert_eq!(image_size(&name).unwrap(), 32);
         assert_eq!(image_size(&path("resnet")).unwrap(), 224);
@@ -140,7 +140,10 @@ mod tests {
     #[test]
     fn weights_do_not_go_with_a_file_that_has_its_own() {
         let (name, weights) = (path("resnet"), Path::new("resnet18.pth"));
-        let message = Backbone::load(name.to_str().unwrap(), Some(weights), 32, 0).err().unwrap().to_string();
+        let message = Backbone::load(name.to_str().unwrap(), &crate::Source::File(weights.into()), 32, 0)
+            .err()
+            .unwrap()
+            .to_string();
         assert!(message.contains("--weights"), "{message}");
     }
 

@@ -57,7 +57,7 @@ impl Provenance {
 /// Those of both, and of what the settings ask of the network.
 pub(crate) fn look(config: &Config, context: &Context) -> Result<(Photos, Backbone)> {
     context.engine.supports(config.precision)?;
-    let backbone = Backbone::load(&config.backbone, config.weights.as_deref(), config.preprocessing.crop, config.seed)?;
+    let backbone = Backbone::load(&config.backbone, &config.weights, config.preprocessing.crop, config.seed)?;
     backbone.notes.iter().for_each(|note| context.reporter.note(note));
     config.tell_of_batch_norms(&backbone, context.reporter);
     // How many classes there are is not known yet, and makes no difference to what may be wrong here.

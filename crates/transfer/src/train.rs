@@ -6,7 +6,9 @@ use std::time::Instant;
 use crate::checkpoint::Loaded;
 use crate::onnx;
 use crate::prepare::{self, Photos};
-use crate::{Backbone, Config, Context, Error, InitHead, Mode, Outcome, Result, RunFolder, epochs, ladder, probe};
+use crate::{
+    Backbone, Config, Context, Error, InitHead, Mode, Outcome, Result, RunFolder, Source, epochs, ladder, probe,
+};
 
 /// Looks for what is wrong with a run whose weights are not here yet: its settings, its output folder, the network for
 /// that size of pictures, the folder of photos. All of it is looked at again by [`train`].
@@ -33,7 +35,7 @@ pub fn train(config: &Config, output_dir: Option<&Path>, replace: bool, context:
     config.validate()?;
     RunFolder::require_free(output_dir, replace)?;
     let (photos, backbone) = prepare::look(config, context)?;
-    if config.weights.is_none() && onnx::file(&config.backbone).is_none() {
+    if config.weights.is_random() && onnx::file(&config.backbone).is_none() {
         context.reporter.warn(&format!(
             "{} starts from random weights, which have learned nothing yet and give a poor classifier",
             config.backbone
@@ -113,7 +115,10 @@ impl Config {
             let reason = |e: std::io::Error| Error::File { path: path.to_owned(), reason: e.to_string() };
             std::path::absolute(path).map_err(reason)
         };
-        let weights = self.weights.as_deref().map(whole).transpose()?;
+        let weights = match &self.weights {
+            Source::File(path) => Source::File(whole(path)?),
+            other => other.clone(),
+        };
         let backbone = match onnx::file(&self.backbone) {
             // A name that is text stays text where the folder above it is; if not, it is left as it was given.
             Some(path) => whole(path)?.into_os_string().into_string().unwrap_or_else(|_| self.backbone.clone()),

@@ -81,7 +81,7 @@ mod tests {
     #[test]
     fn answers_are_the_mean_of_both_probabilities() {
         let engine = CpuEngine::new(1).unwrap();
-        let backbone = Backbone::load("squeezenet1_1", None, 32, 0).unwrap();
+        let backbone = Backbone::load("squeezenet1_1", &crate::Source::Random, 32, 0).unwrap();
         let config = Config::tutorial("photos".into(), "squeezenet1_1".into());
         let (Grafted { graph, .. }, state) = config.graft(&backbone, 3).unwrap();
         let mut session = engine.compile(&graph, &state, SessionOptions::inference(&graph)).unwrap();

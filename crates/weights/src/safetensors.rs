@@ -33,6 +33,14 @@ pub fn read_safetensors_with_metadata(path: &Path) -> Result<(StateDict, BTreeMa
     read(&mut source).map_err(|problem| problem.at(path))
 }
 
+/// [`read_safetensors_with_metadata`] of a file that is in memory.
+///
+/// # Errors
+/// [`Error::Malformed`] or [`Error::Refused`], as there.
+pub fn parse_safetensors(bytes: &'static [u8]) -> Result<(StateDict, BTreeMap<String, String>), Error> {
+    read(&mut Source::of(bytes)).map_err(|problem| problem.at(Path::new("weights in memory")))
+}
+
 pub(crate) fn read(source: &mut Source) -> Result<(StateDict, BTreeMap<String, String>), Problem> {
     let mut header_len = [0; 8];
     source.region(0, 8)?.read_exact(&mut header_len)?;

@@ -1,7 +1,7 @@
 //! A weight file as a bounded supply of bytes.
 
 use std::fs::File;
-use std::io::{self, BufReader, Read, Seek, SeekFrom, Take};
+use std::io::{self, BufReader, Cursor, Read, Seek, SeekFrom, Take};
 use std::path::Path;
 
 use half::{bf16, f16};
@@ -43,9 +43,17 @@ pub(crate) enum ByteOrder {
     Big,
 }
 
-/// An open file that gives out no more than it has.
+/// What weights are read from.
+pub(crate) trait Supply: Read + Seek {}
+
+impl<T: Read + Seek> Supply for T {}
+
+/// A buffered reader of it.
+pub(crate) type Reader = BufReader<Box<dyn Supply>>;
+
+/// An open file, or bytes in memory, that gives out no more than it has.
 pub(crate) struct Source {
-    file: BufReader<File>,
+    file: Reader,
     len: u64,
     /// Elements that may still be decoded.
     budget: u64,
@@ -58,9 +66,17 @@ impl Source {
         if !metadata.is_file() {
             return Err(io::Error::new(io::ErrorKind::InvalidInput, "it is not a regular file"));
         }
-        let len = metadata.len();
+        Ok(Self::new(Box::new(file), metadata.len()))
+    }
+
+    /// The same for bytes in memory.
+    pub(crate) fn of(bytes: &'static [u8]) -> Self {
+        Self::new(Box::new(Cursor::new(bytes)), bytes.len() as u64)
+    }
+
+    fn new(supply: Box<dyn Supply>, len: u64) -> Self {
         let budget = (len.saturating_mul(EXPANSION).saturating_add(FREE_BYTES)) / size_of::<f32>() as u64;
-        Ok(Self { file: BufReader::new(file), len, budget })
+        Self { file: BufReader::new(supply), len, budget }
     }
 
     pub(crate) fn len(&self) -> u64 {
@@ -75,13 +91,13 @@ impl Source {
     }
 
     /// The whole file for a reader that seeks by itself.
-    pub(crate) fn whole(&mut self) -> Result<&mut BufReader<File>, Problem> {
+    pub(crate) fn whole(&mut self) -> Result<&mut Reader, Problem> {
         self.file.seek(SeekFrom::Start(0))?;
         Ok(&mut self.file)
     }
 
     /// The `len` bytes from `at`.
-    pub(crate) fn region(&mut self, at: u64, len: u64) -> Result<Take<&mut BufReader<File>>, Problem> {
+    pub(crate) fn region(&mut self, at: u64, len: u64) -> Result<Take<&mut Reader>, Problem> {
         self.require(at, len)?;
         self.file.seek(SeekFrom::Start(at))?;
         Ok((&mut self.file).take(len))

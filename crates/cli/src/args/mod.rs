@@ -23,7 +23,7 @@ use crate::weights::Choice;
 /// Transfer learning for people with a folder of photos: keep a pretrained ConvNet, graft a new head on it.
 #[derive(Parser)]
 #[command(name = "regraft", version = VERSION.as_str(), arg_required_else_help = true)]
-#[command(after_help = "Example: regraft train photos/ --backbone mobilenet_v2")]
+#[command(after_help = "First: regraft demo. Then with your own photos: regraft train photos/")]
 pub struct Arguments {
     #[command(subcommand)]
     pub command: Command,
@@ -94,8 +94,8 @@ pub struct Resume {
 pub struct Compare {
     /// Folder with train/ and val/ of class folders, or with the class folders themselves: all photos are used
     pub data: PathBuf,
-    /// A backbone to try, with its default published weights or others as for train --weights; may be repeated [default:
-    /// all whose default weights have been downloaded]
+    /// A backbone to try, with its default weights or others as for train --weights, or an ONNX file; may be repeated
+    /// [default: the one inside this program, and all whose default weights have been downloaded]
     #[arg(long = "backbone", value_name = "NAME[=WEIGHTS]", value_parser = backbone_and_weights)]
     pub backbones: Vec<(String, Choice)>,
     /// Parts that the photos are divided into, each of which is held out in turn

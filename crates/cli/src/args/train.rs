@@ -8,8 +8,8 @@ use regraft_transfer::{ClassWeights, Head};
 
 use super::PrecisionArg;
 use crate::values::{
-    MAX_SEED, at_least_one, backbone, class_weights, color_jitter, colors, not_negative, number, pixels, positive,
-    seconds, weights,
+    AUTO, MAX_SEED, at_least_one, backbone_or_auto, class_weights, color_jitter, colors, not_negative, number, pixels,
+    positive, seconds, weights,
 };
 use crate::weights::Choice;
 
@@ -95,8 +95,9 @@ pub enum AutoAugmentArg {
 pub struct Train {
     /// Folder with train/ and val/ of class folders, or with the class folders themselves
     pub data: PathBuf,
-    /// Architecture, by torchvision's name; or an ONNX file (.onnx) of a classifier, with its weights
-    #[arg(long, value_parser = backbone())]
+    /// Architecture, by torchvision's name; an ONNX file (.onnx) of a classifier, with its weights; or auto: rootstock, which
+    /// is inside this program
+    #[arg(long, default_value = AUTO, value_parser = backbone_or_auto())]
     pub backbone: String,
     /// Pretrained weights: a published name such as imagenet1k_v1 (`regraft backbones` lists them), downloaded where need
     /// be; a file, torchvision's .pth or .safetensors; or random

@@ -5,6 +5,7 @@ use std::io::{Write, stdout};
 use anyhow::Result;
 use regraft_graph::{Graph, Shape, zoo};
 use regraft_hub::{Cached, Registry, Settings, Weights};
+use regraft_transfer::Embedded;
 use serde_json::{Value, json};
 
 use crate::args::Common;
@@ -58,8 +59,15 @@ impl<'a> Backbone<'a> {
         let start = |name: &str, products: u64| {
             format!("{:18} {name:14} {params:>6.1}M {:>6.2}", self.name, products as f64 / 1e9)
         };
-        if self.weights.is_empty() {
-            writeln!(out, "{}", start("-", self.multiply_adds))?;
+        match Embedded::of(self.name) {
+            Some(embedded) => {
+                let mib = embedded.bytes.len() as f64 / f64::from(1 << 20);
+                let (side, here) = (embedded.preprocessing()?.crop, "inside this program");
+                let line = start("embedded*", self.multiply_adds);
+                writeln!(out, "{line} {side:>5}  {:24} {mib:>4.0} MiB  {:13} {here}", "", "MIT/Apache-2.0")?;
+            }
+            None if self.weights.is_empty() => writeln!(out, "{}", start("-", self.multiply_adds))?,
+            None => {}
         }
         for &(weights, products) in &self.weights {
             let name = weights.name.to_lowercase() + if weights.default { "*" } else { "" };
@@ -104,6 +112,7 @@ impl<'a> Backbone<'a> {
             "name": self.name,
             "parameters": self.parameters,
             "gmacs": self.multiply_adds as f64 / 1e9,
+            "embedded": Embedded::of(self.name).is_some(),
             "weights": self.weights.iter().map(weights).collect::<Vec<_>>(),
         })
     }

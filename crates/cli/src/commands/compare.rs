@@ -2,21 +2,22 @@
 
 use std::io::{Write, stdout};
 
-use anyhow::{Result, bail};
+use anyhow::Result;
 use regraft_hub::{Cached, Registry, Settings};
-use regraft_transfer::{Candidate, CompareOptions, Comparison, Config, Entry, SIGNIFICANT};
+use regraft_transfer::{Candidate, CompareOptions, Comparison, Config, Embedded, Entry, Reporter, SIGNIFICANT};
 use serde_json::{Value, json};
 
 use super::train::Tools;
 use crate::End;
 use crate::args::{Common, Compare};
-use crate::weights::{self, Choice, Start};
+use crate::terminal::Terminal;
+use crate::weights::{self, Choice, EMBEDDED, Start};
 
 pub fn run(common: &Common, args: &Compare) -> Result<End> {
     let tools = Tools::new(common)?;
     let (hub, registry) = weights::hub(args.offline)?;
     let mut candidates = Vec::new();
-    for (backbone, choice) in chosen(args, &registry, &hub)? {
+    for (backbone, choice) in chosen(args, &registry, &hub, &tools.terminal) {
         let start = Start::find(&choice, &backbone, &registry, &tools.terminal)?;
         let preprocessing = start.preprocessing.clone();
         let mut config = Config::tutorial(args.data.clone(), backbone.clone());
@@ -35,20 +36,22 @@ pub fn run(common: &Common, args: &Compare) -> Result<End> {
     Ok(End::Done)
 }
 
-/// The backbones that were named, or all whose published weights are here.
-fn chosen(args: &Compare, registry: &Registry, hub: &Settings) -> Result<Vec<(String, Choice)>> {
+/// The backbones that were named, or the one inside the program and all whose published weights are here.
+fn chosen(args: &Compare, registry: &Registry, hub: &Settings, terminal: &Terminal) -> Vec<(String, Choice)> {
     if !args.backbones.is_empty() {
-        return Ok(args.backbones.clone());
+        return args.backbones.clone();
     }
     let here = registry.all().iter().filter(|weights| weights.default && hub.cached(weights) == Cached::Whole);
-    let here: Vec<_> = here.map(|weights| (weights.backbone.clone(), Choice::Named(weights.name.clone()))).collect();
-    if here.is_empty() {
-        bail!(
-            "no published weights have been downloaded yet, so there is nothing to compare; name backbones, such as \
-             --backbone resnet18 --backbone mobilenet_v2=FILE"
+    let here = here.map(|weights| (weights.backbone.clone(), Choice::Named(weights.name.clone())));
+    let inside = (Embedded::ROOTSTOCK.backbone.to_owned(), Choice::Named(EMBEDDED.to_owned()));
+    let all: Vec<_> = std::iter::once(inside).chain(here).collect();
+    if all.len() == 1 {
+        terminal.note(
+            "no published weights have been downloaded yet, so there is one backbone alone; name others, such as \
+             --backbone resnet18 --backbone mobilenet_v2=FILE",
         );
     }
-    Ok(here)
+    all
 }
 
 fn write(out: &mut impl Write, comparison: &Comparison) -> Result<()> {

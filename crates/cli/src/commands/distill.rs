@@ -5,7 +5,7 @@ use std::io::{Write, stdout};
 use anyhow::Result;
 use regraft_data::Preprocessing;
 use regraft_graph::zoo;
-use regraft_transfer::{Config, DistillConfig, Distilled, TeacherConfig, distill};
+use regraft_transfer::{Config, DistillConfig, Distilled, Source, TeacherConfig, distill};
 use serde_json::json;
 
 use super::train::Tools;
@@ -26,8 +26,10 @@ pub fn run(common: &Common, args: &Distill) -> Result<End> {
                 let preprocessing = start.preprocessing.clone();
                 let mut config = Config::tutorial(Default::default(), backbone.clone());
                 start.enter(&mut config, &hub, &tools.downloads())?;
-                let Some(weights) = config.weights else {
-                    anyhow::bail!("--teacher {backbone}=random has nothing to teach; give weights");
+                let Source::File(weights) = config.weights else {
+                    anyhow::bail!(
+                        "--teacher {backbone} has no weights of a file, so it has nothing to teach; give some"
+                    );
                 };
                 TeacherConfig::Backbone { backbone: backbone.clone(), weights, preprocessing }
             }
@@ -40,7 +42,7 @@ pub fn run(common: &Common, args: &Distill) -> Result<End> {
     let resize = (crop * usual.resize / usual.crop).min(Preprocessing::MAX_SIDE);
     let preprocessing = Preprocessing { resize, crop, ..usual };
     let config = DistillConfig {
-        weights: args.weights.clone(),
+        weights: args.weights.clone().into(),
         epochs: args.epochs,
         batch_size: args.batch_size,
         lr: args.lr,

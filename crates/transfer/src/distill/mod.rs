@@ -25,7 +25,7 @@ use sha2::{Digest, Sha256};
 
 use crate::checkpoint::Loaded;
 use crate::prepare::report;
-use crate::{Context, Error, Result, RunFolder};
+use crate::{Context, Error, Result, RunFolder, Source};
 
 /// Who is learned from.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
@@ -55,9 +55,9 @@ pub struct DistillConfig {
     pub images: Vec<PathBuf>,
     /// Name of the student's architecture.
     pub student: String,
-    /// Weights that the student starts from; random ones if absent.
-    #[serde(skip_serializing_if = "Option::is_none")]
-    pub weights: Option<PathBuf>,
+    /// What the student starts from.
+    #[serde(default, skip_serializing_if = "Source::is_random")]
+    pub weights: Source,
     /// Passes over the photos.
     pub epochs: usize,
     /// Photos a step.
@@ -99,7 +99,7 @@ impl DistillConfig {
         Self {
             images,
             student,
-            weights: None,
+            weights: Source::Random,
             epochs: 12,
             batch_size: 64,
             lr: 0.002,
@@ -158,7 +158,9 @@ impl DistillConfig {
         };
         let mut config = self.clone();
         config.images = self.images.iter().map(|path| whole(path)).collect::<Result<_>>()?;
-        config.weights = self.weights.as_deref().map(whole).transpose()?;
+        if let Source::File(path) = &self.weights {
+            config.weights = Source::File(whole(path)?);
+        }
         for teacher in &mut config.teachers {
             match teacher {
                 TeacherConfig::Backbone { weights: path, .. } | TeacherConfig::Model { path } => *path = whole(path)?,

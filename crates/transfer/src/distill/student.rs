@@ -85,8 +85,8 @@ fn student(config: &DistillConfig, outputs: usize) -> Result<(Graph, StateDict)>
     let shape = Shape::rgb(preprocessing.crop as usize);
     let graph = zoo::build(name, outputs)?.with_input_shape(shape)?;
     let mut state = init::random(&graph, *seed);
-    if let Some(path) = weights {
-        state.extend(Backbone::load(name, Some(path), preprocessing.crop, *seed)?.state);
+    if !weights.is_random() {
+        state.extend(Backbone::load(name, weights, preprocessing.crop, *seed)?.state);
     }
     Ok((graph, state))
 }

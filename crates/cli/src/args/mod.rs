@@ -61,6 +61,8 @@ pub struct Common {
 
 #[derive(Subcommand)]
 pub enum Command {
+    /// See transfer learning work, on pictures that the program draws itself: needs nothing, takes less than a minute
+    //Demo(Demo),
     /// Train a classifier on a folder of photos
     Train(Box<Train>),
     /// Go on with an interrupted run
@@ -79,6 +81,16 @@ pub enum Command {
     Info(Info),
     /// Measure images per second on this machine
     Bench(Bench),
+}
+
+#[derive(Args)]
+pub struct Demo {
+    /// Folder for pictures and results
+    #[arg(long, default_value = "regraft-demo")]
+    pub output_dir: PathBuf,
+    /// Seed of the drawing and of the division
+    #[arg(long, default_value_t = 0, value_parser = clap::value_parser!(u64).range(..=MAX_SEED))]
+    pub seed: u64,
 }
 
 #[derive(Args)]

@@ -5,6 +5,7 @@
 mod bad_input;
 mod common;
 mod compare;
+mod distill;
 mod downloads;
 #[cfg(unix)]
 mod full_disk;

@@ -218,10 +218,11 @@ pub fn distill(
 ) -> Result<Distilled> {
     config.validate()?;
     RunFolder::require_free(output_dir, replace)?;
+    let config = &config.resolved()?;
     let pile = Pile::gather(config, context)?;
     let folder = RunFolder::create(output_dir, "distill")?;
     folder.clear()?;
-    let text = toml::to_string(&config.resolved()?);
+    let text = toml::to_string(config);
     folder.write(SETTINGS, &text.map_err(|e| Error::Setting(format!("these settings cannot be kept: {e}")))?)?;
     context.reporter.run_folder(folder.path());
     student::run(config, &pile, &folder, None, context)

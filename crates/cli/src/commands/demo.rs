@@ -1,0 +1,130 @@
+//! `regraft demo`: transfer learning on a collection that the program draws itself.
+
+use std::fs;
+use std::io::{Write, stdout};
+use std::path::{Path, PathBuf};
+use std::time::Instant;
+
+use anyhow::{Context as _, Result, bail};
+use regraft_flowers::{KINDS, write_collection};
+use regraft_learn::metrics::wilson;
+use regraft_transfer::{
+    Answer, Config, Embedded, Finished, Head, Mode, Model, Outcome, Reporter, Source, evaluate, predict,
+};
+use serde_json::json;
+
+use super::train::Tools;
+use crate::End;
+use crate::args::{Common, Demo};
+
+/// Pictures of each kind, and how many of these are set aside.
+const PER_KIND: usize = 80;
+const VAL_FRACTION: f64 = 0.25;
+
+/// Side of the pictures in pixels.
+const SIDE: u32 = 160;
+
+/// Pictures that are named at the end.
+const NAMED: usize = 3;
+
+pub fn run(common: &Common, args: &Demo) -> Result<End> {
+    let tools = Tools::new(common)?;
+    let (started, terminal) = (Instant::now(), &tools.terminal);
+    let photos = collection(&args.output_dir, args.seed, &tools)?;
+
+    let Embedded { backbone, .. } = Embedded::ROOTSTOCK;
+    let preprocessing = Embedded::ROOTSTOCK.preprocessing()?;
+    let config = |weights: Source| Config {
+        mode: Mode::Probe,
+        head: Head::Softmax,
+        weights,
+        val_fraction: VAL_FRACTION,
+        seed: args.seed,
+        preprocessing: preprocessing.clone(),
+        ..Config::tutorial(photos.clone(), backbone.into())
+    };
+    terminal.note(&format!("training on features of {backbone}, the backbone inside this program"));
+    let Some(run) = train(&config(Source::Embedded), &args.output_dir.join("run"), &tools)? else {
+        return Ok(End::Interrupted);
+    };
+    terminal.note("training the same head on features of the same network with random weights, for comparison");
+    let Some(random) = train(&config(Source::Random), &args.output_dir.join("random"), &tools)? else {
+        return Ok(End::Interrupted);
+    };
+
+    let model_path = run.folder.best_path();
+    let model = Model::open(&model_path)?;
+    let evaluation = evaluate(&model_path, &photos, false, None, &tools.context())?;
+    fs::write(run.folder.path().join("evaluation.txt"), evaluation.to_string())
+        .with_context(|| format!("cannot write into {}", run.folder.path().display()))?;
+    let some: Vec<PathBuf> = (0..NAMED).map(|i| first_photo(&photos, KINDS[i * KINDS.len() / NAMED])).collect::<Result<_>>()?;
+    let mut named = Vec::new();
+    let mut session = model.session(tools.context().engine, &model_path)?;
+    predict(&model, session.as_mut(), &some, 1, None, &tools.context(), |prediction| {
+        if let Ok(Answer::Classes(top)) = prediction.answer {
+            named.push((prediction.path, top[0].label.clone(), top[0].prob));
+        }
+        Ok(())
+    })?;
+
+    let seconds = started.elapsed().as_secs_f64();
+    let mut out = stdout();
+    let (accuracy, n) = (run.best_val_score, run.val_n);
+    if common.json {
+        let named: Vec<_> =
+            named.iter().map(|(path, label, prob)| json!({"path": path, "label": label, "prob": prob})).collect();
+        let line = json!({
+            "photos": photos,
+            "model": model_path,
+            "best_val_acc": accuracy,
+            "random_features_val_acc": random.best_val_score,
+            "val_n": n,
+            "predictions": named,
+            "seconds": seconds,
+        });
+        writeln!(out, "{line}")?;
+        return Ok(End::Done);
+    }
+    let (low, high) = wilson((accuracy * n as f64).round() as u64, n as u64);
+    writeln!(out, "\n{} pictures of {} kinds of flowers: {}", PER_KIND * KINDS.len(), KINDS.len(), photos.display())?;
+    writeln!(out, "transferred features: {accuracy:.4} of {n} pictures it had not seen (95% interval {low:.4} to {high:.4})")?;
+    writeln!(out, "random features:      {:.4}; guessing: {:.4}", random.best_val_score, 1.0 / KINDS.len() as f64)?;
+    for (path, label, prob) in &named {
+        writeln!(out, "{}: {label} {prob:.4}", path.display())?;
+    }
+    writeln!(out, "Model: {}", model_path.display())?;
+    writeln!(out, "Class by class: regraft eval {} {}", model_path.display(), photos.display())?;
+    writeln!(out, "Done in {seconds:.0} s. Now with your own photos, in a folder with one folder for each class:")?;
+    writeln!(out, "    regraft train PHOTOS")?;
+    Ok(End::Done)
+}
+
+/// The drawn pictures, in a folder of the demo's own.
+fn collection(folder: &Path, seed: u64, tools: &Tools) -> Result<PathBuf> {
+    let photos = folder.join("flowers");
+    if folder.exists() && !photos.exists() && fs::read_dir(folder)?.next().is_some() {
+        bail!("{} holds other things; give another --output-dir", folder.display());
+    }
+    let context = tools.context();
+    context.reporter.begin("drawing flowers", "pictures", (PER_KIND * KINDS.len()) as u64);
+    let drawn = write_collection(&photos, PER_KIND, seed, SIDE, |done| context.reporter.advance(done as u64, ""));
+    context.reporter.end();
+    drawn.with_context(|| format!("cannot draw into {}", photos.display()))?;
+    Ok(photos)
+}
+
+/// Trains into a folder; none if it was interrupted.
+fn train(config: &Config, folder: &Path, tools: &Tools) -> Result<Option<Finished>> {
+    match regraft_transfer::train(config, Some(folder), true, &tools.context())? {
+        Outcome::Finished(run) => Ok(Some(run)),
+        Outcome::Interrupted { .. } => Ok(None),
+    }
+}
+
+/// The first picture of a kind.
+fn first_photo(photos: &Path, kind: &str) -> Result<PathBuf> {
+    let folder = photos.join(kind);
+    let mut paths = fs::read_dir(&folder)?.map(|entry| Ok(entry?.path())).collect::<Result<Vec<_>>>()?;
+    paths.sort();
+    paths.into_iter().next().with_context(|| format!("{} is empty", folder.display()))
+}

@@ -5,7 +5,8 @@ use std::fs;
 use crate::common::Place;
 
 /// A student of the model in `run/`, in a few seconds.
-const DISTILL: &str = "distill --teacher run/best.safetensors --images photos --imgsz 32 --batch-size 8 --views 2 --lr 0.01";
+const DISTILL: &str =
+    "distill --teacher run/best.safetensors --images photos --imgsz 32 --batch-size 8 --views 2 --lr 0.01";
 
 #[test]
 fn a_model_is_shrunk_to_one_that_answers_as_it_does() {
@@ -31,7 +32,8 @@ fn a_model_is_shrunk_to_one_that_answers_as_it_does() {
 fn several_teachers_are_learned_from_at_once_and_a_stopped_run_goes_on_to_the_same_bits() {
     let place = Place::with_photos();
     for (backbone, run) in [("squeezenet1_1", "a"), ("resnet18", "b")] {
-        let line = format!("train photos --mode probe --backbone {backbone} --weights random --imgsz 32 --output-dir {run}");
+        let line =
+            format!("train photos --mode probe --backbone {backbone} --weights random --imgsz 32 --output-dir {run}");
         place.run(&line).done();
     }
     let distill = "distill --teacher a/best.safetensors --teacher b/best.safetensors --images photos --imgsz 32 \

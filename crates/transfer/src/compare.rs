@@ -7,10 +7,12 @@ use regraft_data::{Preprocessing, Target, Task};
 use regraft_engine::SessionOptions;
 use regraft_graph::Grafted;
 use regraft_learn::linear::{
-    Control, CvOptions, FitOptions, HeldOut, Progress, held_out, held_out_by_means, stratified_folds,
+    Control, CvOptions, FitOptions, HeadKind, HeldOutScores, Progress, held_out_by_means, held_out_scores,
+    stratified_folds,
 };
-use regraft_learn::metrics::{mcnemar, wilson};
+use regraft_learn::metrics::{paired_p_value, wilson};
 
+use crate::answers::head_kind;
 use crate::features::Features;
 use crate::prepare;
 use crate::{Backbone, Config, Context, Error, Head, Mode, Result, Source};
@@ -49,12 +51,11 @@ pub struct Entry {
     pub backbone: String,
     /// The head.
     pub head: Head,
-    /// Photos that were answered right while they were held out.
-    pub correct: usize,
-    /// Their fraction of all.
-    pub accuracy: f64,
-    /// 95% interval of the accuracy (Wilson).
-    pub interval: (f64, f64),
+    /// How well photos were answered while they were held out: the fraction that was answered right; of labels and numbers,
+    /// the mean over the folds of the average precision or of R².
+    pub score: f64,
+    /// 95% interval of an accuracy (Wilson).
+    pub interval: Option<(f64, f64)>,
     /// The values of `C` that were chosen, ascending; none for a head without.
     pub cs: Vec<f64>,
     /// Seconds that the features of all photos took.
@@ -63,21 +64,24 @@ pub struct Entry {
     pub fit_seconds: f64,
     /// Learnable elements of the classifier.
     pub parameters: usize,
-    /// p-value of the difference from the best entry (McNemar's exact test on the same photos).
+    /// p-value of the difference from the best entry on the same photos (McNemar's exact test; of labels and numbers, by
+    /// random signs).
     pub p_value: f64,
 }
 
 /// All entries, best first.
 #[derive(Clone, Debug)]
 pub struct Comparison {
-    /// Sorted by accuracy, among equals the faster first.
+    /// Sorted by score, among equals the faster first.
     pub entries: Vec<Entry>,
     /// The one to take: the fastest of those that may be as good as the best.
     pub recommended: usize,
     /// Photos.
     pub photos: usize,
-    /// Classes.
+    /// Classes or labels; 1 where photos have numbers.
     pub classes: usize,
+    /// What is asked about the photos, and so what the scores are.
+    pub kind: HeadKind,
     /// Folds used.
     pub folds: usize,
 }
@@ -107,21 +111,22 @@ pub fn compare(candidates: &[Candidate], options: &CompareOptions, context: &Con
     let photos = prepare::photos(&config, context)?;
     let samples = [photos.dataset.train.as_slice(), &photos.dataset.val].concat();
     let classes = photos.dataset.classes.len();
-    if photos.dataset.task != Task::Classes {
-        let reason = "gives labels or numbers; heads are compared by the classes that they tell apart";
-        return Err(Error::File { path: options.data.clone(), reason: reason.into() });
-    }
     let answers = photos.answers(&samples);
     let labels = answers.classes();
     let count = |class: usize| samples.iter().filter(|sample| sample.target == Target::Class(class)).count();
-    if let Some(class) = (0..classes).find(|&class| count(class) < 2) {
+    let task = photos.dataset.task;
+    if let (Task::Classes, Some(class)) = (task, (0..classes).find(|&class| count(class) < 2)) {
         let name = &photos.dataset.classes[class];
         let reason =
             format!("class {name} has {} photo(s); to hold one out, each class needs at least 2", count(class));
         return Err(Error::File { path: options.data.clone(), reason });
     }
 
-    let mut entries: Vec<(Entry, Vec<bool>)> = Vec::new();
+    let heads: &[Head] = match task {
+        Task::Classes => &[Head::Softmax, Head::Ovr, Head::Mean],
+        Task::Labels | Task::Value => &[Head::Linear],
+    };
+    let mut entries: Vec<(Entry, Vec<f64>)> = Vec::new();
     let mut folds = Vec::new();
     for (candidate, backbone) in candidates.iter().zip(&backbones) {
         let name = &candidate.backbone;
@@ -136,7 +141,7 @@ pub fn compare(candidates: &[Candidate], options: &CompareOptions, context: &Con
         let samples = answers.samples(&features.values, features.dim, &labels)?;
         // The same for all, so that the answers to each photo can be compared.
         folds = stratified_folds(samples, options.folds, options.seed)?;
-        for head in [Head::Softmax, Head::Ovr, Head::Mean] {
+        for head in heads.iter().cloned() {
             let started = Instant::now();
             let cs = CvOptions::new(options.seed).cs;
             let reporter = context.reporter;
@@ -148,75 +153,87 @@ pub fn compare(candidates: &[Candidate], options: &CompareOptions, context: &Con
             };
             let control = Control { progress: &progress, cancel: context.interrupt };
             let answers = match head {
-                Head::Mean => held_out_by_means(samples, &folds).map(|correct| HeldOut { correct, cs: Vec::new() }),
-                _ => held_out(samples, &folds, &cs, &FitOptions::new(head.kind()), control),
+                Head::Mean => held_out_by_means(samples, &folds).map(|correct| {
+                    let per_sample: Vec<f64> =
+                        correct.into_iter().map(|correct| f64::from(u8::from(correct))).collect();
+                    let score = per_sample.iter().sum::<f64>() / per_sample.len() as f64;
+                    HeldOutScores { per_sample, score, cs: Vec::new() }
+                }),
+                _ => held_out_scores(samples, &folds, &cs, &FitOptions::new(head_kind(task, &head)), control),
             };
             reporter.end();
-            let mut answers = answers?;
-            answers.cs.sort_by(f64::total_cmp);
-            answers.cs.dedup();
-            let correct = answers.correct.iter().filter(|&&correct| correct).count();
+            let HeldOutScores { per_sample, mut score, mut cs } = answers?;
+            cs.sort_by(f64::total_cmp);
+            cs.dedup();
+            let mut interval = None;
+            if task == Task::Classes {
+                // Over all photos, whatever fold they are in.
+                let (correct, n) = (per_sample.iter().sum::<f64>(), per_sample.len());
+                score = correct / n as f64;
+                interval = Some(wilson(correct as u64, n as u64));
+            }
             let entry = Entry {
                 backbone: name.clone(),
                 head,
-                correct,
-                accuracy: correct as f64 / samples.len() as f64,
-                interval: wilson(correct as u64, samples.len() as u64),
-                cs: answers.cs,
+                score,
+                interval,
+                cs,
                 feature_seconds,
                 fit_seconds: started.elapsed().as_secs_f64(),
                 parameters: graph.parameter_count(),
                 p_value: 1.0,
             };
-            entries.push((entry, answers.correct));
+            entries.push((entry, per_sample));
         }
     }
     let folds = folds.iter().max().map_or(0, |&last| last as usize + 1);
-    Ok(ranked(entries, samples.len(), classes, folds))
+    let comparison = ranked(entries, options.seed);
+    Ok(Comparison { photos: samples.len(), classes, kind: head_kind(task, &heads[0]), folds, ..comparison })
 }
 
-/// Sorts the entries, tests each against the best, and recommends one.
-fn ranked(mut entries: Vec<(Entry, Vec<bool>)>, photos: usize, classes: usize, folds: usize) -> Comparison {
-    entries.sort_by(|(a, _), (b, _)| b.correct.cmp(&a.correct).then(a.feature_seconds.total_cmp(&b.feature_seconds)));
+/// Sorts the entries, tests each against the best, and recommends one. How many photos they are about is for the caller to
+/// say.
+fn ranked(mut entries: Vec<(Entry, Vec<f64>)>, seed: u64) -> Comparison {
+    let order =
+        |a: &Entry, b: &Entry| b.score.total_cmp(&a.score).then(a.feature_seconds.total_cmp(&b.feature_seconds));
+    entries.sort_by(|(a, _), (b, _)| order(a, b));
     let best = entries[0].1.clone();
-    for (entry, correct) in &mut entries {
-        let only = |a: &[bool], b: &[bool]| a.iter().zip(b).filter(|&(&a, &b)| a && !b).count();
-        entry.p_value = mcnemar(only(&best, correct), only(correct, &best));
+    for (entry, scores) in &mut entries {
+        entry.p_value = paired_p_value(&best, scores, seed);
     }
     let entries: Vec<Entry> = entries.into_iter().map(|(entry, _)| entry).collect();
     let as_good = (0..entries.len()).filter(|&i| entries[i].p_value >= SIGNIFICANT);
-    // The first of equals is the more accurate.
+    // The first of equals is the better.
     let recommended = as_good.min_by(|&a, &b| entries[a].feature_seconds.total_cmp(&entries[b].feature_seconds));
-    Comparison { recommended: recommended.unwrap_or(0), entries, photos, classes, folds }
+    let (photos, classes, folds) = (best.len(), 0, 0);
+    Comparison { recommended: recommended.unwrap_or(0), entries, photos, classes, kind: HeadKind::Softmax, folds }
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
 
-    fn entry(backbone: &str, feature_seconds: f64, answers: &[bool]) -> (Entry, Vec<bool>) {
-        let correct = answers.iter().filter(|&&correct| correct).count();
+    fn entry(backbone: &str, feature_seconds: f64, scores: &[f64]) -> (Entry, Vec<f64>) {
         let entry = Entry {
             backbone: backbone.into(),
             head: Head::Softmax,
-            correct,
-            accuracy: correct as f64 / answers.len() as f64,
-            interval: (0.0, 1.0),
+            score: scores.iter().sum::<f64>() / scores.len() as f64,
+            interval: None,
             cs: vec![1.0],
             feature_seconds,
             fit_seconds: 0.0,
             parameters: 0,
             p_value: f64::NAN,
         };
-        (entry, answers.to_vec())
+        (entry, scores.to_vec())
     }
 
     #[test]
     fn the_fastest_of_those_that_may_be_as_good_is_recommended() {
-        let answers = |wrong: usize| (0..100).map(|i| i >= wrong).collect::<Vec<_>>();
+        let answers = |wrong: usize| (0..100).map(|i| f64::from(u8::from(i >= wrong))).collect::<Vec<_>>();
         let entries =
             vec![entry("poor", 1.0, &answers(30)), entry("near", 2.0, &answers(7)), entry("best", 3.0, &answers(4))];
-        let comparison = ranked(entries, 100, 2, 5);
+        let comparison = ranked(entries, 0);
         let names: Vec<_> = comparison.entries.iter().map(|entry| entry.backbone.as_str()).collect();
         assert_eq!(names, ["best", "near", "poor"]);
         // Of three photos that only the best gets right nothing follows; of 26 much.

@@ -4,6 +4,7 @@ use std::io::{Write, stdout};
 
 use anyhow::Result;
 use regraft_hub::{Cached, Registry, Settings};
+use regraft_learn::linear::HeadKind;
 use regraft_transfer::{Candidate, CompareOptions, Comparison, Config, Embedded, Entry, Reporter, SIGNIFICANT};
 use serde_json::{Value, json};
 
@@ -55,15 +56,17 @@ fn chosen(args: &Compare, registry: &Registry, hub: &Settings, terminal: &Termin
 }
 
 fn write(out: &mut impl Write, comparison: &Comparison) -> Result<()> {
-    let Comparison { entries, recommended, photos, classes, folds } = comparison;
-    writeln!(
-        out,
-        "{photos} photos of {classes} classes, each answered by a head that was fitted on the other {folds} folds'"
-    )?;
+    let Comparison { entries, recommended, photos, classes, kind, folds } = comparison;
+    let (of, score) = match kind {
+        HeadKind::Softmax | HeadKind::Ovr => (format!("of {classes} classes"), "accuracy"),
+        HeadKind::Labels => (format!("with {classes} labels"), "mAP"),
+        HeadKind::Value => ("with numbers".into(), "R²"),
+    };
+    writeln!(out, "{photos} photos {of}, each answered by a head that was fitted on the other {folds} folds'")?;
     let widest = entries.iter().map(|entry| entry.backbone.len()).max().unwrap_or(0).max("backbone".len());
     writeln!(
         out,
-        "{:widest$}  {:7}  accuracy  95% interval      C chosen           features  head    params  against the best",
+        "{:widest$}  {:7}  {score:8}  95% interval      C chosen           features  head    params  against the best",
         "backbone", "head"
     )?;
     for (i, entry) in entries.iter().enumerate() {
@@ -72,13 +75,13 @@ fn write(out: &mut impl Write, comparison: &Comparison) -> Result<()> {
             p if p < SIGNIFICANT => format!("worse (p {p:.3})"),
             p => format!("within noise (p {p:.2})"),
         };
-        let (low, high) = entry.interval;
+        let interval = entry.interval.map_or(String::new(), |(low, high)| format!("{low:.4} to {high:.4}"));
         writeln!(
             out,
-            "{:widest$}  {:7}  {:.4}    {low:.4} to {high:.4}  {:17}  {:6.1} s  {:4.1} s  {:5.1}M  {verdict}",
+            "{:widest$}  {:7}  {:.4}    {interval:16}  {:17}  {:6.1} s  {:4.1} s  {:5.1}M  {verdict}",
             entry.backbone,
             entry.head.to_string(),
-            entry.accuracy,
+            entry.score,
             spread(&entry.cs),
             entry.feature_seconds,
             entry.fit_seconds,
@@ -102,13 +105,17 @@ fn spread(cs: &[f64]) -> String {
 }
 
 fn in_json(comparison: &Comparison) -> Value {
+    let score = match comparison.kind {
+        HeadKind::Softmax | HeadKind::Ovr => "accuracy",
+        HeadKind::Labels => "map",
+        HeadKind::Value => "r2",
+    };
     let entry = |entry: &Entry| {
         json!({
             "backbone": entry.backbone,
             "head": entry.head,
-            "accuracy": entry.accuracy,
-            "correct": entry.correct,
-            "accuracy_ci95": [entry.interval.0, entry.interval.1],
+            (score): entry.score,
+            "accuracy_ci95": entry.interval,
             "c": entry.cs,
             "feature_seconds": entry.feature_seconds,
             "fit_seconds": entry.fit_seconds,

@@ -3,7 +3,7 @@
 //! `cargo run --release -p regraft-engine --example parity`
 
 use regraft_engine::{CpuEngine, Engine, SessionOptions};
-use regraft_graph::zoo;
+use regraft_graph::{Shape, zoo};
 use regraft_kernels::elementwise::transpose;
 use regraft_testing::pattern;
 
@@ -14,7 +14,8 @@ fn main() {
     let mut image = vec![0.0; planes.len()];
     transpose(&planes, 3, 224 * 224, false, &mut image);
     for &name in zoo::NAMES {
-        let graph = zoo::build(name, 1000).expect("a known name");
+        let graph =
+            zoo::build(name, 1000).and_then(|graph| graph.with_input_shape(Shape::rgb(224))).expect("a known name");
         let mut session = engine
             .compile(&graph, &pattern::state(&graph), SessionOptions::inference(&graph))
             .expect("a sound network");

@@ -1,7 +1,7 @@
 //! Every network of the zoo gives torchvision's logits (`reference/zoo`).
 
 use regraft_engine::{BatchNormMode, CpuEngine, Engine, Precision, SessionOptions, UpdateRule};
-use regraft_graph::{Trainable, zoo};
+use regraft_graph::{Shape, Trainable, zoo};
 use regraft_kernels::elementwise::transpose;
 use regraft_testing::{assert_close_to_scale, pattern};
 
@@ -29,7 +29,8 @@ fn logits_are_torchvisions() {
     let engine = CpuEngine::new(2).unwrap();
     let references = regraft_testing::zoo::references();
     for &name in zoo::NAMES {
-        let graph = zoo::build(name, 1000).unwrap();
+        // Whatever size it is made for.
+        let graph = zoo::build(name, 1000).unwrap().with_input_shape(Shape::rgb(224)).unwrap();
         let state = pattern::state(&graph);
         let planes = pattern::values("input", 3 * 224 * 224);
         let mut image = vec![0.0; planes.len()];
@@ -50,7 +51,7 @@ fn logits_are_torchvisions() {
 fn a_session_that_trains_infers_the_same_bits() {
     // It keeps its batch norms apart for training and folds them anew for inference.
     let engine = CpuEngine::new(2).unwrap();
-    let graph = zoo::build("resnet18", 10).unwrap().with_input_shape(regraft_graph::Shape::rgb(64)).unwrap();
+    let graph = zoo::build("resnet18", 10).unwrap().with_input_shape(Shape::rgb(64)).unwrap();
     let state = pattern::state(&graph);
     let image = pattern::values("input", 3 * 64 * 64);
     let infer = |trainable| {

@@ -3,7 +3,9 @@
 use std::collections::BTreeMap;
 use std::fs;
 
-use regraft_weights::{Error, StateDict, Tensor, read, read_safetensors_with_metadata, sha256, write_safetensors};
+use regraft_weights::{
+    Error, StateDict, Tensor, read, read_safetensors_with_metadata, sha256, write_safetensors, write_safetensors_half,
+};
 
 fn weights() -> StateDict {
     let ramp = |n: usize| (0..n).map(|i| i as f32 * 0.25 - 1.0).collect::<Vec<_>>();
@@ -30,6 +32,24 @@ fn what_is_written_is_read_back() {
     assert_eq!(read(&path).unwrap(), weights());
     write_safetensors(&path, &StateDict::new(), &BTreeMap::new()).unwrap();
     assert_eq!(read_safetensors_with_metadata(&path).unwrap(), (StateDict::new(), BTreeMap::new()));
+}
+
+#[test]
+fn half_precision_takes_half_the_place_and_keeps_what_it_can() {
+    let directory = tempfile::tempdir().unwrap();
+    let [whole, half] = ["whole", "half"].map(|name| directory.path().join(name));
+    write_safetensors(&whole, &weights(), &metadata()).unwrap();
+    write_safetensors_half(&half, &weights(), &metadata()).unwrap();
+    let (read_back, about) = read_safetensors_with_metadata(&half).unwrap();
+    assert_eq!(about, metadata());
+    // Multiples of a quarter up to 512 are f16's own; beyond, they are 0.5 and more apart up to 2048.
+    let numbers = |state: &StateDict| state["conv.weight"].data().to_vec();
+    for (kept, exact) in numbers(&read_back).into_iter().zip(numbers(&weights())) {
+        assert!((kept - exact).abs() <= if exact < 512.0 { 0.0 } else { 0.5 }, "{exact} became {kept}");
+    }
+    assert_eq!(read_back["fc.bias"].data(), [0.0, f32::INFINITY]);
+    let bytes = |path| fs::metadata(path).unwrap().len();
+    assert!(bytes(&half) < bytes(&whole) * 11 / 20);
 }
 
 #[test]

@@ -88,6 +88,9 @@ pub struct Demo {
     /// Folder for pictures and results
     #[arg(long, default_value = "regraft-demo")]
     pub output_dir: PathBuf,
+    /// Pictures of each of the 17 kinds, a quarter of which is set aside
+    #[arg(long, default_value_t = 80, value_parser = clap::value_parser!(u32).range(8..=10_000))]
+    pub per_kind: u32,
     /// Seed of the drawing and of the division
     #[arg(long, default_value_t = 0, value_parser = clap::value_parser!(u64).range(..=MAX_SEED))]
     pub seed: u64,

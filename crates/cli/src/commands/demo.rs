@@ -17,8 +17,7 @@ use super::train::Tools;
 use crate::End;
 use crate::args::{Common, Demo};
 
-/// Pictures of each kind, and how many of these are set aside.
-const PER_KIND: usize = 80;
+/// Part of the pictures that is set aside.
 const VAL_FRACTION: f64 = 0.25;
 
 /// Side of the pictures in pixels.
@@ -30,7 +29,7 @@ const NAMED: usize = 3;
 pub fn run(common: &Common, args: &Demo) -> Result<End> {
     let tools = Tools::new(common)?;
     let (started, terminal) = (Instant::now(), &tools.terminal);
-    let photos = collection(&args.output_dir, args.seed, &tools)?;
+    let photos = collection(args, &tools)?;
 
     let Embedded { backbone, .. } = Embedded::ROOTSTOCK;
     let preprocessing = Embedded::ROOTSTOCK.preprocessing()?;
@@ -86,7 +85,8 @@ pub fn run(common: &Common, args: &Demo) -> Result<End> {
         return Ok(End::Done);
     }
     let (low, high) = wilson((accuracy * n as f64).round() as u64, n as u64);
-    writeln!(out, "\n{} pictures of {} kinds of flowers: {}", PER_KIND * KINDS.len(), KINDS.len(), photos.display())?;
+    let pictures = args.per_kind as usize * KINDS.len();
+    writeln!(out, "\n{pictures} pictures of {} kinds of flowers: {}", KINDS.len(), photos.display())?;
     writeln!(out, "transferred features: {accuracy:.4} of {n} pictures it had not seen (95% interval {low:.4} to {high:.4})")?;
     writeln!(out, "random features:      {:.4}; guessing: {:.4}", random.best_val_score, 1.0 / KINDS.len() as f64)?;
     for (path, label, prob) in &named {
@@ -100,14 +100,19 @@ pub fn run(common: &Common, args: &Demo) -> Result<End> {
 }
 
 /// The drawn pictures, in a folder of the demo's own.
-fn collection(folder: &Path, seed: u64, tools: &Tools) -> Result<PathBuf> {
-    let photos = folder.join("flowers");
+fn collection(args: &Demo, tools: &Tools) -> Result<PathBuf> {
+    let Demo { output_dir: folder, per_kind, seed } = args;
+    let (photos, per_kind) = (folder.join("flowers"), *per_kind as usize);
     if folder.exists() && !photos.exists() && fs::read_dir(folder)?.next().is_some() {
         bail!("{} holds other things; give another --output-dir", folder.display());
     }
     let context = tools.context();
-    context.reporter.begin("drawing flowers", "pictures", (PER_KIND * KINDS.len()) as u64);
-    let drawn = write_collection(&photos, PER_KIND, seed, SIDE, |done| context.reporter.advance(done as u64, ""));
+    context.reporter.begin("drawing flowers", "pictures", (per_kind * KINDS.len()) as u64);
+    // What an earlier demo left would be learned from, too.
+    if photos.exists() {
+        fs::remove_dir_all(&photos).with_context(|| format!("cannot replace {}", photos.display()))?;
+    }
+    let drawn = write_collection(&photos, per_kind, *seed, SIDE, |done| context.reporter.advance(done as u64, ""));
     context.reporter.end();
     drawn.with_context(|| format!("cannot draw into {}", photos.display()))?;
     Ok(photos)

@@ -5,6 +5,7 @@
 mod bad_input;
 mod common;
 mod compare;
+mod demo;
 mod distill;
 mod downloads;
 #[cfg(unix)]

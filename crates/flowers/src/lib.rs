@@ -13,6 +13,7 @@ mod background;
 mod blossom;
 mod camera;
 mod canvas;
+mod collection;
 mod colour;
 mod draws;
 mod kinds;
@@ -25,6 +26,8 @@ mod stroke;
 mod trig;
 
 use regraft_random::{Purpose, keyed};
+
+pub use collection::write_collection;
 
 /// The names of the kinds, sorted; also those of their folders.
 pub const KINDS: [&str; 17] = {

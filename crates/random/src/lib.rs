@@ -36,6 +36,8 @@ pub enum Purpose {
     Bootstrap = 8,
     /// Random signs of a paired test; key: draw, 0.
     SignFlip = 9,
+    /// What a drawn picture shows; key: kind, number.
+    Drawing = 10,
 }
 
 /// The generator for one decision: `seed` of the run, its purpose, and two numbers that identify it.

@@ -32,7 +32,7 @@ pub(crate) enum End {
 fn main() -> ExitCode {
     let arguments = Arguments::read();
     let result = match arguments.command {
-        //Command::Demo(demo) => commands::demo::run(&arguments.common, &demo),
+        Command::Demo(demo) => commands::demo::run(&arguments.common, &demo),
         Command::Train(train) => commands::train::train(&arguments.common, train),
         Command::Resume(resume) => commands::train::resume(&arguments.common, &resume),
         Command::Eval(eval) => commands::eval::run(&arguments.common, &eval),

@@ -62,7 +62,7 @@ pub struct Common {
 #[derive(Subcommand)]
 pub enum Command {
     /// See transfer learning work, on pictures that the program draws itself: needs nothing, takes less than a minute
-    //Demo(Demo),
+    Demo(Demo),
     /// Train a classifier on a folder of photos
     Train(Box<Train>),
     /// Go on with an interrupted run

@@ -17,8 +17,8 @@ use super::train::Tools;
 use crate::End;
 use crate::args::{Common, Demo};
 
-/// Part of the pictures that is set aside.
-const VAL_FRACTION: f64 = 0.25;
+/// One in so many pictures is set aside.
+const VAL_SHARE: usize = 4;
 
 /// Side of the pictures in pixels.
 const SIDE: u32 = 160;
@@ -37,7 +37,6 @@ pub fn run(common: &Common, args: &Demo) -> Result<End> {
         mode: Mode::Probe,
         head: Head::Softmax,
         weights,
-        val_fraction: VAL_FRACTION,
         seed: args.seed,
         preprocessing: preprocessing.clone(),
         ..Config::tutorial(photos.clone(), backbone.into())
@@ -56,7 +55,8 @@ pub fn run(common: &Common, args: &Demo) -> Result<End> {
     let evaluation = evaluate(&model_path, &photos, false, None, &tools.context())?;
     fs::write(run.folder.path().join("evaluation.txt"), evaluation.to_string())
         .with_context(|| format!("cannot write into {}", run.folder.path().display()))?;
-    let some: Vec<PathBuf> = (0..NAMED).map(|i| first_photo(&photos, KINDS[i * KINDS.len() / NAMED])).collect::<Result<_>>()?;
+    let some: Vec<PathBuf> =
+        (0..NAMED).map(|i| first_photo(&photos.join("val"), KINDS[i * KINDS.len() / NAMED])).collect::<Result<_>>()?;
     let mut named = Vec::new();
     let mut session = model.session(tools.context().engine, &model_path)?;
     predict(&model, session.as_mut(), &some, 1, None, &tools.context(), |prediction| {
@@ -87,7 +87,10 @@ pub fn run(common: &Common, args: &Demo) -> Result<End> {
     let (low, high) = wilson((accuracy * n as f64).round() as u64, n as u64);
     let pictures = args.per_kind as usize * KINDS.len();
     writeln!(out, "\n{pictures} pictures of {} kinds of flowers: {}", KINDS.len(), photos.display())?;
-    writeln!(out, "transferred features: {accuracy:.4} of {n} pictures it had not seen (95% interval {low:.4} to {high:.4})")?;
+    writeln!(
+        out,
+        "transferred features: {accuracy:.4} of {n} pictures it had not seen (95% interval {low:.4} to {high:.4})"
+    )?;
     writeln!(out, "random features:      {:.4}; guessing: {:.4}", random.best_val_score, 1.0 / KINDS.len() as f64)?;
     for (path, label, prob) in &named {
         writeln!(out, "{}: {label} {prob:.4}", path.display())?;
@@ -112,9 +115,16 @@ fn collection(args: &Demo, tools: &Tools) -> Result<PathBuf> {
     if photos.exists() {
         fs::remove_dir_all(&photos).with_context(|| format!("cannot replace {}", photos.display()))?;
     }
-    let drawn = write_collection(&photos, per_kind, *seed, SIDE, |done| context.reporter.advance(done as u64, ""));
+    let val = per_kind / VAL_SHARE;
+    let mut before = 0;
+    // Pictures of another seed are other pictures.
+    for (part, per_kind, seed) in [("train", per_kind - val, *seed), ("val", val, !*seed)] {
+        let advance = |done: usize| context.reporter.advance((before + done) as u64, "");
+        let drawn = write_collection(&photos.join(part), per_kind, seed, SIDE, advance);
+        drawn.with_context(|| format!("cannot draw into {}", photos.display()))?;
+        before += per_kind * KINDS.len();
+    }
     context.reporter.end();
-    drawn.with_context(|| format!("cannot draw into {}", photos.display()))?;
     Ok(photos)
 }
 

@@ -3,7 +3,7 @@
 pub mod backbones;
 pub mod bench;
 pub mod compare;
-//pub mod demo;
+pub mod demo;
 pub mod distill;
 pub mod eval;
 pub mod info;

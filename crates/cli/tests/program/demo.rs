@@ -14,10 +14,11 @@ fn the_demo_needs_nothing_and_shows_what_transfer_is_worth() {
     assert!(transferred > random && transferred > 0.3, "{result}");
     assert_eq!(result["predictions"].as_array().unwrap().len(), 3);
     let measured = place.run("eval shown/run/best.safetensors shown/flowers --json").done().json();
-    assert_eq!(measured["n"], 17 * 16);
+    assert_eq!((&measured["n"], measured["top1"].as_f64()), (&(17 * 4).into(), Some(transferred)));
     // Again, with the same pictures.
     let text = place.run(line).done().stdout;
-    for words in ["272 pictures of 17 kinds", "random features: ", "regraft train PHOTOS", &format!("{transferred:.4}")] {
+    for words in ["272 pictures of 17 kinds", "random features: ", "regraft train PHOTOS", &format!("{transferred:.4}")]
+    {
         assert!(text.contains(words), "{words}: {text}");
     }
 }

@@ -13,6 +13,7 @@ import json
 import random
 import statistics
 import subprocess
+import sys
 import tempfile
 from pathlib import Path
 
@@ -47,12 +48,12 @@ def main() -> None:
     parser.add_argument("data", type=Path)
     parser.add_argument("--binary", default="target/release/regraft")
     parser.add_argument("--seeds", type=int, default=10)
-    parser.add_argument("flags", nargs="*", help="flags of `regraft train`, after --")
-    args = parser.parse_args()
+    at = sys.argv.index("--") if "--" in sys.argv else len(sys.argv)
+    args, flags = parser.parse_args(sys.argv[1:at]), sys.argv[at + 1 :]
     print("| photos a class | mean | standard deviation | lowest | highest |")
     print("| --- | --- | --- | --- | --- |")
     for count in PHOTOS:
-        found = [accuracy(args.binary, args.data, count, seed, args.flags) for seed in range(args.seeds)]
+        found = [accuracy(args.binary, args.data, count, seed, flags) for seed in range(args.seeds)]
         spread = statistics.stdev(found)
         print(f"| {count} | {statistics.mean(found):.3f} | {spread:.3f} | {min(found):.3f} | {max(found):.3f} |", flush=True)
 

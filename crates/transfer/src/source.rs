@@ -67,12 +67,14 @@ pub struct Embedded {
     pub bytes: &'static [u8],
 }
 
-/// The bytes of [`Embedded::ROOTSTOCK`]: a static, for a constant's would be in the program once for each use.
-static ROOTSTOCK: &[u8] = include_bytes!("../embedded/rootstock.safetensors");
+/// The bytes of [`Embedded::ROOTSTOCK`]. The static is the array itself: what a reference leads to may be in the program once
+/// for each use.
+static ROOTSTOCK: [u8; include_bytes!("../embedded/rootstock.safetensors").len()] =
+    *include_bytes!("../embedded/rootstock.safetensors");
 
 impl Embedded {
     /// The project's own backbone. `regraft distill` has made it; its metadata say from what.
-    pub const ROOTSTOCK: Self = Self { backbone: "rootstock", bytes: ROOTSTOCK };
+    pub const ROOTSTOCK: Self = Self { backbone: "rootstock", bytes: &ROOTSTOCK };
 
     /// Those of an architecture, if they are there.
     pub fn of(backbone: &str) -> Option<Self> {

@@ -12,7 +12,8 @@ use regraft_transfer::{Config, Embedded, Error, Published, Reporter, Source, onn
 use crate::terminal::{BYTES, Terminal};
 
 /// What else there is, where published weights cannot be had.
-const OTHERWISE: &str = "or start from a file you have with --weights FILE, or from nothing with --weights random";
+const OTHERWISE: &str = "or start from a file you have with --weights FILE, or from nothing with --weights random, or leave \
+     --backbone out for the one inside this program";
 
 /// The name of the weights inside the program.
 pub const EMBEDDED: &str = "embedded";

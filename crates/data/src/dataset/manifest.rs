@@ -20,7 +20,8 @@ const MAX_ROWS: usize = 10_000_000;
 const MAX_LABELS: usize = 100_000;
 
 /// Names of the column with the path, and of the parts in the column `split`.
-const PATH_COLUMNS: [&str; 4] = ["path", "file", "filename", "image"];
+const PATH_COLUMNS: [&str; 9] =
+    ["path", "file", "filename", "image", "file_name", "file_path", "filepath", "image_name", "image_path"];
 const VAL_NAMES: [&str; 4] = ["val", "valid", "validation", "test"];
 
 /// A manifest, read but not divided.

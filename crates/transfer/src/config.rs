@@ -238,14 +238,15 @@ impl Config {
     }
 
     /// The settings of a run that decides itself: a probe, then at most 10 epochs of fine-tuning that starts from its
-    /// solution (LP-FT), with AdamW at a small rate, since its steps don't depend on how the weights of a file are scaled.
+    /// solution (LP-FT), with AdamW, since its steps don't depend on how the weights of a file are scaled. Where fine-tuning
+    /// has something to gain it takes a rate that moves; where not, the probe is kept.
     pub fn ladder(data: PathBuf, backbone: String) -> Self {
         Self {
             mode: Mode::Auto,
             init_head: InitHead::Probe,
             epochs: 10,
             batch_size: 16,
-            lr: 0.0001,
+            lr: 0.0003,
             lr_layer_decay: Some(0.8),
             optimizer: UpdateRule::AdamW { betas: [0.9, 0.999], eps: 1e-8, weight_decay: 0.01 },
             schedule: Policy::CosineAnnealingLR { eta_min: 0.0 }.into(),

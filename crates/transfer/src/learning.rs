@@ -1,9 +1,9 @@
 //! What learns in an epoch, and how fast.
 
 use regraft_engine::BatchNormMode;
-use regraft_graph::{Grafted, NodeId, Trainable};
+use regraft_graph::{Grafted, NodeId, Op, Trainable};
 
-use crate::{Backbone, BatchNorm, Config, Error, Reporter, Result};
+use crate::{Backbone, BatchNorm, Config, Error, InitHead, Reporter, Result};
 
 impl Config {
     /// Checks what the rates of layers ask of the other settings.
@@ -71,19 +71,31 @@ impl Config {
     }
 
     /// What batch norms of layers that learn do: what was asked for; if nothing was, they take the batch's statistics, unless
-    /// those of the weights are folded, which that would break.
+    /// those of the weights are folded, which that would break, or the head starts from a probe's solution, which was found
+    /// with the running statistics and is worth little with others.
     pub(crate) fn batch_norm_mode(&self, backbone: &Backbone) -> BatchNormMode {
         match self.bn {
             Some(BatchNorm::Train) => BatchNormMode::Train,
             Some(BatchNorm::Frozen) => BatchNormMode::Frozen,
-            None if folded(backbone) => BatchNormMode::Frozen,
+            None if folded(backbone) || self.starts_from_a_probe() => BatchNormMode::Frozen,
             None => BatchNormMode::Train,
         }
     }
 
+    fn starts_from_a_probe(&self) -> bool {
+        self.init_head == InitHead::Probe
+    }
+
     /// Says what people should know about the batch norms of their weights.
     pub(crate) fn tell_of_batch_norms(&self, backbone: &Backbone, reporter: &dyn Reporter) {
-        if !self.mode.fine_tunes() || !folded(backbone) {
+        if !self.mode.fine_tunes() {
+            return;
+        }
+        if !folded(backbone) {
+            let any = backbone.graph.nodes().iter().any(|node| matches!(node.op, Op::BatchNorm2d(_)));
+            if any && self.bn.is_none() && self.starts_from_a_probe() {
+                reporter.note("the head starts from a probe, which knows the batch norms as they are: --bn frozen");
+            }
             return;
         }
         match self.bn {
@@ -174,6 +186,15 @@ mod tests {
         assert_eq!(learning(&gradual, 1000), [true; 5]);
         let until = config(|c| (c.unfreeze_every, c.freeze_until) = (Some(1), Some("layer4".into())));
         assert_eq!(learning(&until, 100), [false, false, false, true, true]);
+    }
+
+    #[test]
+    fn batch_norms_that_a_probe_has_seen_stay_as_they_are() {
+        let backbone = Backbone::load("resnet18", &crate::Source::Random, 64, 0).unwrap();
+        let mode = |change: fn(&mut Config)| config(change).batch_norm_mode(&backbone);
+        assert_eq!(mode(|_| ()), BatchNormMode::Train);
+        assert_eq!(mode(|c| c.init_head = InitHead::Probe), BatchNormMode::Frozen);
+        assert_eq!(mode(|c| (c.init_head, c.bn) = (InitHead::Probe, Some(BatchNorm::Train))), BatchNormMode::Train);
     }
 
     #[test]

@@ -204,7 +204,8 @@ pub struct TrainingArgs {
     /// Begin with the head alone, and let one more stage of the backbone learn every E epochs, from the head downwards
     #[arg(long, value_name = "E", value_parser = at_least_one)]
     pub unfreeze_every: Option<usize>,
-    /// What batch norms of trained layers do [default: train; frozen where the weights have theirs folded]
+    /// What batch norms of trained layers do [default: train; frozen where the weights have theirs folded, or the head starts
+    /// from a probe]
     #[arg(long, value_enum)]
     pub bn: Option<BatchNormArg>,
     /// Passes over the training photos [default: 25; with --mode auto at most 10]
@@ -216,7 +217,7 @@ pub struct TrainingArgs {
     /// Optimiser [default: sgd; with --mode auto adamw]
     #[arg(long, value_enum)]
     pub optimizer: Option<OptimizerArg>,
-    /// Learning rate [default: 0.001; with --mode auto 0.0001]
+    /// Learning rate [default: 0.001; with --mode auto 0.0003]
     #[arg(long, value_parser = positive())]
     pub lr: Option<f64>,
     /// Train nothing; try learning rates, suggest one, and draw the curve (lr_find.svg and .csv in --output-dir)

@@ -36,7 +36,8 @@ impl Backbone {
             .map_err(|error| Error::Setting(format!("--imgsz {size} does not go with --backbone {name}: {error}")))
     }
 
-    /// The architecture `name` for square pictures of `size` pixels, with the weights of a file, those inside the program, or random ones. If `name`
+    /// The architecture `name` for square pictures of `size` pixels, with the weights of a file, those inside the program, or
+    /// random ones. If `name`
     /// is that of an ONNX file, network and weights are that file's.
     ///
     /// # Errors

@@ -168,11 +168,12 @@ impl Loaded {
         if self.progress.data_sha256 != photos.sha256 {
             return changed("the photos", &config.data);
         }
-        let pretrained = config.weights.file().or(onnx::file(&config.backbone));
-        match pretrained {
-            Some(path) if self.progress.weights_sha256 != backbone.weights_sha256 => changed("these weights", path),
-            _ => Ok(()),
+        if self.progress.weights_sha256 != backbone.weights_sha256 {
+            let pretrained = config.weights.file().or(onnx::file(&config.backbone));
+            // Another version of the program may have other weights inside.
+            return changed("these weights", pretrained.unwrap_or(Path::new("the weights inside this program")));
         }
+        Ok(())
     }
 
     /// Puts the state into a session that was compiled as the run's was, and gives back where the run is.

@@ -187,13 +187,13 @@ pub fn compare(candidates: &[Candidate], options: &CompareOptions, context: &Con
         }
     }
     let folds = folds.iter().max().map_or(0, |&last| last as usize + 1);
-    let comparison = ranked(entries, options.seed);
-    Ok(Comparison { photos: samples.len(), classes, kind: head_kind(task, &heads[0]), folds, ..comparison })
+    let (entries, recommended) = ranked(entries, options.seed);
+    let kind = head_kind(task, &heads[0]);
+    Ok(Comparison { entries, recommended, photos: samples.len(), classes, kind, folds })
 }
 
-/// Sorts the entries, tests each against the best, and recommends one. How many photos they are about is for the caller to
-/// say.
-fn ranked(mut entries: Vec<(Entry, Vec<f64>)>, seed: u64) -> Comparison {
+/// Sorts the entries, tests each against the best, and recommends one of them by its place.
+fn ranked(mut entries: Vec<(Entry, Vec<f64>)>, seed: u64) -> (Vec<Entry>, usize) {
     let order =
         |a: &Entry, b: &Entry| b.score.total_cmp(&a.score).then(a.feature_seconds.total_cmp(&b.feature_seconds));
     entries.sort_by(|(a, _), (b, _)| order(a, b));
@@ -205,8 +205,8 @@ fn ranked(mut entries: Vec<(Entry, Vec<f64>)>, seed: u64) -> Comparison {
     let as_good = (0..entries.len()).filter(|&i| entries[i].p_value >= SIGNIFICANT);
     // The first of equals is the better.
     let recommended = as_good.min_by(|&a, &b| entries[a].feature_seconds.total_cmp(&entries[b].feature_seconds));
-    let (photos, classes, folds) = (best.len(), 0, 0);
-    Comparison { recommended: recommended.unwrap_or(0), entries, photos, classes, kind: HeadKind::Softmax, folds }
+    let recommended = recommended.unwrap_or(0);
+    (entries, recommended)
 }
 
 #[cfg(test)]
@@ -233,12 +233,12 @@ mod tests {
         let answers = |wrong: usize| (0..100).map(|i| f64::from(u8::from(i >= wrong))).collect::<Vec<_>>();
         let entries =
             vec![entry("poor", 1.0, &answers(30)), entry("near", 2.0, &answers(7)), entry("best", 3.0, &answers(4))];
-        let comparison = ranked(entries, 0);
-        let names: Vec<_> = comparison.entries.iter().map(|entry| entry.backbone.as_str()).collect();
+        let (entries, recommended) = ranked(entries, 0);
+        let names: Vec<_> = entries.iter().map(|entry| entry.backbone.as_str()).collect();
         assert_eq!(names, ["best", "near", "poor"]);
         // Of three photos that only the best gets right nothing follows; of 26 much.
-        assert!((comparison.entries[1].p_value - 0.25).abs() < 1e-12);
-        assert!(comparison.entries[2].p_value < 1e-6);
-        assert_eq!(comparison.recommended, 1);
+        assert!((entries[1].p_value - 0.25).abs() < 1e-12);
+        assert!(entries[2].p_value < 1e-6);
+        assert_eq!(recommended, 1);
     }
 }

@@ -117,8 +117,8 @@ pub(crate) fn climb(
     started: Instant,
     context: &Context,
 ) -> Result<Outcome> {
-    let (below, above) = (folder.rung(Mode::Probe)?, folder.rung(Mode::Finetune)?);
-    let mut ladder = match folder.read_ladder()? {
+    let below = folder.rung(Mode::Probe)?;
+    let ladder = match folder.read_ladder()? {
         Some(ladder) => ladder,
         None => {
             let plan = Config { mode: Mode::Probe, time: None, ..config.clone() };
@@ -134,6 +134,24 @@ pub(crate) fn climb(
     };
     // From here on there is a model, whatever happens.
     folder.write_ladder(&ladder)?;
+    match higher(config, backbone, photos, folder, ladder, started, context) {
+        // While a few steps are measured, or the two models compared.
+        Err(error) if error.is_interruption() => Ok(Outcome::Interrupted { folder: folder.clone(), epoch: 0, step: 0 }),
+        result => result,
+    }
+}
+
+/// The rung above the probe, and the verdict.
+fn higher(
+    config: &Config,
+    backbone: &Backbone,
+    photos: &Photos,
+    folder: &RunFolder,
+    mut ladder: Ladder,
+    started: Instant,
+    context: &Context,
+) -> Result<Outcome> {
+    let (below, above) = (folder.rung(Mode::Probe)?, folder.rung(Mode::Finetune)?);
     let head = head_of(&below)?;
     let (plan, checkpoint) = if above.checkpoint_path().exists() {
         let plan = RunFolder::open(above.path())?.1;

@@ -270,6 +270,9 @@ pub struct Bench {
     /// Architecture, or an ONNX file
     #[arg(long, default_value = "resnet18", value_parser = backbone())]
     pub backbone: String,
+    /// Side of the network's input in pixels [default: as it is made for, mostly 224]
+    #[arg(long, value_parser = pixels())]
+    pub imgsz: Option<u32>,
     /// Images a batch
     #[arg(long, default_value_t = 32, value_parser = clap::value_parser!(u32).range(1..=4096))]
     pub batch: u32,

@@ -55,6 +55,14 @@ pub enum Error {
         /// What is wrong and what to do.
         reason: String,
     },
+    /// The weights of a wider network cannot be narrowed to this one.
+    #[error("layer {layer} cannot start from a wider network's weights: {reason}")]
+    Narrow {
+        /// Name of the layer.
+        layer: String,
+        /// What is wrong.
+        reason: String,
+    },
     /// A stored graph breaks an invariant.
     #[error("the stored network is not valid at layer {layer:?}: {reason}")]
     Invalid {

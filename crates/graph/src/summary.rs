@@ -159,7 +159,7 @@ mod tests {
             ("regnet_y_800mf", 6_432_512),
             ("regnet_y_1_6gf", 11_202_430),
             ("regnet_y_3_2gf", 19_436_338),
-            ("rootstock", 2_713_256),
+            ("rootstock", 3_014_440),
             ("convnext_tiny", 28_589_128),
             ("convnext_small", 50_223_688),
         ] {

@@ -2,9 +2,9 @@
 
 use std::path::Path;
 
-use regraft_graph::{Graph, Op, Shape, StateDict, init, zoo};
+use regraft_graph::{Graph, Shape, StateDict, init, zoo};
 
-use crate::{Embedded, Error, Result, Source, onnx};
+use crate::{Embedded, Error, Result, Source, batch_norms, onnx};
 
 /// A network and the weights below its head.
 pub struct Backbone {
@@ -85,25 +85,7 @@ impl Backbone {
     /// Whether the weights have batch norms and all of them are identities: they have been folded into the
     /// convolutions, and normalising by batch statistics would break the network.
     pub fn batch_norms_are_folded(&self) -> bool {
-        let mut any = false;
-        for node in self.graph.nodes() {
-            if let Op::BatchNorm2d(bn) = node.op {
-                any = true;
-                let tensor = |suffix: &str| self.state.get(&format!("{}.{suffix}", node.name)).map(|t| t.data());
-                let (Some(weight), Some(mean), Some(var)) =
-                    (tensor("weight"), tensor("running_mean"), tensor("running_var"))
-                else {
-                    return false;
-                };
-                // The bias may be anything: folding leaves the convolution's here.
-                let identity = (0..bn.num_features)
-                    .all(|c| mean[c] == 0.0 && (weight[c] / (var[c] + bn.eps).sqrt() - 1.0).abs() < 1e-3);
-                if !identity {
-                    return false;
-                }
-            }
-        }
-        any
+        batch_norms::are_folded(&self.graph, &self.state)
     }
 }
 

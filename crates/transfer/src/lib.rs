@@ -9,6 +9,7 @@
 mod answers;
 mod average;
 mod backbone;
+mod batch_norms;
 mod checkpoint;
 mod compare;
 mod config;

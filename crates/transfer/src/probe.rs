@@ -12,6 +12,7 @@ use regraft_learn::linear::{
 use regraft_learn::metrics::Tally;
 
 use crate::answers;
+use crate::batch_norms;
 use crate::features::Features;
 use crate::model::Golden;
 use crate::prepare::Photos;
@@ -37,6 +38,10 @@ pub(crate) fn run(
     folder.require_room(4 * parameters + (1 << 20))?;
     let divided = graph.split(graph.nodes()[head].inputs[0])?;
     let (extractor, top) = divided.expect("nothing goes past a head");
+    if backbone.weights_sha256.is_none() && batch_norms::are_folded(&extractor, &state) {
+        let images = batch_norms::sample(&dataset.train, &photos.store, &config.preprocessing, context)?;
+        batch_norms::calibrate(&extractor, &mut state, &images, context)?;
+    }
     let mut below = context.engine.compile(&extractor, &state, SessionOptions::inference(&extractor))?;
     let mut extract = |what: &str, samples: &[Sample]| {
         Features::extract(what, samples, below.as_mut(), &photos.store, &config.preprocessing, context)

@@ -35,3 +35,18 @@ pub trait Reporter: Sync {
     /// The run's folder has been made.
     fn run_folder(&self, path: &Path);
 }
+
+/// Hears nothing: for tests of what needs a listener.
+#[cfg(test)]
+pub(crate) struct Silent;
+
+#[cfg(test)]
+impl Reporter for Silent {
+    fn note(&self, _: &str) {}
+    fn warn(&self, _: &str) {}
+    fn begin(&self, _: &str, _: &str, _: u64) {}
+    fn advance(&self, _: u64, _: &str) {}
+    fn end(&self) {}
+    fn epoch(&self, _: EpochEnd) {}
+    fn run_folder(&self, _: &Path) {}
+}

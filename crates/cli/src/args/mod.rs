@@ -139,7 +139,8 @@ pub struct Distill {
     /// Photos, and folders with photos anywhere inside; they need no labels
     #[arg(long, num_args = 1.., required = true, value_name = "DIR")]
     pub images: Vec<PathBuf>,
-    /// Weights that the student starts from [default: random ones]
+    /// Weights that the student starts from, which may be those of a wider network with the same layers: the most important
+    /// channels stay [default: random ones]
     #[arg(long, value_name = "FILE")]
     pub weights: Option<PathBuf>,
     /// Folder for the run [default: runs/distill, runs/distill2, ...]
@@ -175,6 +176,9 @@ pub struct Distill {
     /// Save the weights in half precision
     #[arg(long)]
     pub half: bool,
+    /// Licence of the student's weights, for their file to say; mind those of the teachers
+    #[arg(long, value_name = "TEXT")]
+    pub licence: Option<String>,
     /// Seed of every random decision
     #[arg(long, default_value_t = 0, value_parser = clap::value_parser!(u64).range(..=MAX_SEED))]
     pub seed: u64,

@@ -64,7 +64,7 @@ impl<'a> Backbone<'a> {
                 let mib = embedded.bytes.len() as f64 / f64::from(1 << 20);
                 let (side, here) = (embedded.preprocessing()?.crop, "inside this program");
                 let line = start("embedded*", self.multiply_adds);
-                writeln!(out, "{line} {side:>5}  {:24} {mib:>4.0} MiB  {:13} {here}", "", "MIT/Apache-2.0")?;
+                writeln!(out, "{line} {side:>5}  {:24} {mib:>4.0} MiB  {:13} {here}", "", "BSD-3-Clause")?;
             }
             None if self.weights.is_empty() => writeln!(out, "{}", start("-", self.multiply_adds))?,
             None => {}

@@ -52,6 +52,7 @@ pub fn run(common: &Common, args: &Distill) -> Result<End> {
         val_fraction: args.val_fraction,
         seed: args.seed,
         half: args.half,
+        licence: args.licence.clone(),
         ..DistillConfig::new(args.images.clone(), args.student.clone(), teachers, preprocessing)
     };
     finish(common, distill(&config, args.output_dir.as_deref(), args.exist_ok, &tools.context())?)

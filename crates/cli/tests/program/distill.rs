@@ -29,6 +29,30 @@ fn a_model_is_shrunk_to_one_that_answers_as_it_does() {
 }
 
 #[test]
+fn a_student_starts_from_the_weights_of_a_wider_network() {
+    let place = Place::with_photos();
+    for (backbone, run) in [("mobilenet_v2", "wide"), ("resnet18", "other")] {
+        let train = format!("train photos --mode probe --backbone {backbone} --weights random --imgsz 64");
+        place.run(&format!("{train} --output-dir {run}")).done();
+    }
+    let distill =
+        "distill --teacher wide/best.safetensors --images photos --imgsz 64 --batch-size 8 --views 1 --epochs 1";
+    let ended =
+        place.run(&format!("{distill} --weights wide/best.safetensors --licence MIT --output-dir small")).done();
+    ended.says(&["batch norms of these weights are folded", "R²"]);
+    // Nothing has been normalised in the random network; the student has statistics of its own.
+    let weights = place.read("small/student.safetensors");
+    let about = place.run("info small/best.safetensors --json").done().json();
+    assert_eq!(about["provenance"]["backbone"], "rootstock");
+    let train = "train photos --backbone rootstock --weights small/student.safetensors --imgsz 64 --mode probe";
+    place.run(&format!("{train} --output-dir next --json")).done();
+    let says = |text: &[u8]| weights.windows(text.len()).any(|part| part == text);
+    assert!(says(b"weights_sha256") && says(br#""licence":"MIT""#), "where it started and what may be done with it");
+    let wrong = place.run(&format!("{distill} --weights other/best.safetensors --output-dir none"));
+    wrong.fails(&["other/best.safetensors", "rootstock", "features.0.0", "no tensor"]);
+}
+
+#[test]
 fn several_teachers_are_learned_from_at_once_and_a_stopped_run_goes_on_to_the_same_bits() {
     let place = Place::with_photos();
     for (backbone, run) in [("squeezenet1_1", "a"), ("resnet18", "b")] {

@@ -56,18 +56,6 @@ pub(super) fn grouped(block: Block, layers: [usize; 4], groups: Groups, classes:
     b.finish()
 }
 
-/// A basic block from and to so many channels.
-pub(super) fn basic_block(
-    b: &mut Builder,
-    path: &str,
-    x: NodeId,
-    [channels, width]: [usize; 2],
-    stride: usize,
-) -> NodeId {
-    let groups = Groups { count: 1, width: 64 };
-    residual(b, path, x, Block::Basic, Shape { channels, width, stride, groups })
-}
-
 /// The numbers of a block.
 struct Shape {
     /// Channels of its input.

@@ -1,43 +1,27 @@
-//! Rootstock, the project's own compact backbone: a slim residual network (He et al. 2016) of 3x3 convolutions alone.
+//! Rootstock, the project's own compact backbone: MobileNetV2 for smaller pictures, without the channels that it can spare.
 //!
-//! Its shape follows the kernels: a 3x3 convolution with stride 1 costs a 2.5th of its multiplications, so plain blocks
-//! are faster here than depthwise ones for what they learn; all channels are multiples of 16, the lanes of the widest
-//! vectors. Layers are named as in torchvision's ResNet.
+//! The layers are named as in torchvision's MobileNetV2, and all channels that pass between blocks are there, so its weights
+//! can start from those of that network ([`narrow`](crate::narrow)).
 
-use super::builder::{Builder, INPUT};
-use super::resnet::basic_block;
-use crate::{Conv2d, Graph, Shape};
+use super::builder::Builder;
+use super::mobilenet_v2::{blocks, inverted_residuals};
+use crate::{Graph, Shape};
 
 /// Side of the pictures that it is made for.
 const SIDE: usize = 128;
 
-/// Channels and blocks of each stage.
-const STAGES: [(usize, usize); 4] = [(48, 1), (96, 2), (144, 2), (240, 1)];
+/// Blocks with fewer channels within than MobileNetV2's: the second and third (of 96 and 144), which see the largest maps,
+/// for time; the last three (of 960), which have the most parameters, for size. All are multiples of 16, the lanes of the
+/// widest vectors.
+const NARROWER: [(usize, usize); 5] = [(2, 64), (3, 112), (15, 832), (16, 832), (17, 832)];
 
 /// Features that a head reads.
-const FEATURES: usize = 640;
+const FEATURES: usize = 1024;
 
 pub(super) fn rootstock(classes: usize) -> Graph {
-    let mut b = Builder::for_pictures(Shape::rgb(SIDE));
-    // Two strided convolutions in place of a 7x7 one and a pool.
-    let x = b.conv("conv1", INPUT, Conv2d::new(3, 32, 3).stride(2).padding(1));
-    let x = b.batch_norm("bn1", x, 32);
-    let x = b.relu("relu1", x);
-    let (width, _) = STAGES[0];
-    let x = b.conv("conv2", x, Conv2d::new(32, width, 3).stride(2).padding(1));
-    let x = b.batch_norm("bn2", x, width);
-    let mut x = b.relu("relu2", x);
-    let mut channels = width;
-    for (stage, (width, blocks)) in STAGES.into_iter().enumerate() {
-        for i in 0..blocks {
-            let stride = if stage > 0 && i == 0 { 2 } else { 1 };
-            x = basic_block(&mut b, &format!("layer{}.{i}", stage + 1), x, [channels, width], stride);
-            channels = width;
-        }
+    let mut blocks = blocks();
+    for (number, hidden) in NARROWER {
+        blocks[number - 1].hidden = hidden;
     }
-    let x = b.conv("conv3", x, Conv2d::new(channels, FEATURES, 1));
-    let x = b.batch_norm("bn3", x, FEATURES);
-    let x = b.relu("relu3", x);
-    b.pooled_head(x, ("", 0.0), "fc", FEATURES, classes);
-    b.finish()
+    inverted_residuals(Builder::for_pictures(Shape::rgb(SIDE)), &blocks, FEATURES, classes)
 }

@@ -7,6 +7,7 @@
 //! That layer is taken off at the end, or, where the teacher is a trained model, becomes its classifier.
 
 mod product;
+mod start;
 mod student;
 mod targets;
 mod teacher;
@@ -76,6 +77,9 @@ pub struct DistillConfig {
     pub seed: u64,
     /// Whether the weights are saved in half precision.
     pub half: bool,
+    /// Under which licence the weights are, for their file to say.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub licence: Option<String>,
     /// How the student wants photos prepared.
     pub preprocessing: Preprocessing,
     /// Who is learned from.
@@ -109,6 +113,7 @@ impl DistillConfig {
             val_fraction: 0.02,
             seed: 0,
             half: false,
+            licence: None,
             preprocessing,
             teachers,
         }

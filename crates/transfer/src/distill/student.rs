@@ -4,17 +4,18 @@ use std::time::Instant;
 
 use regraft_data::{Loader, LoaderOptions};
 use regraft_engine::{BatchNormMode, Labels, Precision, Session, SessionOptions, Targets as LossTargets};
-use regraft_graph::{Graph, Shape, StateDict, Trainable, init, zoo};
+use regraft_graph::{Shape, Trainable, zoo};
 use regraft_learn::history::Row;
 use regraft_learn::linear::HeadKind;
 
+use super::start::Start;
 use super::targets::{Targets, View};
-use super::{DistillConfig, Distilled, Pile, product};
+use super::{DistillConfig, Distilled, Pile, product::Product};
 use crate::checkpoint::{self, Changing, Loaded, Progress};
 use crate::features::{for_each_batch, loader};
 use crate::gradients::Accumulation;
 use crate::inputs::Step;
-use crate::{Backbone, Context, EpochEnd, Error, Result, RunFolder};
+use crate::{Context, EpochEnd, Error, Result, RunFolder};
 
 /// Steps between two checkpoints within an epoch.
 const SAVE_EVERY: usize = 500;
@@ -39,7 +40,12 @@ pub(super) fn run(
         Err(error) if error.is_interruption() => return Ok(none_yet()),
         result => result?,
     };
-    let (graph, state) = student(config, targets.len())?;
+    let shape = Shape::rgb(config.preprocessing.crop as usize);
+    let graph = zoo::build(&config.student, targets.len())?.with_input_shape(shape)?;
+    let start = match Start::new(config, &graph, pile, checkpoint.is_some(), context) {
+        Err(error) if error.is_interruption() => return Ok(none_yet()),
+        result => result?,
+    };
     let options = SessionOptions {
         trainable: Trainable::all(&graph),
         batch_norm: BatchNormMode::Train,
@@ -48,7 +54,7 @@ pub(super) fn run(
         precision: Precision::F32,
         infer_precision: Precision::F32,
     };
-    let session = context.engine.compile(&graph, &state, options)?;
+    let session = context.engine.compile(&graph, &start.state, options)?;
     let mut student = Student {
         config,
         pile,
@@ -56,7 +62,7 @@ pub(super) fn run(
         context,
         session,
         accumulation: Accumulation::new(1).clipping(Some(MAX_NORM)),
-        progress: Progress::start(pile.sha256.clone(), None),
+        progress: Progress::start(pile.sha256.clone(), start.weights_sha256.clone()),
         began: Instant::now(),
     };
     if let Some(loaded) = checkpoint {
@@ -71,24 +77,13 @@ pub(super) fn run(
         }
         Err(error) => Err(error),
         Ok(val_r2) => {
-            let (weights, model) =
-                product::save(config, &graph, student.session.as_mut(), &targets, folder, pile, val_r2, context)?;
+            let session = student.session.as_mut();
+            let product = Product { config, graph: &graph, targets: &targets, pile, start: &start, val_r2 };
+            let (weights, model) = product.save(session, folder, context)?;
             let seen = (pile.train.len() * config.epochs) as u64;
             Ok(Distilled::Finished { weights, model, val_r2, seen, seconds: student.progress.seconds })
         }
     }
-}
-
-/// The student with a last layer for all that the teachers say, and what it starts from.
-fn student(config: &DistillConfig, outputs: usize) -> Result<(Graph, StateDict)> {
-    let DistillConfig { student: name, weights, preprocessing, seed, .. } = config;
-    let shape = Shape::rgb(preprocessing.crop as usize);
-    let graph = zoo::build(name, outputs)?.with_input_shape(shape)?;
-    let mut state = init::random(&graph, *seed);
-    if !weights.is_random() {
-        state.extend(Backbone::load(name, weights, preprocessing.crop, *seed)?.state);
-    }
-    Ok((graph, state))
 }
 
 struct Student<'a> {

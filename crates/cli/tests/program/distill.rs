@@ -37,10 +37,7 @@ fn a_student_starts_from_the_weights_of_a_wider_network() {
     }
     let distill =
         "distill --teacher wide/best.safetensors --images photos --imgsz 64 --batch-size 8 --views 1 --epochs 1";
-    let ended =
-        place.run(&format!("{distill} --weights wide/best.safetensors --licence MIT --output-dir small")).done();
-    ended.says(&["batch norms of these weights are folded", "R²"]);
-    // Nothing has been normalised in the random network; the student has statistics of its own.
+    place.run(&format!("{distill} --weights wide/best.safetensors --licence MIT --output-dir small")).done();
     let weights = place.read("small/student.safetensors");
     let about = place.run("info small/best.safetensors --json").done().json();
     assert_eq!(about["provenance"]["backbone"], "rootstock");

@@ -5,7 +5,8 @@
 //! batch norm is the affine map that its running statistics define.
 
 mod backward;
-pub mod reference;
+#[cfg(test)]
+mod reference;
 mod statistics;
 
 use rayon::prelude::*;

@@ -3,7 +3,7 @@
 //! `vdpbf16ps` multiplies two pairs a lane and adds both products to an `f32` sum: twice the multiplications of an `f32`
 //! vector. A product of pairs is laid out as one of words: what was the inner dimension `k` is `k / 2` words.
 
-use pulp::Simd;
+use pulp::{Simd, WithSimd};
 use rayon::prelude::*;
 
 use crate::rows::rows_per_piece;
@@ -15,8 +15,8 @@ pub enum Precision {
     /// All of them in `f32`.
     #[default]
     F32,
-    /// In bfloat16 where that is faster: all but 3x3 convolutions with stride 1 on larger maps, which Winograd's algorithm
-    /// computes faster still in `f32`.
+    /// In bfloat16 where that is faster and the channels come in pairs. 3x3 convolutions with stride 1 on larger maps are
+    /// faster still in `f32`, by Winograd's algorithm, and those in groups have no products of pairs.
     Bf16,
 }
 
@@ -105,6 +105,9 @@ pub(crate) fn pair_all_rows(values: &[f32], count: usize, len: usize, stride: us
 pub(crate) trait Dot {
     /// `sum + a * b`, lane by lane.
     fn dot<S: Simd>(simd: S, a: S::f32s, b: S::f32s, sum: S::f32s) -> S::f32s;
+
+    /// Runs a part of the work as a function of its own, compiled for what [`dot`](Self::dot) needs.
+    fn run<S: Simd, W: WithSimd<Output = ()>>(simd: S, work: W);
 }
 
 /// In `f32`.
@@ -114,6 +117,11 @@ impl Dot for Single {
     #[inline(always)]
     fn dot<S: Simd>(simd: S, a: S::f32s, b: S::f32s, sum: S::f32s) -> S::f32s {
         simd.mul_add_e_f32s(a, b, sum)
+    }
+
+    #[inline(always)]
+    fn run<S: Simd, W: WithSimd<Output = ()>>(simd: S, work: W) {
+        simd.vectorize(work);
     }
 }
 
@@ -139,19 +147,24 @@ impl Dot for Pairs {
         #[cfg(not(target_arch = "x86_64"))]
         unreachable!("{:?}", (a, b, sum))
     }
+
+    #[inline(always)]
+    fn run<S: Simd, W: WithSimd<Output = ()>>(_: S, work: W) {
+        run(work);
+    }
 }
 
 /// Runs work compiled for a CPU with [`Pairs`].
 ///
 /// # Panics
 /// If this CPU has none: [`Precision::is_available`] tells.
-pub(crate) fn run<W: pulp::WithSimd>(work: W) -> W::Output {
+pub(crate) fn run<W: WithSimd>(work: W) -> W::Output {
     #[cfg(target_arch = "x86_64")]
     {
         #[target_feature(
             enable = "avx512f,avx512bw,avx512cd,avx512dq,avx512vl,avx512bf16,avx2,fma,bmi1,bmi2,lzcnt,popcnt"
         )]
-        fn compiled<W: pulp::WithSimd>(simd: pulp::x86::V4, work: W) -> W::Output {
+        fn compiled<W: WithSimd>(simd: pulp::x86::V4, work: W) -> W::Output {
             work.with_simd(simd)
         }
         if let Some(simd) = pulp::x86::V4::try_new()

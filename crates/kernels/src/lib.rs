@@ -5,8 +5,8 @@
 //! `n * height * width` rows; weights of convolutions are `[kh, kw, in / groups, out]`
 //! ([`conv::pack_weight`] converts from PyTorch's layout).
 //!
-//! Beside each kernel that is more than a loop stands a plain reference, generic over [`Float`]: its
-//! gradients are checked against finite differences in `f64`, and the fast kernel against it.
+//! Beside each kernel that is more than a loop stands, for its tests, the operation as its definition says, in `f64`: its
+//! gradients are checked against finite differences, and the fast kernel against it.
 //!
 //! Work is cut into pieces by the shapes alone, never by the number of threads, and every sum has a
 //! fixed order: the same input gives the same bits on any number of threads. Kernels run on the
@@ -18,7 +18,6 @@ mod bf16;
 pub mod conv;
 pub mod cosine;
 pub mod elementwise;
-mod float;
 pub mod gate;
 mod gemm;
 pub mod layer_norm;
@@ -39,6 +38,5 @@ mod vector;
 
 pub use activation::Activation;
 pub use bf16::Precision;
-pub use float::Float;
 pub use gemm::{Matrix, MatrixMut, gemm};
 pub use memory::Memory;

@@ -81,24 +81,19 @@ pub fn backward_weight(n: usize, input: &[f32], grad_output: &[f32], grad_weight
     });
 }
 
-/// The layer as its definition says, without an epilogue: sums in the order of the features.
-pub fn reference<T: crate::Float>(n: usize, input: &[T], weight: &[T]) -> Vec<T> {
-    let in_features = input.len() / n;
-    let mut output = Vec::new();
-    for row in input.chunks_exact(in_features) {
-        for weight in weight.chunks_exact(in_features) {
-            output.push(row.iter().zip(weight).fold(T::default(), |sum, (&x, &w)| sum + x * w));
-        }
-    }
-    output
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
     use crate::Activation;
     use crate::testing::{assert_gradient, dot, values, values_f64};
     use regraft_testing::assert_close_to_scale;
+
+    /// The layer as its definition says, without an epilogue.
+    fn reference(n: usize, input: &[f64], weight: &[f64]) -> Vec<f64> {
+        let in_features = input.len() / n;
+        let row = |row: &[f64]| weight.chunks_exact(in_features).map(|weight| dot(row, weight)).collect::<Vec<_>>();
+        input.chunks_exact(in_features).flat_map(row).collect()
+    }
 
     fn f32s(values: &[f64]) -> Vec<f32> {
         values.iter().map(|&x| x as f32).collect()

@@ -73,7 +73,7 @@ impl Level {
     }
 
     /// `f32` values in a vector.
-    pub fn lanes(self) -> usize {
+    pub const fn lanes(self) -> usize {
         match self {
             Level::Scalar => 1,
             Level::Neon => 4,

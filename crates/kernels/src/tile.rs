@@ -136,7 +136,7 @@ impl Product<'_> {
     /// Computes it at a level, on the calling thread.
     ///
     /// # Panics
-    /// If an element would lie outside its slice.
+    /// If an element would lie outside its slice, or in bfloat16 at a level that has no such products.
     pub fn run(&self, level: Level, c: &mut [f32]) {
         self.run_and_sum(level, c, &mut []);
     }
@@ -155,6 +155,8 @@ impl Product<'_> {
     /// Makes sure that every element lies within its slice.
     fn check(&self, level: Level, c_len: usize) {
         let Self { m, n, k, panels, .. } = *self;
+        // They run with vectors of that level, whatever `level` is: what is checked below would be for narrower ones.
+        assert!(self.precision == Precision::F32 || level == Level::Avx512, "bfloat16 products at {level:?}");
         match self.a {
             Rows::Strided { values, strides } if k > 0 => {
                 assert!((m - 1) * strides[0] + (k - 1) * strides[1] < values.len(), "a is short");
@@ -232,33 +234,53 @@ impl<D: Dot> Run<'_, D> {
     /// A tile of `R` rows from `row` on.
     #[inline(always)]
     fn rows<S: Simd, const R: usize>(&mut self, simd: S, panel: usize, columns: usize, row: usize) {
-        match columns.div_ceil(S::F32_LANES) {
-            1 => self.vectors::<S, R, 1>(simd, panel, columns, row),
-            2 => self.vectors::<S, R, 2>(simd, panel, columns, row),
-            3 => self.vectors::<S, R, 3>(simd, panel, columns, row),
-            _ => self.vectors::<S, R, 4>(simd, panel, columns, row),
+        // A branch on a constant: tiles of more vectors than the level has registers for are not even compiled.
+        if S::F32_LANES == Level::Avx2.lanes() {
+            match columns.div_ceil(S::F32_LANES) {
+                1 => self.vectors::<S, R, 1>(simd, panel, columns, row),
+                _ => self.vectors::<S, R, 2>(simd, panel, columns, row),
+            }
+        } else {
+            match columns.div_ceil(S::F32_LANES) {
+                1 => self.vectors::<S, R, 1>(simd, panel, columns, row),
+                2 => self.vectors::<S, R, 2>(simd, panel, columns, row),
+                3 => self.vectors::<S, R, 3>(simd, panel, columns, row),
+                _ => self.vectors::<S, R, 4>(simd, panel, columns, row),
+            }
         }
     }
 
-    /// A tile of `V` vectors: a function of its own where all are whole, so that its loops over them have no branches,
-    /// are unrolled, and leave the sums in registers.
+    /// A tile of `V` vectors: another one where all are whole, so that its loops over them have no branches, are
+    /// unrolled, and leave the sums in registers.
     #[inline(always)]
     fn vectors<S: Simd, const R: usize, const V: usize>(&mut self, simd: S, panel: usize, columns: usize, row: usize) {
+        let Run { product, ref mut c, ref mut totals, dot } = *self;
         if columns == V * S::F32_LANES {
-            self.tile::<S, R, V, true>(simd, panel, columns, row);
+            D::run(simd, Tile::<D, R, V, true> { product, c, totals, dot, panel, columns, row });
         } else {
-            self.tile::<S, R, V, false>(simd, panel, columns, row);
+            D::run(simd, Tile::<D, R, V, false> { product, c, totals, dot, panel, columns, row });
         }
     }
+}
+
+/// A tile of `R` rows and `V` vectors, all of them whole or not. A function of its own, with [`Dot::run`]: all of them in
+/// one keep the compiler busy for minutes, because what it does for each loop it does to the whole function.
+struct Tile<'a, D, const R: usize, const V: usize, const WHOLE: bool> {
+    product: &'a Product<'a>,
+    c: &'a mut [f32],
+    totals: &'a mut [f32],
+    dot: PhantomData<D>,
+    panel: usize,
+    columns: usize,
+    row: usize,
+}
+
+impl<D: Dot, const R: usize, const V: usize, const WHOLE: bool> WithSimd for Tile<'_, D, R, V, WHOLE> {
+    type Output = ();
 
     #[inline(always)]
-    fn tile<S: Simd, const R: usize, const V: usize, const WHOLE: bool>(
-        &mut self,
-        simd: S,
-        panel: usize,
-        columns: usize,
-        row: usize,
-    ) {
+    fn with_simd<S: Simd>(self, simd: S) {
+        let Self { panel, columns, row, .. } = self;
         let Product { k, a, b, panels, places, accumulate, finish, .. } = *self.product;
         let b = b[(panel * panels.step).min(b.len())..].as_ptr();
         let first = panel * panels.width;
@@ -280,7 +302,8 @@ impl<D: Dot> Run<'_, D> {
         }
         let mut sums = [bias; R];
         // SAFETY: `check` has made sure that rows `row..row + R` of `a` have all their `k` elements, and that this panel
-        // of `b` has `k` rows of `V` whole vectors.
+        // of `b` has `k` rows of `V` whole vectors of its level; `S` is that level's, for bfloat16 as well, whose products
+        // `check` refuses at any but the one that `bf16::run` runs at.
         #[allow(unsafe_code)]
         unsafe {
             match a {
@@ -400,6 +423,25 @@ mod tests {
             }
         }
         packed
+    }
+
+    #[test]
+    #[should_panic(expected = "bfloat16 products at Scalar")]
+    fn pairs_at_a_level_of_narrower_vectors_are_refused() {
+        let (level, [m, n, k]) = (Level::Scalar, [1, 1, 1]);
+        let product = Product {
+            m,
+            n,
+            k,
+            a: Rows::Strided { values: &[1.0], strides: [1, 1] },
+            b: &[1.0],
+            panels: Panels::new(level, k, n),
+            places: Places::Strided(n),
+            accumulate: false,
+            finish: Finish::NONE,
+            precision: Precision::Bf16,
+        };
+        product.run(level, &mut [0.0]);
     }
 
     #[test]

@@ -3,7 +3,7 @@
 use pulp::Simd;
 
 /// The most `f32` values that a vector holds.
-const MAX_LANES: usize = 16;
+pub(crate) const MAX_LANES: usize = 16;
 
 /// The vectors of `channels` channels: the first channel of each, and how many it has.
 pub(crate) fn vectors<S: Simd>(channels: usize) -> impl Iterator<Item = (usize, usize)> {

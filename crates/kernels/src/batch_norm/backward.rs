@@ -281,3 +281,37 @@ impl Combine<'_> {
         }
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::testing::values;
+    use regraft_testing::assert_close_to_scale;
+
+    #[test]
+    fn sums_and_combinations_are_those_of_the_definition_at_every_level() {
+        // Channels for blocks of 4, 2 and 1 vectors of 16, and a tail.
+        let (rows, channels) = (9, 7 * 16 + 5);
+        let [input, grad] = ["x", "g"].map(|name| values(name, rows * channels));
+        let affine = &Affine { scale: values("scale", channels), shift: values("shift", channels) };
+        let [mean, a, b, c] = ["mean", "a", "b", "c"].map(|name| values(name, channels));
+        let passing = Passing { affine, activation: Activation::ReLU };
+        let (mut sums, mut combined) = ([vec![0.0; channels], vec![0.0; channels]], Vec::new());
+        for (i, (&x, &g)) in input.iter().zip(&grad).enumerate() {
+            let i = i % channels;
+            let g = if x * affine.scale[i] + affine.shift[i] > 0.0 { g } else { 0.0 };
+            sums[0][i] += g;
+            sums[1][i] += g * (x - mean[i]);
+            combined.push(a[i] * g + b[i] * x + c[i]);
+        }
+        for level in Level::available() {
+            let (input, mut found) = (&input, grad.clone());
+            for (sums, expected) in level.run(Sum { passing, mean: &mean, input, grad: &grad }).iter().zip(&sums) {
+                assert_close_to_scale(&format!("{level:?}: sums"), sums, expected, 1e-6);
+            }
+            let target = Target::InPlace(&mut found);
+            level.run(Combine { passing, coefficients: [&a, &b, &c], input, target });
+            assert_close_to_scale(&format!("{level:?}: combined"), &found, &combined, 1e-6);
+        }
+    }
+}

@@ -1,21 +1,19 @@
 //! Batch normalisation in training, as its definition says.
 
-use crate::Float;
-
 /// Mean and biased variance of channel `c`.
-fn moments<T: Float>(x: &[T], channels: usize, c: usize) -> (T, T) {
-    let count = T::of((x.len() / channels) as f64);
+fn moments(x: &[f64], channels: usize, c: usize) -> (f64, f64) {
+    let count = (x.len() / channels) as f64;
     let column = || x.iter().skip(c).step_by(channels).copied();
-    let mean = column().fold(T::default(), |sum, x| sum + x) / count;
-    let var = column().fold(T::default(), |sum, x| sum + (x - mean) * (x - mean)) / count;
+    let mean = column().sum::<f64>() / count;
+    let var = column().map(|x| (x - mean) * (x - mean)).sum::<f64>() / count;
     (mean, var)
 }
 
 /// Output, mean and biased variance for rows of `weight.len()` channels.
-pub fn forward<T: Float>(x: &[T], weight: &[T], bias: &[T], eps: T) -> (Vec<T>, Vec<T>, Vec<T>) {
+pub(super) fn forward(x: &[f64], weight: &[f64], bias: &[f64], eps: f64) -> (Vec<f64>, Vec<f64>, Vec<f64>) {
     let channels = weight.len();
-    let (mean, var): (Vec<T>, Vec<T>) = (0..channels).map(|c| moments(x, channels, c)).unzip();
-    let normalise = |(i, &x): (usize, &T)| {
+    let (mean, var): (Vec<f64>, Vec<f64>) = (0..channels).map(|c| moments(x, channels, c)).unzip();
+    let normalise = |(i, &x): (usize, &f64)| {
         let c = i % channels;
         (x - mean[c]) / (var[c] + eps).sqrt() * weight[c] + bias[c]
     };
@@ -23,10 +21,10 @@ pub fn forward<T: Float>(x: &[T], weight: &[T], bias: &[T], eps: T) -> (Vec<T>, 
 }
 
 /// Gradients of input, weight and bias (section 3 of the paper).
-pub fn backward<T: Float>(x: &[T], weight: &[T], eps: T, grad: &[T]) -> (Vec<T>, Vec<T>, Vec<T>) {
+pub(super) fn backward(x: &[f64], weight: &[f64], eps: f64, grad: &[f64]) -> (Vec<f64>, Vec<f64>, Vec<f64>) {
     let channels = weight.len();
-    let count = T::of((x.len() / channels) as f64);
-    let mut grads = (vec![T::default(); x.len()], vec![T::default(); channels], vec![T::default(); channels]);
+    let count = (x.len() / channels) as f64;
+    let mut grads = (vec![0.0; x.len()], vec![0.0; channels], vec![0.0; channels]);
     for c in 0..channels {
         let (mean, var) = moments(x, channels, c);
         let std = (var + eps).sqrt();

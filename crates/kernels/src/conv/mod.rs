@@ -1,8 +1,8 @@
 //! 2-d convolution: `torch.nn.functional.conv2d` on NHWC maps, forward and both gradients.
 //!
 //! An [`Algorithm`] is chosen by the shape, the batch included: Winograd's for 3x3 filters with stride 1 where there are
-//! enough pixels, kernels of their own for depthwise convolutions and for few input channels, and for everything else a
-//! matrix product over patches. The weight is brought into the form that the algorithm reads as a [`Filter`], once for as
+//! enough pixels, kernels of their own for depthwise convolutions, for groups of few channels and for few input channels,
+//! and for everything else a matrix product over patches. The weight is brought into the form that the algorithm reads as a [`Filter`], once for as
 //! long as it does not change.
 
 mod algorithm;
@@ -12,7 +12,8 @@ mod filter;
 mod grouped;
 mod narrow;
 mod patches;
-pub mod reference;
+#[cfg(test)]
+mod reference;
 mod winograd;
 
 use rayon::prelude::*;
@@ -90,6 +91,12 @@ impl Shape {
     /// Each channel has one filter of its own.
     fn is_depthwise(&self) -> bool {
         self.groups > 1 && self.groups == self.in_channels && self.groups == self.out_channels
+    }
+
+    /// Whether the filter's taps lie side by side, and each position's reach the map. Only then may a kernel keep all that
+    /// a filter passes over in memory: else its size would be what a setting says, and not what there are values for.
+    fn reaches_little(&self) -> bool {
+        self.dilation == [1, 1] && (0..2).all(|axis| self.padding[axis] < self.kernel[axis])
     }
 
     /// The input pixel that `tap` reads for output position `out` along dimension `axis`, if it is not padding.
@@ -267,7 +274,8 @@ pub fn backward_input<'a>(
 /// The gradient of the weight, summed over the batch: `[kh, kw, in_channels / groups, out_channels]`.
 ///
 /// # Panics
-/// If a slice has another length than the shape says.
+/// If a slice has another length than the shape says, or if this CPU, at the level in use, lacks the precision:
+/// [`Precision::is_available`] tells.
 pub fn backward_weight(
     shape: &Shape,
     precision: Precision,

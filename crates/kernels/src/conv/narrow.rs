@@ -21,8 +21,11 @@ const LINES: usize = 32;
 const PARTS: usize = 16;
 
 /// Whether a convolution is of this kind.
+///
+/// Interleaved lines hold their padding, so more of it than the filter reads beyond the map would be memory for nothing,
+/// and nothing would bound it.
 pub(super) fn fits(shape: &Shape) -> bool {
-    shape.in_channels <= CHANNELS && shape.groups == 1 && shape.dilation == [1, 1] && shape.kernel[1] > 1
+    shape.in_channels <= CHANNELS && shape.groups == 1 && shape.kernel[1] > 1 && shape.reaches_little()
 }
 
 /// Elements of a column of interleaved lines.

@@ -1,7 +1,6 @@
 //! Convolution as its definition says, one multiplication at a time.
 
 use super::Shape;
-use crate::Float;
 
 /// Calls `visit(output index, input index, weight index)` for every product in the convolution.
 fn for_each_product(shape: &Shape, mut visit: impl FnMut(usize, usize, usize)) {
@@ -31,22 +30,22 @@ fn for_each_product(shape: &Shape, mut visit: impl FnMut(usize, usize, usize)) {
 }
 
 /// The convolution, without an epilogue.
-pub fn forward<T: Float>(shape: &Shape, input: &[T], weight: &[T]) -> Vec<T> {
-    let mut output = vec![T::default(); shape.output_len()];
+pub(super) fn forward(shape: &Shape, input: &[f64], weight: &[f64]) -> Vec<f64> {
+    let mut output = vec![0.0; shape.output_len()];
     for_each_product(shape, |o, i, w| output[o] += input[i] * weight[w]);
     output
 }
 
 /// The gradient of the input.
-pub fn backward_input<T: Float>(shape: &Shape, grad_output: &[T], weight: &[T]) -> Vec<T> {
-    let mut grad = vec![T::default(); shape.input_len()];
+pub(super) fn backward_input(shape: &Shape, grad_output: &[f64], weight: &[f64]) -> Vec<f64> {
+    let mut grad = vec![0.0; shape.input_len()];
     for_each_product(shape, |o, i, w| grad[i] += grad_output[o] * weight[w]);
     grad
 }
 
 /// The gradient of the weight.
-pub fn backward_weight<T: Float>(shape: &Shape, input: &[T], grad_output: &[T]) -> Vec<T> {
-    let mut grad = vec![T::default(); shape.weight_len()];
+pub(super) fn backward_weight(shape: &Shape, input: &[f64], grad_output: &[f64]) -> Vec<f64> {
+    let mut grad = vec![0.0; shape.weight_len()];
     for_each_product(shape, |o, i, w| grad[w] += input[i] * grad_output[o]);
     grad
 }

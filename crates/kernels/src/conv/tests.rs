@@ -42,6 +42,10 @@ fn grid() -> Vec<(&'static str, Shape)> {
         ("groups of 4, one pixel", Shape { groups: 5, ..shape([1, 1], [20, 20], [3, 3], 2, [1, 1]) }),
         ("groups of 4, 7x7", Shape { groups: 6, ..shape([9, 8], [24, 24], [7, 7], 1, [0, 0]) }),
         ("grouped 1x1", Shape { groups: 2, ..shape([7, 8], [6, 4], [1, 1], 1, [0, 0]) }),
+        ("3x3 padded by its size", shape([6, 5], [3, 8], [3, 3], 1, [3, 4])),
+        ("groups of 4, padded by their size", Shape { groups: 4, ..shape([5, 6], [16, 16], [3, 3], 1, [3, 3]) }),
+        ("groups of 4, dilated", Shape { in_channels: 24, out_channels: 24, groups: 6, ..dilated }),
+        ("depthwise padded by its size", Shape { groups: 18, ..shape([5, 6], [18, 18], [3, 3], 1, [3, 3]) }),
         ("depthwise", Shape { groups: 19, ..shape([8, 7], [19, 19], [3, 3], 1, [1, 1]) }),
         ("depthwise stride 2", Shape { groups: 32, ..shape([9, 8], [32, 32], [3, 3], 2, [1, 1]) }),
         ("depthwise 5x5", Shape { groups: 16, ..shape([10, 9], [16, 16], [5, 5], 2, [2, 2]) }),
@@ -112,6 +116,24 @@ fn check_against_reference(levels: &[Level], precision: Precision, round: fn(f64
             let mut dw = vec![f32::NAN; shape.weight_len()];
             backward_weight_by(algorithm, level, precision, &shape, &x32, &g32, &mut dw);
             check("weight gradient", &dw, &dw_ref);
+        }
+    }
+}
+
+/// Such scratch is as large as the padding and the distance between taps say, which cost a file nothing.
+#[test]
+fn kernels_with_the_padding_in_scratch_take_no_filter_that_reaches_far() {
+    let first = shape([8, 8], [3, 8], [3, 3], 1, [2, 2]);
+    let grouped = Shape { groups: 4, ..shape([8, 8], [16, 16], [3, 3], 1, [2, 2]) };
+    for (algorithm, shape) in [(Algorithm::Narrow, first), (Algorithm::Grouped, grouped)] {
+        let fits = |shape: &Shape| Algorithm::fitting(shape).any(|fitting| fitting == algorithm);
+        assert!(fits(&shape), "{algorithm:?}");
+        let far = 1 << 28;
+        for axis in [0, 1] {
+            let (mut padded, mut dilated) = (shape, shape);
+            padded.padding[axis] = far;
+            dilated.dilation[axis] = far;
+            assert!(!fits(&padded) && !fits(&dilated), "{algorithm:?}, axis {axis}");
         }
     }
 }

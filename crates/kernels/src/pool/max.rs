@@ -75,7 +75,7 @@ pub fn max_forward_alone(
     let line = shape.output[1] * shape.channels;
     assert_eq!(output.len(), lines.len() * line);
     for (row, output) in lines.zip(output.chunks_exact_mut(line)) {
-        Level::current().run(MaxLine { shape, window, row, above, input, output, winners: &mut [] });
+        MaxLine { shape, window, row, above, input, output, winners: &mut [] }.run(Level::current());
     }
 }
 
@@ -84,7 +84,7 @@ fn max_forward_at(level: Level, shape: &Shape, window: Window, input: &[f32], ou
     assert_eq!((input.len(), output.len(), winners.len()), (shape.input_len(), shape.output_len(), shape.output_len()));
     let line = shape.output[1] * shape.channels;
     output.par_chunks_mut(line).zip(winners.par_chunks_mut(line)).enumerate().for_each(|(row, (output, winners))| {
-        level.run(MaxLine { shape, window, row, above: 0, input, output, winners });
+        MaxLine { shape, window, row, above: 0, input, output, winners }.run(level);
     });
 }
 
@@ -99,6 +99,13 @@ struct MaxLine<'a> {
     output: &'a mut [f32],
     /// Empty if nobody wants them.
     winners: &'a mut [u8],
+}
+
+impl MaxLine<'_> {
+    /// Runs it. A function, so that its code is compiled once however many call it.
+    fn run(self, level: Level) {
+        level.run(self);
+    }
 }
 
 impl WithSimd for MaxLine<'_> {

@@ -60,7 +60,7 @@ pub(in crate::conv) fn forward(
             let (phases, start) = (&[line], row * line_len);
             let (source, accumulate) = (input, false);
             write_line(shape.output_len(), channels, accumulate, out, |out| {
-                level.run(SumLine { phases, channels, source, weight, accumulate, epilogue, start, out });
+                SumLine { phases, channels, source, weight, accumulate, epilogue, start, out }.run(level);
             });
         }
         dispatch(
@@ -89,7 +89,7 @@ pub(in crate::conv) fn backward_input(
             let (phases, start) = (phases.as_slice(), row * line_len);
             let (source, epilogue) = (grad_output, Epilogue::NONE);
             write_line(shape.input_len(), channels, accumulate, out, |out| {
-                level.run(SumLine { phases, channels, source, weight, accumulate, epilogue, start, out });
+                SumLine { phases, channels, source, weight, accumulate, epilogue, start, out }.run(level);
             });
         }
     });
@@ -125,6 +125,11 @@ impl WithSimd for SumLine<'_> {
 }
 
 impl SumLine<'_> {
+    /// Runs it. A function, so that its code is compiled once however many call it.
+    fn run(self, level: Level) {
+        level.run(self);
+    }
+
     /// The sums of one vector of channels.
     #[inline(always)]
     fn channels<S: Simd>(&mut self, simd: S, channel: usize, lanes: usize) {

@@ -27,9 +27,13 @@ const WIDTHS: [usize; 3] = [2, 4, 8];
 const SPREAD: usize = 64 * 1024;
 
 /// Whether these kernels can compute this shape.
+///
+/// Spread maps hold their padding and all that lies between a filter's taps, so nothing would bound the memory of a filter
+/// that reaches far.
 pub(super) fn fits(shape: &Shape) -> bool {
     let width = shape.in_per_group();
-    shape.groups > 1 && width == shape.out_per_group() && WIDTHS.contains(&width) && shape.stride[1] <= 2
+    let is_narrow = shape.groups > 1 && width == shape.out_per_group() && WIDTHS.contains(&width);
+    is_narrow && shape.stride[1] <= 2 && shape.reaches_little()
 }
 
 /// Lines of an image's positions that are worked on at a time: their spread lines are about [`SPREAD`] elements, and one

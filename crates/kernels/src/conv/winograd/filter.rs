@@ -43,6 +43,13 @@ pub(super) struct TransformFilter<'a> {
     pub out: &'a mut [f32],
 }
 
+impl TransformFilter<'_> {
+    /// Runs it. A function, so that its code is compiled once however many call it.
+    pub fn run(self, level: Level) {
+        level.run(self);
+    }
+}
+
 impl WithSimd for TransformFilter<'_> {
     type Output = ();
 
@@ -107,7 +114,7 @@ pub(in crate::conv) fn transform_filter(
     let len = panels.count(shape.out_channels) * panels.step;
     out.reserve(len);
     out[..len].par_chunks_mut(panels.step).enumerate().for_each(|(panel, out)| {
-        level.run(TransformFilter { shape, weight, turned, panels, panel, out });
+        TransformFilter { shape, weight, turned, panels, panel, out }.run(level);
     });
     len
 }

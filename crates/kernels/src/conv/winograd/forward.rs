@@ -13,7 +13,7 @@ use crate::prefetch::Ahead;
 use crate::rows::{Slots, with_scratch};
 use crate::simd::Level;
 use crate::tile::{Finish, Panels, Places, Product, Rows};
-use crate::vector::{load, store, vectors};
+use crate::vector::{MAX_LANES, load, store, vectors};
 use crate::{Activation, Precision};
 
 /// Elements of a point's plane of `count` tiles, `columns` elements each: a whole number of cache lines, odd, so that
@@ -36,6 +36,13 @@ fn tile_stride(channels: usize) -> usize {
     channels.next_multiple_of(16)
 }
 
+impl TransformInput<'_> {
+    /// Runs it. A function, so that its code is compiled once however many call it.
+    fn run(self, level: Level) {
+        level.run(self);
+    }
+}
+
 impl WithSimd for TransformInput<'_> {
     type Output = ();
 
@@ -44,6 +51,7 @@ impl WithSimd for TransformInput<'_> {
         let Shape { input: size, in_channels: channels, padding, .. } = self.tiling.shape;
         let stride = tile_stride(channels);
         let plane = plane(self.count, stride);
+        let copy = &mut [0.0; POINTS * MAX_LANES];
         for tile in 0..self.count {
             let (image, [y, x]) = self.tiling.position(self.first_tile + tile);
             let start = [y as isize - padding[0] as isize, x as isize - padding[1] as isize];
@@ -56,6 +64,7 @@ impl WithSimd for TransformInput<'_> {
                     start,
                     channel,
                     lanes,
+                    copy,
                     points,
                 );
             }
@@ -295,7 +304,7 @@ pub(in crate::conv) fn forward(
             let residual = epilogue.residual.map_or(&[][..], |r| &r[first_pixel * shape.out_channels..][..out.len()]);
             let count_panels = panels.count(shape.out_channels);
             let mut sums = job.epilogue.sums(shape.out_channels);
-            level.run(TransformInput { tiling: &tiling, input, first_tile, count, out: transformed });
+            TransformInput { tiling: &tiling, input, first_tile, count, out: transformed }.run(level);
             for (panel, filter) in filter.chunks_exact(panels.step).enumerate() {
                 let columns = panel * panels.width..shape.out_channels.min((panel + 1) * panels.width);
                 let residual = Ahead::read_columns(residual, shape.out_channels, columns.clone());
@@ -330,7 +339,7 @@ fn forward_by_panels(job: Job, input: &[f32], filter: Form, turned: bool, output
         let filters = Slots::new(filters, panels.step);
         let (transformed, products) = scratch.split_at_mut(total);
         transformed.par_chunks_mut(transformed_len).zip(&groups).for_each(|(out, &(first_tile, count))| {
-            level.run(TransformInput { tiling, input, first_tile, count, out });
+            TransformInput { tiling, input, first_tile, count, out }.run(level);
         });
         let transformed = &*transformed;
         products.par_chunks_mut(groups.len() * products_len).enumerate().for_each(|(panel, products)| {
@@ -349,7 +358,7 @@ fn forward_by_panels(job: Job, input: &[f32], filter: Form, turned: bool, output
             match filter {
                 Form::Packed(filter) => multiply_all(&filter[panel * panels.step..][..panels.step]),
                 Form::AsIs(weight) => filters.with(|out| {
-                    level.run(TransformFilter { shape, weight, turned, panels, panel, out });
+                    TransformFilter { shape, weight, turned, panels, panel, out }.run(level);
                     multiply_all(out);
                 }),
             }

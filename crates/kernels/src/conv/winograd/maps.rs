@@ -1,9 +1,11 @@
 //! Where the transforms read and write: squares of a map, and the 36 points.
 
-use pulp::Simd;
+use std::ops::Range;
 
-use super::transforms::{SIDE, Sink, Source, Transform, in_rows, unrolled};
-use crate::vector::{load, store};
+use pulp::{Simd, WithSimd};
+
+use super::transforms::{POINTS, SIDE, Sink, Source, Transform, in_rows, unrolled};
+use crate::vector::{MAX_LANES, load, store};
 
 /// A square of `N` by `N` pixels of a map, which may reach over its edges, where it is zero.
 #[derive(Clone, Copy)]
@@ -19,52 +21,64 @@ struct Square<'a> {
     lanes: usize,
 }
 
-impl Square<'_> {
+impl<'a> Square<'a> {
     fn is_inside(&self, side: usize) -> bool {
         let inside = |axis: usize| self.start[axis] >= 0 && self.start[axis] as usize + side <= self.size[axis];
         inside(0) && inside(1)
     }
 
+    /// The map from a pixel's vector on.
     #[inline(always)]
-    fn at(&self, y: isize, x: isize) -> usize {
-        ((self.image * self.size[0] + y as usize) * self.size[1] + x as usize) * self.channels + self.channel
+    fn from(&self, y: usize, x: usize) -> &'a [f32] {
+        &self.map[((self.image * self.size[0] + y) * self.size[1] + x) * self.channels + self.channel..]
+    }
+
+    /// Which of the square's lines (axis 0) or columns (axis 1) the map has.
+    fn within(&self, axis: usize, side: usize) -> Range<usize> {
+        let first = (-self.start[axis]).clamp(0, side as isize);
+        let end = (self.size[axis] as isize - self.start[axis]).clamp(first, side as isize);
+        first as usize..end as usize
     }
 }
 
-/// A square inside of the map, of whole vectors.
-struct Inside<'a>(Square<'a>);
-
-impl<S: Simd, const N: usize> Source<S, N> for Inside<'_> {
-    #[inline(always)]
-    fn column(&self, simd: S, j: usize) -> [S::f32s; N] {
-        let Self(square) = self;
-        let mut values = [simd.splat_f32s(0.0); N];
-        let [y, x] = square.start;
-        let line = square.size[1] * square.channels;
-        let column = &square.map[square.at(y, x + j as isize)..][..(N - 1) * line + S::F32_LANES];
-        unrolled!(i in 0..N { values[i] = load(simd, column, i * line, S::F32_LANES) });
-        values
-    }
+/// Copies a square, a whole vector for each pixel.
+struct Copy<'a, const N: usize> {
+    square: Square<'a>,
+    to: &'a mut [f32],
 }
 
-/// Any square.
-struct Border<'a>(Square<'a>);
+impl<const N: usize> WithSimd for Copy<'_, N> {
+    type Output = ();
 
-impl<S: Simd, const N: usize> Source<S, N> for Border<'_> {
     #[inline(always)]
-    fn column(&self, simd: S, j: usize) -> [S::f32s; N] {
-        let Self(square) = self;
-        let mut values = [simd.splat_f32s(0.0); N];
-        let [y, x] = square.start;
-        let x = x + j as isize;
-        if x >= 0 && (x as usize) < square.size[1] {
-            unrolled!(i in 0..N {
-                let y = y + i as isize;
-                if y >= 0 && (y as usize) < square.size[0] {
-                    values[i] = load(simd, square.map, square.at(y, x), square.lanes);
-                }
-            });
+    fn with_simd<S: Simd>(self, simd: S) {
+        let Self { square, to } = self;
+        let (ys, xs) = (square.within(0, N), square.within(1, N));
+        to[..N * N * S::F32_LANES].fill(0.0);
+        for i in ys {
+            for j in xs.clone() {
+                let (y, x) = (square.start[0] + i as isize, square.start[1] + j as isize);
+                let value = load(simd, square.from(y as usize, x as usize), 0, square.lanes);
+                store(simd, to, (i * N + j) * S::F32_LANES, S::F32_LANES, value);
+            }
         }
+    }
+}
+
+/// A square of whole vectors.
+struct Vectors<'a> {
+    values: &'a [f32],
+    /// Elements from one line to the next, and from one pixel to the next.
+    line: usize,
+    pixel: usize,
+}
+
+impl<S: Simd, const N: usize> Source<S, N> for Vectors<'_> {
+    #[inline(always)]
+    fn column(&self, simd: S, j: usize) -> [S::f32s; N] {
+        let mut values = [simd.splat_f32s(0.0); N];
+        let column = &self.values[j * self.pixel..][..(N - 1) * self.line + S::F32_LANES];
+        unrolled!(i in 0..N { values[i] = load(simd, column, i * self.line, S::F32_LANES) });
         values
     }
 }
@@ -97,11 +111,15 @@ impl<S: Simd> Sink<S, SIDE> for Points<&mut [f32]> {
     }
 }
 
+/// Room for a copy of a square's vectors.
+pub(super) type Copied = [f32; POINTS * MAX_LANES];
+
 /// A map, with its size and channels.
 pub(super) type Map<'a> = (&'a [f32], [usize; 2], usize);
 
-/// Transforms a square of a map to `ROWS` rows of the points, from row `FIRST` on.
+/// Transforms a square of a map to `ROWS` rows of the points, from row `FIRST` on. `copy` is room that it may use.
 #[inline(always)]
+#[allow(clippy::too_many_arguments)] // where to read, and where to write
 pub(super) fn transform_square<
     S: Simd,
     T: Transform<N, SIDE>,
@@ -115,12 +133,17 @@ pub(super) fn transform_square<
     start: [isize; 2],
     channel: usize,
     lanes: usize,
+    copy: &mut Copied,
     mut points: Points<&mut [f32]>,
 ) {
     let square = Square { map, size, channels, image, start, channel, lanes };
-    if lanes == S::F32_LANES && square.is_inside(N) {
-        in_rows::<S, T, N, SIDE, FIRST, ROWS>(simd, &Inside(square), &mut points);
+    // What lies over an edge is copied first: a transform that reads with conditions would be several times the code. (`vectorize`
+    // makes the copy a function of its own.)
+    let source = if lanes == S::F32_LANES && square.is_inside(N) {
+        Vectors { values: square.from(start[0] as usize, start[1] as usize), line: size[1] * channels, pixel: channels }
     } else {
-        in_rows::<S, T, N, SIDE, FIRST, ROWS>(simd, &Border(square), &mut points);
-    }
+        simd.vectorize(Copy::<N> { square, to: copy });
+        Vectors { values: copy, line: N * S::F32_LANES, pixel: S::F32_LANES }
+    };
+    in_rows::<S, T, N, SIDE, FIRST, ROWS>(simd, &source, &mut points);
 }

@@ -17,7 +17,7 @@ use crate::prefetch::Ahead;
 use crate::rows::with_scratch;
 use crate::simd::Level;
 use crate::tile::{Finish, Panels, Places, Product, Rows};
-use crate::vector::{load, store, vectors};
+use crate::vector::{MAX_LANES, load, store, vectors};
 
 /// Bytes of transformed maps that a piece of work holds at a time, and of sums if it takes more than one row.
 const MAPS: usize = 800 << 10;
@@ -150,28 +150,35 @@ impl WithSimd for TransformRows<'_> {
 
     #[inline(always)]
     fn with_simd<S: Simd>(self, simd: S) {
+        // Functions of their own: all in one would keep the compiler busy for minutes.
         match (self.piece.split.rows, self.piece.first_row) {
-            (3, 0) => self.rows::<S, 0, 3>(simd),
-            (3, _) => self.rows::<S, 3, 3>(simd),
-            (2, 0) => self.rows::<S, 0, 2>(simd),
-            (2, 2) => self.rows::<S, 2, 2>(simd),
-            (2, _) => self.rows::<S, 4, 2>(simd),
-            (_, 0) => self.rows::<S, 0, 1>(simd),
-            (_, 1) => self.rows::<S, 1, 1>(simd),
-            (_, 2) => self.rows::<S, 2, 1>(simd),
-            (_, 3) => self.rows::<S, 3, 1>(simd),
-            (_, 4) => self.rows::<S, 4, 1>(simd),
-            _ => self.rows::<S, 5, 1>(simd),
+            (3, 0) => simd.vectorize(FromRow::<0, 3>(self)),
+            (3, _) => simd.vectorize(FromRow::<3, 3>(self)),
+            (2, 0) => simd.vectorize(FromRow::<0, 2>(self)),
+            (2, 2) => simd.vectorize(FromRow::<2, 2>(self)),
+            (2, _) => simd.vectorize(FromRow::<4, 2>(self)),
+            (_, 0) => simd.vectorize(FromRow::<0, 1>(self)),
+            (_, 1) => simd.vectorize(FromRow::<1, 1>(self)),
+            (_, 2) => simd.vectorize(FromRow::<2, 1>(self)),
+            (_, 3) => simd.vectorize(FromRow::<3, 1>(self)),
+            (_, 4) => simd.vectorize(FromRow::<4, 1>(self)),
+            _ => simd.vectorize(FromRow::<5, 1>(self)),
         }
     }
 }
 
-impl TransformRows<'_> {
+/// `ROWS` rows of points, from row `FIRST` on.
+struct FromRow<'a, const FIRST: usize, const ROWS: usize>(TransformRows<'a>);
+
+impl<const FIRST: usize, const ROWS: usize> WithSimd for FromRow<'_, FIRST, ROWS> {
+    type Output = ();
+
     #[inline(always)]
-    fn rows<S: Simd, const FIRST: usize, const ROWS: usize>(self, simd: S) {
-        let Self { piece, first_tile, count, channels, maps: (maps, stride, map_plane), grads: (grads, panels, plane) } =
-            self;
+    fn with_simd<S: Simd>(self, simd: S) {
+        let TransformRows { piece, first_tile, count, channels, maps, grads } = self.0;
+        let ((maps, stride, map_plane), (grads, panels, plane)) = (maps, grads);
         let Shape { input: in_size, output: out_size, in_channels, out_channels, padding, .. } = piece.tiling.shape;
+        let copy = &mut [0.0; POINTS * MAX_LANES];
         for tile in 0..count {
             let (image, [y, x]) = piece.tiling.position(first_tile + tile);
             let corner = [y as isize, x as isize];
@@ -180,13 +187,15 @@ impl TransformRows<'_> {
                 let points = Points { data: &mut *maps, plane: map_plane, at: tile * stride + channel };
                 let map = (piece.input, in_size, in_channels);
                 let channel = channels.start + channel;
-                transform_square::<S, Input, SIDE, FIRST, ROWS>(simd, map, image, start, channel, lanes, points);
+                transform_square::<S, Input, SIDE, FIRST, ROWS>(simd, map, image, start, channel, lanes, copy, points);
             }
             for (channel, lanes) in vectors::<S>(out_channels) {
                 let at = channel / panels.width * panels.step + tile * panels.stride + channel % panels.width;
                 let points = Points { data: &mut *grads, plane, at };
                 let map = (piece.grad_output, out_size, out_channels);
-                transform_square::<S, OutputGradient, 4, FIRST, ROWS>(simd, map, image, corner, channel, lanes, points);
+                transform_square::<S, OutputGradient, 4, FIRST, ROWS>(
+                    simd, map, image, corner, channel, lanes, copy, points,
+                );
             }
         }
     }

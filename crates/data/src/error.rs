@@ -241,7 +241,7 @@ fn unreadable(count: usize, first: &str) -> String {
 }
 
 /// Names in quotes, at most ten of them.
-fn list(names: &[String]) -> String {
+pub(crate) fn list(names: &[String]) -> String {
     let shown: Vec<String> = names.iter().take(10).map(|name| format!("`{name}`")).collect();
     match names.len().saturating_sub(shown.len()) {
         0 => shown.join(", "),

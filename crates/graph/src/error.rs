@@ -36,7 +36,9 @@ pub enum Error {
         known: Vec<&'static str>,
     },
     /// The network's last layer is not one that can be replaced.
-    #[error("the network ends in layer {layer} ({op}), with no Linear or 1x1 Conv2d as its head to replace")]
+    #[error(
+        "the network ends in layer {layer} ({op}), with no Linear, CosineLinear or 1x1 Conv2d as its head to replace"
+    )]
     NoHead {
         /// Name of the last layer.
         layer: String,

@@ -4,6 +4,7 @@ use std::collections::HashSet;
 
 use serde::{Deserialize, Serialize};
 
+use crate::stages::top_level;
 use crate::{Error, Op, ParameterKind, Shape};
 
 /// Index of a node in its graph.
@@ -188,8 +189,7 @@ impl Graph {
         for node in self.nodes[1..].iter().filter(|node| parent.is_none_or(|parent| belongs_to(&node.name, parent))) {
             let near = match parent {
                 Some(parent) => prefix(&node.name, parent.split('.').count() + 1),
-                // `features.3.conv` is known as `features.3`, `layer4.0.conv1` as `layer4`.
-                None => prefix(&node.name, if node.name.starts_with("features.") { 2 } else { 1 }),
+                None => top_level(&node.name),
             };
             if !known.iter().any(|known| known == near) {
                 known.push(near.into());
@@ -232,6 +232,14 @@ mod tests {
             let error = Graph::from_nodes(shape, nodes).unwrap_err().to_string();
             assert!(error.contains(reason), "{error:?} should say {reason:?}");
         }
+    }
+
+    #[test]
+    fn a_name_that_is_none_is_answered_with_the_layers_there_are() {
+        let say =
+            |layer| crate::zoo::build("regnet_x_400mf", 10).unwrap().first_node_of(layer).unwrap_err().to_string();
+        assert!(say("layer4").contains("top-level layers are stem, trunk_output.block1, "), "{}", say("layer4"));
+        assert!(say("trunk_output.block5").contains("the layers of trunk_output are trunk_output.block1, "));
     }
 
     #[test]

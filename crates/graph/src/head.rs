@@ -109,7 +109,7 @@ impl Graph {
         let classifier = if stack.number > 0 {
             stack.push(last)
         } else {
-            let replaces = cut.is_none() && matches!(self.nodes()[old].op, Op::Linear(_));
+            let replaces = cut.is_none() && matches!(self.nodes()[old].op, Op::Linear(_) | Op::CosineLinear(_));
             let name = if replaces { self.nodes()[old].name.clone() } else { name };
             graph.push(name, last, &[graph.output()])
         };

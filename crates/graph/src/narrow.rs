@@ -63,6 +63,8 @@ impl Narrowing<'_> {
         let Some(first) = inputs.first() else { return Ok(None) };
         let fits = match node.op {
             Op::Concat => inputs.iter().all(Option::is_none),
+            // Which channels these take follows from all that the wider network had.
+            Op::Narrow { .. } | Op::ChannelShuffle { .. } => first.is_none(),
             // Of a map each pixel would have to be followed.
             Op::Flatten => {
                 first.is_none() || self.shapes[node.inputs[0]].len() == self.shapes[node.inputs[0]].channels()
@@ -98,7 +100,10 @@ impl Narrowing<'_> {
         let (columns, window) = (shape[1], shape[2] * shape[3]);
         let all_rows: Vec<usize> = rows.clone().unwrap_or_else(|| (0..shape[0]).collect());
         let all_columns: Vec<usize> = inputs.map_or_else(|| (0..columns).collect(), <[usize]>::to_vec);
-        if all_rows.len() != narrow[0] || all_columns.len() != narrow[1] || all_columns.iter().any(|&c| c >= columns) {
+        let inside = |list: &[usize], len: usize| list.iter().all(|&at| at < len);
+        let as_many = (all_rows.len(), all_columns.len()) == (narrow[0], narrow[1]);
+        // A file's layers need not fit together: this one may have fewer channels than the one before it kept.
+        if !as_many || !inside(&all_rows, shape[0]) || !inside(&all_columns, columns) {
             return self.wrong(id, format!("its weight is {narrow:?}, the wider network's {shape:?}"));
         }
         let mut data = Vec::with_capacity(narrow.iter().product());
@@ -202,9 +207,12 @@ fn rows(weight: &Tensor) -> Vec<f64> {
     weight.data().chunks_exact(len.max(1)).map(length).collect()
 }
 
-/// Lengths of what a weight has for each input: its slices along the second dimension.
+/// Lengths of what a weight has for each input: its slices along the second dimension; none if it has no such.
 fn columns(weight: &Tensor) -> Vec<f64> {
     let n = weight.shape().get(1).copied().unwrap_or(0);
+    if n == 0 {
+        return Vec::new();
+    }
     let window = weight.shape().iter().skip(2).product::<usize>().max(1);
     let mut squares = vec![0.0; n];
     for (i, slice) in weight.data().chunks_exact(window).enumerate() {
@@ -220,7 +228,7 @@ fn length(values: &[f32]) -> f64 {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::{init, zoo};
+    use crate::{Conv2d, Linear, init, zoo};
 
     fn wide() -> StateDict {
         init::random(&zoo::build("mobilenet_v2", 1000).unwrap(), 0)
@@ -279,5 +287,45 @@ mod tests {
         assert!(narrow(&zoo::build("resnet50", 3).unwrap(), &state).is_ok(), "bottlenecks within may");
         let state = init::random(&zoo::build("vgg13_bn", 10).unwrap(), 0);
         assert!(narrow(&zoo::build("vgg11_bn", 3).unwrap(), &state).is_err());
+    }
+
+    #[test]
+    fn a_depthwise_layer_of_fewer_channels_than_were_kept_is_refused() {
+        let mut state = wide();
+        // As many as the narrow network has, but those that are kept are any of 96.
+        let narrower = zoo::build("rootstock", 3).unwrap();
+        let name = "features.2.conv.1.0.weight";
+        let shape = narrower.parameters().into_iter().find(|spec| spec.name == name).unwrap().shape;
+        state.insert(name.into(), Tensor::full(shape, 1.0));
+        let message = narrow(&narrower, &state).unwrap_err().to_string();
+        assert!(message.contains("layer features.2.conv.1.0 ") && message.contains("[64, 1, 3, 3]"), "{message}");
+    }
+
+    #[test]
+    fn a_weight_without_a_second_dimension_is_refused() {
+        let mut state = wide();
+        state.insert("features.2.conv.2.weight".into(), Tensor::full([96], 1.0));
+        let message = narrow(&zoo::build("rootstock", 3).unwrap(), &state).unwrap_err().to_string();
+        assert!(message.contains("layer features.2.conv.2 ") && message.contains("[96]"), "{message}");
+    }
+
+    #[test]
+    fn channels_that_are_taken_or_moved_by_number_must_all_be_there() {
+        for op in [Op::Narrow { start: 0, length: 2 }, Op::ChannelShuffle { groups: 2 }] {
+            let network = |channels: usize| {
+                let mut graph = Graph::new(Shape::rgb(8));
+                let mut node = graph.push("conv", Op::Conv2d(Conv2d::new(3, channels, 1)), &[0]);
+                node = graph.push("moves", op.clone(), &[node]);
+                node = graph.push("avgpool", Op::AdaptiveAvgPool2d { output_size: 1 }, &[node]);
+                node = graph.push("flatten", Op::Flatten, &[node]);
+                let in_features = if let Op::Narrow { length, .. } = op { length } else { channels };
+                graph.push("fc", Op::Linear(Linear { in_features, out_features: 3, bias: true }), &[node]);
+                graph
+            };
+            let state = init::random(&network(8), 0);
+            assert!(narrow(&network(8), &state).is_ok(), "{op:?}");
+            let message = narrow(&network(4), &state).unwrap_err().to_string();
+            assert!(message.contains("layer moves ") && message.contains("fewer channels"), "{message}");
+        }
     }
 }

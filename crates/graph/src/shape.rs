@@ -64,10 +64,20 @@ impl fmt::Display for Shape {
 /// must not be able to ask for more.
 const MAX_ELEMENTS: usize = 1 << 30;
 
+/// A filter is padded by this many times what it covers, at most.
+///
+/// Positions in padding beyond the filter's reach give nothing but the bias, so networks pad by less than it covers, and a
+/// few (Caffe's) a 1x1 filter by 1. Far more than that is no network, but a file that wants work to be done for nothing.
+const MAX_PADDING: usize = 2;
+
+/// What a filter covers along one dimension: from its first tap to its last.
+fn extent(kernel: usize, dilation: usize) -> Option<usize> {
+    dilation.checked_mul(kernel.checked_sub(1)?)?.checked_add(1)
+}
+
 /// Length of a window's output along one dimension (`torch.nn.Conv2d`, `floor` form), or `None` if it does not fit.
 fn window_output(input: usize, kernel: usize, stride: usize, padding: usize, dilation: usize) -> Option<usize> {
-    let span = dilation.checked_mul(kernel.checked_sub(1)?)?.checked_add(1)?;
-    let room = padding.checked_mul(2)?.checked_add(input)?.checked_sub(span)?;
+    let room = padding.checked_mul(2)?.checked_add(input)?.checked_sub(extent(kernel, dilation)?)?;
     Some(room.checked_div(stride)? + 1)
 }
 
@@ -151,6 +161,15 @@ fn output_shape(node: &Node, inputs: &[Shape]) -> Result<Shape, Error> {
             }
             if channels != conv.in_channels {
                 return wrong(input, format!("it needs {} channels", conv.in_channels));
+            }
+            for i in 0..2 {
+                let (padding, covers) = (conv.padding[i], extent(conv.kernel_size[i], conv.dilation[i]));
+                if let Some(covers) = covers.filter(|covers| padding > covers.saturating_mul(MAX_PADDING)) {
+                    let reason = format!(
+                        "its padding is {padding}, but its filter covers {covers}; pad by {MAX_PADDING} times that at most"
+                    );
+                    return wrong(input, reason);
+                }
             }
             let along =
                 |i: usize, n| window_output(n, conv.kernel_size[i], conv.stride[i], conv.padding[i], conv.dilation[i]);
@@ -261,6 +280,28 @@ mod tests {
         let mut graph = Graph::new(Shape::rgb(2));
         graph.push("pool", Op::MaxPool2d(MaxPool2d { kernel_size: 3, stride: 2, padding: 0, ceil_mode: false }), &[0]);
         assert!(graph.shapes().unwrap_err().to_string().contains("give larger images"));
+    }
+
+    #[test]
+    fn padding_is_bounded_by_what_the_filter_covers() {
+        let shapes = |conv: Conv2d| {
+            let mut graph = Graph::new(Shape::rgb(16));
+            graph.push("stem", Op::Conv2d(conv), &[0]);
+            graph.shapes().map(|shapes| shapes[1])
+        };
+        let conv = |kernel: usize, padding: usize| Conv2d::new(3, 8, kernel).padding(padding);
+        // A convolution of Caffe's SqueezeNet, and one with a wide view of a small map.
+        assert_eq!(shapes(conv(1, 1)).unwrap(), Shape::Map { channels: 8, height: 18, width: 18 });
+        let atrous = Conv2d { dilation: [36; 2], ..conv(3, 36) };
+        assert_eq!(shapes(atrous).unwrap(), Shape::Map { channels: 8, height: 16, width: 16 });
+        // Without a bound the result is small, and what is padded for it some gigabytes.
+        let refused = |conv: Conv2d| shapes(conv).unwrap_err().to_string();
+        let expected = "layer stem (Conv2d) cannot take an input of 3x16x16: its padding is 268435456, but its filter \
+            covers 3; pad by 2 times that at most";
+        assert_eq!(refused(conv(3, 1 << 28).stride(1 << 20)), expected);
+        for padding in [[7, 0], [0, 7]] {
+            assert!(refused(Conv2d { padding, ..Conv2d::new(3, 8, 3) }).contains("padding is 7"), "{padding:?}");
+        }
     }
 
     #[test]

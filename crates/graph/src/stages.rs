@@ -12,19 +12,26 @@ pub struct Stage {
     pub first: NodeId,
 }
 
-/// Containers whose parts are stages of their own, and how many parts of a name tell those apart.
-const CONTAINERS: [(&str, usize); 3] = [("features.", 2), ("classifier.", 2), ("encoder.layers.", 3)];
+/// Layers that only hold others, which are what people call the network's layers: VGG, MobileNetV2 and others (`features`,
+/// `classifier`), MNASNet (`layers`), RegNet (`trunk_output`).
+const CONTAINERS: [&str; 4] = ["features", "classifier", "layers", "trunk_output"];
+
+/// The top-level layer that a node of this name belongs to (`layer4` for `layer4.0.conv1`), or the part of a container
+/// (`features.3` for `features.3.conv`).
+pub(crate) fn top_level(name: &str) -> &str {
+    let is_part = name.split_once('.').is_some_and(|(first, _)| CONTAINERS.contains(&first));
+    prefix(name, if is_part { 2 } else { 1 })
+}
 
 impl Graph {
     /// The network's stages from the input to the output: its top-level layers (ResNet's `conv1`, `layer1` to `layer4`,
-    /// `fc`), or the parts of `features` and `classifier` (VGG, SqueezeNet, MobileNetV2).
+    /// `fc`), or the parts of what holds them all (`features` and `classifier` of VGG, RegNet's `trunk_output`).
     ///
     /// What has neither a convolution nor a fully connected layer, such as `bn1`, belongs to the stage before it.
     pub fn stages(&self) -> Vec<Stage> {
         let mut stages: Vec<Stage> = Vec::new();
         for (first, node) in self.nodes().iter().enumerate() {
-            let depth = CONTAINERS.iter().find(|(container, _)| node.name.starts_with(container));
-            let name = prefix(&node.name, depth.map_or(1, |&(_, depth)| depth));
+            let name = top_level(&node.name);
             let computes = matches!(node.op, Op::Conv2d(_) | Op::Linear(_) | Op::CosineLinear(_));
             if computes && stages.last().is_none_or(|stage| stage.name != name) {
                 stages.push(Stage { name: name.into(), first });
@@ -49,6 +56,18 @@ mod tests {
         assert_eq!(names("vgg11_bn").len(), 8 + 3);
         assert_eq!(names("squeezenet1_1").len(), 1 + 8 + 1);
         assert_eq!(names("mobilenet_v2").len(), 19 + 1);
+        let blocks = [1, 2, 3, 4].map(|block| format!("trunk_output.block{block}"));
+        assert_eq!(names("regnet_y_400mf"), [&["stem".into()], &blocks[..], &["fc".into()]].concat());
+        let mnasnet = names("mnasnet1_0");
+        assert_eq!((mnasnet.len(), &*mnasnet[3], &*mnasnet[10]), (3 + 6 + 1 + 1, "layers.8", "classifier.1"));
+    }
+
+    /// Of a network that is one stage, learning-rate decay and unfreezing would do nothing, and say nothing.
+    #[test]
+    fn every_network_has_stages() {
+        for &name in zoo::NAMES {
+            assert!(names(name).len() >= 6, "{name}: {:?}", names(name));
+        }
     }
 
     #[test]

@@ -3,7 +3,7 @@
 use crate::{Error, Graph, NodeId, Op};
 
 impl Graph {
-    /// The network's head: its last layer with parameters, a `Linear` or a 1x1 `Conv2d`.
+    /// The network's head: its last layer with parameters, a `Linear`, a `CosineLinear` or a 1x1 `Conv2d`.
     ///
     /// # Errors
     /// [`Error::NoHead`] if the last layer with parameters is of another kind.
@@ -11,7 +11,7 @@ impl Graph {
         let last = self.nodes().iter().rposition(|node| !node.op.parameters().is_empty());
         match last.map(|id| (id, &self.nodes()[id])) {
             Some((id, node)) => match &node.op {
-                Op::Linear(_) => Ok(id),
+                Op::Linear(_) | Op::CosineLinear(_) => Ok(id),
                 Op::Conv2d(conv) if conv.kernel_size == [1, 1] && conv.groups == 1 => Ok(id),
                 op => Err(Error::NoHead { layer: node.name.clone(), op: op.name() }),
             },
@@ -27,8 +27,9 @@ impl Graph {
         let head = self.head()?;
         match self.op_mut(head) {
             Op::Linear(linear) => linear.out_features = classes,
+            Op::CosineLinear(cosine) => cosine.out_features = classes,
             Op::Conv2d(conv) => conv.out_channels = classes,
-            _ => unreachable!("a head is a Linear or a Conv2d"),
+            _ => unreachable!("`head` gives no other"),
         }
         Ok(head)
     }
@@ -77,7 +78,7 @@ impl Graph {
 
 #[cfg(test)]
 mod tests {
-    use crate::{Shape, zoo};
+    use crate::{CosineLinear, HeadLayers, Op, Shape, zoo};
 
     #[test]
     fn the_head_is_found_and_replaced_in_every_network() {
@@ -86,6 +87,28 @@ mod tests {
             graph.replace_head(7).unwrap();
             assert_eq!(graph, zoo::build(name, 7).unwrap(), "{name}");
             assert_eq!(*graph.shapes().unwrap().last().unwrap(), Shape::Features(7), "{name}");
+        }
+    }
+
+    #[test]
+    fn a_head_by_cosines_can_be_replaced_as_well() {
+        let cosine = HeadLayers { cosine: true, ..HeadLayers::default() };
+        for network in ["resnet18", "mobilenet_v2"] {
+            let trained = zoo::build(network, 1000).unwrap().graft(None, &cosine, 5).unwrap();
+            let mut graph = trained.graph;
+            assert_eq!(graph.head().unwrap(), trained.classifier, "{network}");
+            let head = graph.replace_head(7).unwrap();
+            assert!(
+                matches!(graph.nodes()[head].op, Op::CosineLinear(CosineLinear { out_features: 7, .. })),
+                "{network}"
+            );
+            assert_eq!(*graph.shapes().unwrap().last().unwrap(), Shape::Features(7), "{network}");
+            // A new one takes its place and its name, as it does with any other.
+            let plain = graph.graft(None, &HeadLayers::default(), 3).unwrap();
+            assert_eq!(
+                plain.graph,
+                zoo::build(network, 1000).unwrap().graft(None, &HeadLayers::default(), 3).unwrap().graph
+            );
         }
     }
 

@@ -81,10 +81,11 @@ pub fn read(path: &Path, default_size: usize) -> Result<Network, Error> {
     network(path, default_size).map_err(|problem| problem.at(path))
 }
 
-/// The side of the pictures in pixels that the ONNX file at `path` fixes, if it does; nothing else is looked at.
+/// The side of the pictures in pixels that the ONNX file at `path` fixes, if it does. The whole file is read and decoded
+/// for that, but no node and no weight is looked at, nor files beside it.
 ///
 /// # Errors
-/// As [`read`], as far as the description of the input goes.
+/// As [`read`], as far as the file's form and the description of the input go.
 pub fn image_size(path: &Path) -> Result<Option<usize>, Error> {
     let size = || Ok(Input::of(&load(path)?)?.size);
     size().map_err(|problem: Problem| problem.at(path))

@@ -54,6 +54,10 @@ fn node(op: &str, inputs: &[&str], output: &str) -> NodeProto {
     }
 }
 
+fn attribute(name: &str, ints: &[i64]) -> AttributeProto {
+    AttributeProto { name: name.into(), ints: ints.to_vec(), r#type: 7, ..AttributeProto::default() }
+}
+
 fn floats(name: &str, sizes: &[i64]) -> TensorProto {
     let len = sizes.iter().product::<i64>() as usize;
     TensorProto {
@@ -241,12 +245,6 @@ fn wrong_types_and_inputs_are_refused_by_name() {
 
 #[test]
 fn sizes_of_zero_and_windows_larger_than_anything_are_refused() {
-    let attribute = |name: &str, ints: &[i64]| AttributeProto {
-        name: name.into(),
-        ints: ints.to_vec(),
-        r#type: 7,
-        ..AttributeProto::default()
-    };
     refused(&with(|graph| graph.initializer[0] = floats("conv.weight", &[0, 3, 3, 3])), "conv.weight");
     refused(&with(|graph| graph.initializer[0] = floats("conv.weight", &[4, 0, 3, 3])), "channels");
     refused(&with(|graph| graph.initializer[0] = floats("conv.weight", &[4, 3, 0, 3])), "Conv");
@@ -279,6 +277,55 @@ fn sizes_of_zero_and_windows_larger_than_anything_are_refused() {
             refused(&model, op);
         }
     }
+}
+
+#[test]
+fn a_sum_along_the_width_is_not_taken_for_a_bias() {
+    let model = |back: bool| {
+        with(|graph| {
+            let transpose = |perm: &[i64], input: &str, output: &str| NodeProto {
+                attribute: vec![attribute("perm", perm)],
+                ..node("Transpose", &[input], output)
+            };
+            // Maps of 6x6 pixels, of which a vector of 6 fits the width as well as the channels.
+            let mut nodes = vec![
+                transpose(&[0, 2, 3, 1], "a", "last"),
+                node("MatMul", &["last", "mix.weight"], "mixed"),
+                node("Add", &[if back { "first" } else { "mixed" }, "mix.bias"], if back { "summed" } else { "sum" }),
+            ];
+            match back {
+                true => nodes.insert(2, transpose(&[0, 3, 1, 2], "mixed", "first")),
+                false => nodes.push(transpose(&[0, 3, 1, 2], "sum", "summed")),
+            }
+            graph.node[1].input[0] = "summed".into();
+            graph.node.splice(1..1, nodes);
+            graph.initializer.extend([floats("mix.weight", &[4, 6]), floats("mix.bias", &[6])]);
+            graph.initializer[1] = floats("fc.weight", &[2, 6]);
+        })
+    };
+    let network = parse(&model(false).encode_to_vec()).unwrap();
+    assert_eq!(network.state["mix.bias"].shape(), [6]);
+    refused(&model(true), "its constant is [6]");
+}
+
+#[test]
+fn a_cast_that_would_change_numbers_is_refused() {
+    let model = |to: Option<i64>| {
+        with(|graph| {
+            let to = to.map(|i| AttributeProto { name: "to".into(), i, r#type: 2, ..AttributeProto::default() });
+            let cast = NodeProto { attribute: to.into_iter().collect(), ..node("Cast", &["a"], "cast") };
+            graph.node[1].input[0] = "cast".into();
+            graph.node.insert(1, cast);
+        })
+    };
+    // FLOAT, FLOAT16, DOUBLE and BFLOAT16; then UINT8, INT32, INT64, BOOL and one of 8 bits.
+    for to in [1, 10, 11, 16] {
+        assert!(parse(&model(Some(to)).encode_to_vec()).is_ok(), "{to}");
+    }
+    for to in [2, 6, 7, 9, 17] {
+        refused(&model(Some(to)), &format!("1 x Cast (Cast_cast): it casts to type {to} "));
+    }
+    refused(&model(None), "to which type");
 }
 
 #[test]

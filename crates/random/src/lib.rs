@@ -18,7 +18,8 @@ pub type Generator = ChaCha8Rng;
 /// What a random decision is for; two purposes never share a stream.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Purpose {
-    /// Initial values of a parameter; key: hash of the parameter's name, 0.
+    /// Initial values of a parameter; key: hash of the parameter's name, 0. And the inputs that a model keeps its answers
+    /// to; key: hash of "golden", the input.
     Init = 1,
     /// Order of the training samples; key: epoch, 0.
     Shuffle = 2,
@@ -26,7 +27,8 @@ pub enum Purpose {
     Augment = 3,
     /// Dropout masks; key: the sample's key, layer.
     Dropout = 4,
-    /// Which samples go to the validation part; key: hash of the class name, 0.
+    /// Which samples go to the validation part; key: hash of the name of the class (or of the group that is divided, or of
+    /// "distill"), 0. The order that a group's listed photos are divided in has the same hash, and 1.
     Split = 5,
     /// Cross-validation folds; key: 0, 0.
     Folds = 6,

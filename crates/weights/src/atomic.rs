@@ -9,7 +9,8 @@ use tempfile::Builder;
 use crate::error::Error;
 
 /// Writes a file at `path` so that at every instant, even after a crash or a power failure, the whole
-/// new file is there or the old one is (or none, if there was none).
+/// new file is there or the old one is (or none, if there was none). Which of them it is after a power failure right behind
+/// this call is certain only where the system can flush a directory.
 ///
 /// `content` writes to a temporary sibling, which is flushed to the disk and then takes the name
 /// `path`; if anything fails the sibling is removed. Only a kill leaves it (`.NAME....tmp`), to be deleted
@@ -62,8 +63,22 @@ fn replace(path: &Path, content: &impl Fn(&mut dyn Write) -> io::Result<()>) -> 
     temporary.persist(&path).map_err(|e| e.error)?;
     // The new name is in the directory, which has to reach the disk too; only Unix lets one open it.
     #[cfg(unix)]
-    File::open(&directory)?.sync_all()?;
+    if_possible(File::open(&directory).and_then(|directory| directory.sync_all()))?;
     Ok(())
+}
+
+/// What flushing a directory came to, where that is a fault of the disk.
+///
+/// The file is written and has its name by then. Some file systems have no way to flush a directory, and one that may be
+/// written to need not be readable, which it must be to be opened: there the name reaches the disk when the system sees
+/// fit, and to call the file unwritten would be wrong.
+#[cfg(unix)]
+fn if_possible(flushed: io::Result<()>) -> io::Result<()> {
+    use io::ErrorKind::{InvalidInput, PermissionDenied, Unsupported};
+    flushed.or_else(|e| match e.kind() {
+        Unsupported | InvalidInput | PermissionDenied => Ok(()),
+        _ => Err(e),
+    })
 }
 
 /// How many bytes `content` writes.
@@ -130,6 +145,28 @@ mod tests {
         assert!(error.to_string().contains("no regular file"), "{error}");
         let nowhere = directory.path().join("absent/model");
         assert!(matches!(write_atomically(&nowhere, |_| Ok(())), Err(Error::Write { .. })));
+    }
+
+    #[cfg(unix)]
+    #[test]
+    fn a_directory_that_cannot_be_flushed_does_not_fail_the_write() {
+        use std::os::unix::fs::PermissionsExt;
+        let directory = tempfile::tempdir().unwrap();
+        // One may write here, but not look (who may do anything is let in all the same).
+        fs::set_permissions(directory.path(), fs::Permissions::from_mode(0o300)).unwrap();
+        let path = directory.path().join("model");
+        let written = write_atomically(&path, |file| file.write_all(b"1"));
+        fs::set_permissions(directory.path(), fs::Permissions::from_mode(0o700)).unwrap();
+        written.unwrap();
+        assert_eq!(fs::read(&path).unwrap(), b"1");
+
+        let came_to = |kind: io::ErrorKind| if_possible(Err(kind.into())).map_err(|e| e.kind());
+        for kind in [io::ErrorKind::Unsupported, io::ErrorKind::InvalidInput, io::ErrorKind::PermissionDenied] {
+            assert_eq!(came_to(kind), Ok(()));
+        }
+        for kind in [io::ErrorKind::Other, io::ErrorKind::StorageFull, io::ErrorKind::NotFound] {
+            assert_eq!(came_to(kind), Err(kind));
+        }
     }
 
     #[cfg(unix)]

@@ -16,7 +16,8 @@ pub enum Error {
         /// The operating system's reason.
         source: io::Error,
     },
-    /// The file could not be written; what was at its path before is still there.
+    /// The file could not be written; what was at its path before is still there, unless the reason is that the disk would
+    /// not take the name of the new file, which is then there as a whole.
     #[error("cannot write {}: {source}{}", path.display(), needed(*bytes_needed))]
     Write {
         /// The file.

@@ -41,7 +41,10 @@ pub use error::Error;
 pub use fit::{Mismatch, Misshapen, check, fit};
 pub use hash::{sha256, sha256_of};
 pub use regraft_graph::{StateDict, Tensor};
-pub use safetensors::{parse_safetensors, read_safetensors_with_metadata, write_safetensors, write_safetensors_half};
+pub use safetensors::{
+    parse_safetensors, read_safetensors_metadata, read_safetensors_with_metadata, write_safetensors,
+    write_safetensors_half,
+};
 
 use error::Problem;
 use source::Source;

@@ -33,6 +33,17 @@ pub fn read_safetensors_with_metadata(path: &Path) -> Result<(StateDict, BTreeMa
     read(&mut source).map_err(|problem| problem.at(path))
 }
 
+/// The metadata alone of the safetensors file at `path`: no tensor is read, however many there are.
+///
+/// # Errors
+/// [`Error::Read`] if the file cannot be read, [`Error::Malformed`] or [`Error::Refused`] if it is no whole safetensors
+/// file.
+pub fn read_safetensors_metadata(path: &Path) -> Result<BTreeMap<String, String>, Error> {
+    let mut source = Source::open(path).map_err(|e| Problem::from(e).at(path))?;
+    let (header, _) = read_header(&mut source).map_err(|problem| problem.at(path))?;
+    Ok(metadata(&header))
+}
+
 /// [`read_safetensors_with_metadata`] of a file that is in memory.
 ///
 /// # Errors
@@ -41,7 +52,8 @@ pub fn parse_safetensors(bytes: &'static [u8]) -> Result<(StateDict, BTreeMap<St
     read(&mut Source::of(bytes)).map_err(|problem| problem.at(Path::new("weights in memory")))
 }
 
-pub(crate) fn read(source: &mut Source) -> Result<(StateDict, BTreeMap<String, String>), Problem> {
+/// The header, and where the tensors begin.
+fn read_header(source: &mut Source) -> Result<(Metadata, u64), Problem> {
     let mut header_len = [0; 8];
     source.region(0, 8)?.read_exact(&mut header_len)?;
     let header_len = u64::from_le_bytes(header_len);
@@ -60,7 +72,15 @@ pub(crate) fn read(source: &mut Source) -> Result<(StateDict, BTreeMap<String, S
             source.len() - data
         ));
     }
+    Ok((header, data))
+}
 
+fn metadata(header: &Metadata) -> BTreeMap<String, String> {
+    header.metadata().iter().flatten().map(|(key, value)| (key.clone(), value.clone())).collect()
+}
+
+pub(crate) fn read(source: &mut Source) -> Result<(StateDict, BTreeMap<String, String>), Problem> {
+    let (header, data) = read_header(source)?;
     let mut views = Vec::new();
     for name in header.offset_keys() {
         let TensorInfo { dtype, shape, data_offsets } = header.info(&name).expect("a name from the header");
@@ -75,8 +95,7 @@ pub(crate) fn read(source: &mut Source) -> Result<(StateDict, BTreeMap<String, S
         };
         views.push((name, View { storage, offset: 0, stride: row_major(shape), shape: shape.clone() }));
     }
-    let metadata = header.metadata().iter().flatten().map(|(key, value)| (key.clone(), value.clone())).collect();
-    Ok((read_views(source, views)?, metadata))
+    Ok((read_views(source, views)?, metadata(&header)))
 }
 
 fn element_type(stored: Stored) -> Option<Dtype> {

@@ -4,7 +4,8 @@ use std::collections::BTreeMap;
 use std::fs;
 
 use regraft_weights::{
-    Error, StateDict, Tensor, read, read_safetensors_with_metadata, sha256, write_safetensors, write_safetensors_half,
+    Error, StateDict, Tensor, read, read_safetensors_metadata, read_safetensors_with_metadata, sha256,
+    write_safetensors, write_safetensors_half,
 };
 
 fn weights() -> StateDict {
@@ -30,6 +31,10 @@ fn what_is_written_is_read_back() {
     write_safetensors(&path, &weights(), &metadata()).unwrap();
     assert_eq!(read_safetensors_with_metadata(&path).unwrap(), (weights(), metadata()));
     assert_eq!(read(&path).unwrap(), weights());
+    assert_eq!(read_safetensors_metadata(&path).unwrap(), metadata());
+    let bytes = fs::read(&path).unwrap();
+    fs::write(&path, &bytes[..bytes.len() - 1]).unwrap();
+    assert!(matches!(read_safetensors_metadata(&path), Err(Error::Malformed { .. })), "a part of a file says nothing");
     write_safetensors(&path, &StateDict::new(), &BTreeMap::new()).unwrap();
     assert_eq!(read_safetensors_with_metadata(&path).unwrap(), (StateDict::new(), BTreeMap::new()));
 }

@@ -10,7 +10,8 @@ use std::path::{Path, PathBuf};
 use regraft_random::{Purpose, hash_name, keyed, shuffle};
 
 use super::split::validation_mask;
-use super::{Dataset, Sample, SplitOptions, Target, Task};
+use super::{Dataset, Sample, SplitOptions, Target, Task, VAL_NAMES};
+use crate::error::list;
 use crate::{Error, FindingKind, Findings, Result};
 
 /// Rows that a manifest may have: far above any collection that a run could hold in memory.
@@ -19,10 +20,9 @@ const MAX_ROWS: usize = 10_000_000;
 /// Labels that a manifest may have.
 const MAX_LABELS: usize = 100_000;
 
-/// Names of the column with the path, and of the parts in the column `split`.
+/// Names of the column with the path.
 const PATH_COLUMNS: [&str; 9] =
     ["path", "file", "filename", "image", "file_name", "file_path", "filepath", "image_name", "image_path"];
-const VAL_NAMES: [&str; 4] = ["val", "valid", "validation", "test"];
 
 /// A manifest, read but not divided.
 pub(super) struct Manifest {
@@ -142,8 +142,9 @@ impl Manifest {
     /// The photos in two parts: as the column `split` says or, without one, drawn.
     ///
     /// # Errors
-    /// [`Error::NoPhotos`] if a part is empty, [`Error::OneClass`] if there is nothing to tell apart.
-    pub fn divide(self, path: &Path, options: &SplitOptions, findings: &mut Findings) -> Result<Dataset> {
+    /// [`Error::Manifest`] if a part is empty, or the training part lacks a class; [`Error::OneClass`] if there is nothing
+    /// to tell apart. A class that validation lacks is noted.
+    pub fn divide(mut self, path: &Path, options: &SplitOptions, findings: &mut Findings) -> Result<Dataset> {
         if let (Task::Classes, [only]) = (self.task, self.names.as_slice()) {
             return Err(Error::OneClass { path: path.to_owned(), class: only.clone() });
         }
@@ -158,7 +159,7 @@ impl Manifest {
             findings.add(FindingKind::Layout, path, message);
         }
         let (mut train, mut val) = (Vec::new(), Vec::new());
-        for (row, is_val) in self.rows.into_iter().zip(is_val) {
+        for (row, is_val) in std::mem::take(&mut self.rows).into_iter().zip(is_val) {
             if is_val { &mut val } else { &mut train }.push(row.sample);
         }
         for (part, samples) in [("train", &train), ("val", &val)] {
@@ -167,8 +168,38 @@ impl Manifest {
                 return Err(Error::Manifest { path: path.to_owned(), line: 1, reason });
             }
         }
+        if self.task == Task::Classes {
+            let unlearned = self.lacked_by(&train);
+            if !unlearned.is_empty() {
+                let names = list(&unlearned);
+                let reason = format!(
+                    "the part `train` has no photo of {names}, so it could not be learned; move some of its photos there, \
+                     or remove its rows"
+                );
+                return Err(Error::Manifest { path: path.to_owned(), line: 1, reason });
+            }
+            let unmeasured = self.lacked_by(&val);
+            if !unmeasured.is_empty() {
+                let names = list(&unmeasured);
+                let message = format!(
+                    "the part `val` has no photo of {names}; the validation accuracy says nothing about such photos"
+                );
+                findings.add(FindingKind::Layout, path, message);
+            }
+        }
         let root = path.parent().unwrap_or(Path::new("")).to_owned();
         Ok(Dataset { root, task: self.task, classes: self.names, train, val })
+    }
+
+    /// The classes that none of some samples shows.
+    fn lacked_by(&self, samples: &[Sample]) -> Vec<String> {
+        let shown: BTreeSet<usize> = samples.iter().flat_map(|sample| sample.target.indices()).copied().collect();
+        self.names
+            .iter()
+            .enumerate()
+            .filter(|(class, _)| !shown.contains(class))
+            .map(|(_, name)| name.clone())
+            .collect()
     }
 
     /// The photos to measure a model on that knows `names`: those of the validation part, or all without one.

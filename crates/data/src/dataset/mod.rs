@@ -53,7 +53,7 @@ impl Default for SplitOptions {
     }
 }
 
-/// Names a validation part may have, the preferred first.
+/// Names a validation part may have, as a folder and in a manifest's column `split`; the preferred first.
 const VAL_NAMES: [&str; 4] = ["val", "valid", "validation", "test"];
 
 impl Dataset {

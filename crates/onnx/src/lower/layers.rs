@@ -4,6 +4,7 @@ use regraft_graph::{BatchNorm2d, Conv2d, Linear, NodeId, Op, Shape, Tensor};
 
 use super::{Lowering, layer_name};
 use crate::activation::Step;
+use crate::messages::data_type;
 use crate::node::{OnnxNode, Result};
 use crate::tensor::Constant;
 use crate::value::{Data, Layout, Value};
@@ -98,8 +99,10 @@ impl Lowering {
     /// Takes a constant that is added to a layer as that layer's bias, if it can be one.
     pub(super) fn take_bias(&mut self, data: &Data, constant: &Constant) -> Result<bool> {
         let id = data.node;
-        let outputs = self.shapes[id].channels();
-        if !data.steps.is_empty() || constant.dims != [outputs] || !self.bare.remove(&id) {
+        let (shape, outputs) = (self.shapes[id], self.shapes[id].channels());
+        // A vector of constants belongs to the last dimension, which the file may have moved since.
+        let channels_last = matches!(shape, Shape::Features(_)) || data.layout == Layout::ChannelsLast;
+        if !channels_last || !data.steps.is_empty() || constant.dims != [outputs] || !self.bare.remove(&id) {
             return Ok(false);
         }
         let tensor = self.parameter(constant, &[outputs])?;
@@ -193,6 +196,23 @@ impl Lowering {
             }
             other => other,
         })
+    }
+
+    /// Changes nothing here: numbers are `f32` whatever the file keeps them in, and the integers of shapes are exact. One
+    /// that would cut real numbers down to integers is refused.
+    pub(super) fn cast(&mut self, node: OnnxNode) -> Result<Value> {
+        let value = self.input(node, 0)?;
+        let to = node.int("to").ok_or("it does not say to which type")?;
+        let of_integers = match &value {
+            Value::Integers(_) => true,
+            Value::Constant(constant) => constant.integers().is_some(),
+            _ => false,
+        };
+        let real = [data_type::FLOAT, data_type::FLOAT16, data_type::BFLOAT16, data_type::DOUBLE];
+        match of_integers || real.iter().any(|&kind| i64::from(kind) == to) {
+            true => Ok(value),
+            false => Err(format!("it casts to type {to} of TensorProto.DataType; real numbers must stay real").into()),
+        }
     }
 
     /// `min(max(alpha * x + beta, 0), 1)`.

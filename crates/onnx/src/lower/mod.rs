@@ -234,7 +234,7 @@ impl Lowering {
             "Unsqueeze" => self.unsqueeze(node),
             "Transpose" => self.transpose(node),
             "Identity" => self.identity(node),
-            "Cast" => self.input(node, 0),
+            "Cast" => self.cast(node),
             "Constant" => self.constant(node),
             "Shape" => self.shape(node),
             "Gather" => self.gather(node),

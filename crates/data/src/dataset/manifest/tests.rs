@@ -105,12 +105,38 @@ fn what_is_wrong_is_named_with_its_line() {
         ("path,label\n0.pgm,a,b\n", "line 2: cannot be read as CSV"),
         ("path,label\nnone.pgm,a\nnil.pgm,b\n", "none.pgm is no file, nor is any other"),
         ("path,label,split\n0.pgm,a,train\n1.pgm,b,train\n", "leaves no photo for the part `val`"),
+        (
+            "path,label,split\n0.pgm,a,train\n1.pgm,b,train\n2.pgm,c,val\n3.pgm,a,val\n4.pgm,d,val\n",
+            "line 1: the part `train` has no photo of `c`, `d`, so it could not be learned; move some",
+        ),
         ("path,a,a\n0.pgm,1,0\n", "columns 2 and 3 are both called `a`"),
         ("path,label\n0.pgm,a\n1.pgm,a\n", "only one class"),
     ] {
         let message = open_error(manifest);
         assert!(message.contains(expected), "{manifest:?}: {message}");
     }
+}
+
+#[test]
+fn a_class_without_a_photo_to_validate_on_is_named() {
+    let noted = |manifest: &str| {
+        let (dataset, findings) = open(manifest).unwrap();
+        let about_parts = findings.items.iter().filter(|finding| finding.message.contains("the part"));
+        let kinds: Vec<_> = about_parts.map(|finding| (finding.kind, finding.message.clone())).collect();
+        (dataset.classes.len(), kinds)
+    };
+    let message = |names: &str| {
+        let message =
+            format!("the part `val` has no photo of {names}; the validation accuracy says nothing about such photos");
+        vec![(FindingKind::Layout, message)]
+    };
+    let rows = "0.pgm,a,train\n1.pgm,b,train\n2.pgm,c,train\n3.pgm,a,val\n";
+    assert_eq!(noted(&format!("path,label,split\n{rows}")), (3, message("`b`, `c`")));
+    assert_eq!(noted(&format!("path,label,split\n{rows}4.pgm,b,val\n5.pgm,c,val\n")), (3, vec![]));
+    // A single photo of a class goes to training where the parts are drawn.
+    assert_eq!(noted("path,label\n0.pgm,a\n1.pgm,a\n2.pgm,b\n"), (2, message("`b`")));
+    // What is asked of labels and numbers does not end with one of them missing.
+    assert_eq!(noted("path,labels,split\n0.pgm,a,train\n1.pgm,b,val\n"), (2, vec![]));
 }
 
 #[test]

@@ -15,6 +15,9 @@ use crate::terminal::{BYTES, Terminal};
 const OTHERWISE: &str = "or start from a file you have with --weights FILE, or from nothing with --weights random, or leave \
      --backbone out for the one inside this program";
 
+/// The metadata entry of a file of weights that says how photos are prepared for them.
+const PREPROCESSING: &str = "preprocessing";
+
 /// The name of the weights inside the program.
 pub const EMBEDDED: &str = "embedded";
 
@@ -92,14 +95,49 @@ impl Start {
                     }
                     None => (None, None),
                 };
-                let preprocessing = match (known, Embedded::of(backbone)) {
-                    (Some(weights), _) => noted(weights, reporter),
-                    (None, Some(embedded)) => embedded.preprocessing()?,
-                    (None, None) => usual(backbone, registry, reporter),
+                // What a file says itself is about these very weights, unless they are the published ones.
+                let said = if published.is_none() { said(path, reporter) } else { None };
+                let preprocessing = match (said, known, Embedded::of(backbone)) {
+                    (Some(said), _, _) => said,
+                    (None, Some(weights), _) => noted(weights, reporter),
+                    (None, None, Some(embedded)) => embedded.preprocessing()?,
+                    (None, None, None) => usual(backbone, registry, reporter),
                 };
                 Ok(Self { source: Source::File(path.clone()), published, preprocessing })
             }
         }
+    }
+
+    /// Finds what `choice` means for a student: a file, or weights of the first of `networks` that has some of that name, which
+    /// are its own and those that it may be a narrower form of. How photos are prepared is not for weights to say here.
+    ///
+    /// # Errors
+    /// A name that no published weights of them have.
+    pub fn of_student(choice: &Choice, networks: &[&str], registry: &Registry) -> Result<Self> {
+        let (preprocessing, own) = (Preprocessing::default(), networks[0]);
+        let (source, published) = match choice {
+            Choice::Random => (Source::Random, None),
+            Choice::Named(name) if inside(own, name).is_some() => (Source::Embedded, None),
+            Choice::Named(name) => {
+                let found = networks.iter().find_map(|network| registry.find(network, name));
+                let unknown = || {
+                    Error::Setting(format!(
+                        "--weights {name}: no published weights of {} have that name, and no file here; regraft backbones \
+                         lists them, --weights FILE starts from a file you have, and --weights random from nothing",
+                        networks.join(" or ")
+                    ))
+                };
+                (Source::Random, Some(found.ok_or_else(unknown)?.clone()))
+            }
+            Choice::File(path) => {
+                let known = networks.iter().find_map(|network| match registry.recognise(network, path) {
+                    Some(Known::Content(weights)) => Some(weights.clone()),
+                    _ => None,
+                });
+                (Source::File(path.clone()), known)
+            }
+        };
+        Ok(Self { source, published, preprocessing })
     }
 
     /// A network from an ONNX file has its weights with it. How photos are prepared for it is not in the file.
@@ -122,17 +160,16 @@ impl Start {
         Ok(Self { source: Source::Random, published: None, preprocessing })
     }
 
-    /// Brings the weights here if need be, and enters them into the run's settings.
+    /// Brings the weights here if need be: where they are then, and what they are if they are published ones.
     ///
     /// # Errors
     /// Those of [`fetch`], with what else there is.
-    pub fn enter(self, config: &mut Config, settings: &Settings, watch: &dyn Watch) -> Result<()> {
-        config.weights = match (self.source, &self.published) {
+    pub fn bring(self, settings: &Settings, watch: &dyn Watch) -> Result<(Source, Option<Published>)> {
+        let source = match (self.source, &self.published) {
             (Source::Random, Some(weights)) => Source::File(bring(weights, settings, watch)?),
             (source, _) => source,
         };
-        config.published = self.published.map(|weights| Published { name: weights.name, url: weights.url });
-        Ok(())
+        Ok((source, self.published.map(|weights| Published { name: weights.name, url: weights.url })))
     }
 }
 
@@ -194,13 +231,39 @@ fn usual(backbone: &str, registry: &Registry, reporter: &dyn Reporter) -> Prepro
     }
 }
 
+/// How a file of weights says itself that photos are prepared for them: a distilled student's does, and a trained model.
+fn said(path: &Path, reporter: &dyn Reporter) -> Option<Preprocessing> {
+    // What cannot be read, or is of another form, is for those who read the weights.
+    let text = regraft_weights::read_safetensors_metadata(path).ok()?.remove(PREPROCESSING)?;
+    let read = serde_json::from_str(&text).map_err(|e| e.to_string());
+    let checked =
+        read.and_then(|prepared: Preprocessing| prepared.validate().map(|()| prepared).map_err(|e| e.to_string()));
+    match checked {
+        Ok(prepared) => {
+            tell(&prepared, &format!("{} says", path.display()), reporter);
+            Some(prepared)
+        }
+        Err(reason) => {
+            reporter.warn(&format!(
+                "{}: its metadata entry {PREPROCESSING:?} does not say how photos are prepared ({reason}), so they are prepared \
+                 in the usual way unless flags say otherwise",
+                path.display()
+            ));
+            None
+        }
+    }
+}
+
 /// [`preprocessing`], with a word about it.
 fn noted(weights: &Weights, reporter: &dyn Reporter) -> Preprocessing {
     let prepared = preprocessing(weights);
-    let Preprocessing { resize, crop, .. } = prepared;
-    let what = title(weights);
-    reporter.note(&format!("photos are prepared as for {what}: resize {resize}, crop {crop}"));
+    tell(&prepared, &format!("for {}", title(weights)), reporter);
     prepared
+}
+
+fn tell(prepared: &Preprocessing, whose: &str, reporter: &dyn Reporter) {
+    let Preprocessing { resize, crop, .. } = prepared;
+    reporter.note(&format!("photos are prepared as {whose}: resize {resize}, crop {crop}"));
 }
 
 /// How photos were prepared when the published accuracy was measured.

@@ -1,10 +1,12 @@
 //! A pretrained network, ready to be grafted on.
 
 use std::path::Path;
+use std::sync::Arc;
 
+use regraft_data::{ImageStore, Preprocessing, Sample};
 use regraft_graph::{Graph, Shape, StateDict, init, zoo};
 
-use crate::{Embedded, Error, Result, Source, batch_norms, onnx};
+use crate::{Context, Embedded, Error, Result, Source, batch_norms, onnx};
 
 /// A network and the weights below its head.
 pub struct Backbone {
@@ -86,6 +88,29 @@ impl Backbone {
     /// convolutions, and normalising by batch statistics would break the network.
     pub fn batch_norms_are_folded(&self) -> bool {
         batch_norms::are_folded(&self.graph, &self.state)
+    }
+
+    /// Gives the batch norms of random weights the statistics of some photos, before anything is learned from features:
+    /// without, a deep network's features fade. Weights of a file stay as they are.
+    ///
+    /// # Errors
+    /// Those of reading photos and of the engine.
+    pub(crate) fn calibrate(
+        &mut self,
+        photos: &[Sample],
+        store: &Arc<ImageStore>,
+        preprocessing: &Preprocessing,
+        context: &Context,
+    ) -> Result<()> {
+        if self.weights_sha256.is_some() {
+            return Ok(());
+        }
+        let extractor = self.graph.cut(self.graph.nodes()[self.graph.head()?].inputs[0]);
+        if batch_norms::are_folded(&extractor, &self.state) {
+            let images = batch_norms::sample(photos, store, preprocessing, context)?;
+            batch_norms::calibrate(&extractor, &mut self.state, &images, context)?;
+        }
+        Ok(())
     }
 }
 

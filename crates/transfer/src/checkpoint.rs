@@ -161,19 +161,8 @@ impl Loaded {
     /// # Errors
     /// [`Error::File`] naming what has changed.
     pub fn require_same(&self, config: &Config, photos: &Photos, backbone: &Backbone) -> Result<()> {
-        let changed = |what: &str, path: &Path| {
-            let reason = format!("{what} have changed since this run began, so it cannot go on; start a new run");
-            Err(Error::File { path: path.to_owned(), reason })
-        };
-        if self.progress.data_sha256 != photos.sha256 {
-            return changed("the photos", &config.data);
-        }
-        if self.progress.weights_sha256 != backbone.weights_sha256 {
-            let pretrained = config.weights.file().or(onnx::file(&config.backbone));
-            // Another version of the program may have other weights inside.
-            return changed("these weights", pretrained.unwrap_or(Path::new("the weights inside this program")));
-        }
-        Ok(())
+        let Progress { data_sha256, weights_sha256, .. } = &self.progress;
+        require_same(data_sha256, weights_sha256.as_deref(), config, photos, backbone)
     }
 
     /// Puts the state into a session that was compiled as the run's was, and gives back where the run is.
@@ -194,4 +183,30 @@ impl Loaded {
         }
         Ok(self.progress)
     }
+}
+
+/// Makes sure that what a run began with, by the hashes that it has kept, is what it goes on with.
+///
+/// # Errors
+/// [`Error::File`] saying what has changed.
+pub(crate) fn require_same(
+    data_sha256: &str,
+    weights_sha256: Option<&str>,
+    config: &Config,
+    photos: &Photos,
+    backbone: &Backbone,
+) -> Result<()> {
+    let changed = |what: &str, path: &Path| {
+        let reason = format!("{what} have changed since this run began, so it cannot go on; start a new run");
+        Err(Error::File { path: path.to_owned(), reason })
+    };
+    if data_sha256 != photos.sha256 {
+        return changed("the photos", &config.data);
+    }
+    if weights_sha256 != backbone.weights_sha256.as_deref() {
+        let pretrained = config.weights.file().or(onnx::file(&config.backbone));
+        // Another version of the program may have other weights inside.
+        return changed("these weights", pretrained.unwrap_or(Path::new("the weights inside this program")));
+    }
+    Ok(())
 }

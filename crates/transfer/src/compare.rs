@@ -102,7 +102,7 @@ pub fn compare(candidates: &[Candidate], options: &CompareOptions, context: &Con
         preprocessing: largest.preprocessing.clone(),
         ..Config::tutorial(options.data.clone(), largest.backbone.clone())
     };
-    let backbones: Vec<Backbone> = candidates
+    let mut backbones: Vec<Backbone> = candidates
         .iter()
         .map(|Candidate { backbone, weights, preprocessing }| {
             Backbone::load(backbone, weights, preprocessing.crop, options.seed)
@@ -128,9 +128,10 @@ pub fn compare(candidates: &[Candidate], options: &CompareOptions, context: &Con
     };
     let mut entries: Vec<(Entry, Vec<f64>)> = Vec::new();
     let mut folds = Vec::new();
-    for (candidate, backbone) in candidates.iter().zip(&backbones) {
+    for (candidate, backbone) in candidates.iter().zip(&mut backbones) {
         let name = &candidate.backbone;
         let started = Instant::now();
+        backbone.calibrate(&samples, &photos.store, &candidate.preprocessing, context)?;
         let (Grafted { graph, classifier: head, .. }, state) = config.graft(backbone, classes)?;
         let (extractor, _) = graph.split(graph.nodes()[head].inputs[0])?.expect("nothing goes past a head");
         let mut session = context.engine.compile(&extractor, &state, SessionOptions::inference(&extractor))?;

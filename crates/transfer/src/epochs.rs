@@ -281,7 +281,7 @@ impl<'a> Run<'a> {
             preprocessing: self.config.preprocessing.clone(),
             head: self.kind,
             unit: self.photos.unit,
-            provenance: Provenance { epoch, val_score, ..self.provenance.clone() },
+            provenance: Provenance { epoch, val_score: Some(val_score), ..self.provenance.clone() },
             golden,
         })
     }

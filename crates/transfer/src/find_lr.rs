@@ -61,22 +61,31 @@ pub struct FoundRate {
 /// Any of [`Error`]; [`Error::Setting`] for a probe, which takes no steps.
 pub fn find_lr(config: &Config, output_dir: Option<&Path>, context: &Context) -> Result<FoundRate> {
     config.validate()?;
-    if config.mode.probes() {
-        let text =
-            "--find-lr goes with --mode frozen or --mode finetune; the other roads take no steps of a given rate";
-        return Err(Error::Setting(text.into()));
-    }
+    check_find_lr(config)?;
+    let folder = RunFolder::create(output_dir, "find-lr")?;
     let (photos, backbone) = prepare::look(config, context)?;
     let mut network = network::first(config, &backbone, None, &photos, context)?;
     let points = sweep(config, &mut network, &photos, context)?;
     let lr = suggest(&points);
-    let folder = RunFolder::create(output_dir, "find-lr")?;
     let mut csv = "lr,loss,smoothed\n".to_owned();
     points.iter().for_each(|Point { lr, loss, smoothed }| csv += &format!("{lr},{loss},{smoothed}\n"));
     let csv = folder.write("lr_find.csv", &csv)?;
     let svg = draw(&points, lr).map_err(|reason| Error::File { path: folder.path().join("lr_find.svg"), reason })?;
     let plot = folder.write("lr_find.svg", &svg)?;
     Ok(FoundRate { lr, points, csv, plot })
+}
+
+/// Whether a run with these settings takes steps of a given rate, before anything is downloaded or read for it.
+///
+/// # Errors
+/// [`Error::Setting`] if not.
+pub fn check_find_lr(config: &Config) -> Result<()> {
+    if config.mode.probes() {
+        let text =
+            "--find-lr goes with --mode frozen or --mode finetune; the other roads take no steps of a given rate";
+        return Err(Error::Setting(text.into()));
+    }
+    Ok(())
 }
 
 /// Takes the steps.

@@ -10,7 +10,7 @@ use regraft_learn::linear::HeadKind;
 use regraft_learn::metrics::paired_p_value;
 use serde::{Deserialize, Serialize};
 
-use crate::checkpoint::Loaded;
+use crate::checkpoint::{Loaded, require_same};
 use crate::evaluate::measure;
 use crate::gradients::Accumulation;
 use crate::inputs::Inputs;
@@ -19,8 +19,8 @@ use crate::prepare::Photos;
 use crate::probe::score_name;
 use crate::validation::validate;
 use crate::{
-    Backbone, Config, Context, Error, Finished, Keep, Mode, Model, Outcome, Result, RunFolder, SIGNIFICANT, epochs,
-    network, probe,
+    Backbone, Config, Context, Error, Finished, Keep, Mode, Model, Outcome, Provenance, Result, RunFolder, SIGNIFICANT,
+    epochs, network, probe,
 };
 
 /// Share of the time that is planned for: machines are slower at times than when they were measured.
@@ -119,14 +119,15 @@ pub(crate) fn climb(
 ) -> Result<Outcome> {
     let below = folder.rung(Mode::Probe)?;
     let ladder = match folder.read_ladder()? {
-        Some(ladder) => ladder,
+        Some(ladder) => {
+            let Provenance { data_sha256, weights_sha256, .. } = Model::open(&below.best_path())?.provenance;
+            require_same(&data_sha256, weights_sha256.as_deref(), config, photos, backbone)?;
+            ladder
+        }
         None => {
             let plan = Config { mode: Mode::Probe, time: None, ..config.clone() };
             below.start(&plan, &photos.dataset.classes)?;
-            let probed = match probe::run(&plan, backbone, photos, &below, context)? {
-                Outcome::Finished(probed) => probed,
-                interrupted @ Outcome::Interrupted { .. } => return Ok(interrupted),
-            };
+            let probed = probe::run(&plan, backbone, photos, &below, context)?;
             folder.adopt(&below)?;
             let rungs = vec![Rung::of(Mode::Probe, &probed)];
             Ladder { kept: Mode::Probe, rungs, comparison: None, skipped: None }
@@ -134,11 +135,7 @@ pub(crate) fn climb(
     };
     // From here on there is a model, whatever happens.
     folder.write_ladder(&ladder)?;
-    match higher(config, backbone, photos, folder, ladder, started, context) {
-        // While a few steps are measured, or the two models compared.
-        Err(error) if error.is_interruption() => Ok(Outcome::Interrupted { folder: folder.clone(), epoch: 0, step: 0 }),
-        result => result,
-    }
+    higher(config, backbone, photos, folder, ladder, started, context)
 }
 
 /// The rung above the probe, and the verdict.

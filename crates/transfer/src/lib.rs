@@ -2,7 +2,8 @@
 //!
 //! [`train()`] takes a folder of photos and a pretrained network to a [`Model`] by one of three roads: the
 //! ConvNet as a feature extractor under a logistic regression (`probe`), the frozen network with a new
-//! `fc`, or fine-tuning (`epochs`). [`evaluate()`] measures a model, [`predict()`] uses it. A model is one
+//! `fc`, or fine-tuning (`epochs`); or by a [`Ladder`] of them. [`compare()`] says which backbone to take,
+//! [`distill()`] makes a small one. [`evaluate()`] measures a model, [`predict()`] uses it. A model is one
 //! file that holds everything serving needs. Printing and arguments are the caller's; what happens on the
 //! way is told to a [`Reporter`].
 
@@ -49,10 +50,10 @@ pub use context::{Context, Finished, Outcome};
 pub use distill::{DistillConfig, Distilled, TeacherConfig, distill, is_distillation, resume_distillation};
 pub use error::{Error, Result};
 pub use evaluate::evaluate;
-pub use find_lr::{FoundRate, Point, find_lr};
+pub use find_lr::{FoundRate, Point, check_find_lr, find_lr};
 pub use head::{Head, InitHead};
 pub use ladder::{Ladder, Pair, Rung};
-pub use model::{Golden, Model, Provenance};
+pub use model::{Golden, Model, Provenance, Taught};
 pub use predict::{Answer, Prediction, Ranked, YES, predict};
 pub use probe::score_name;
 pub use report::{EpochEnd, Reporter};

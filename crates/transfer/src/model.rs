@@ -31,17 +31,33 @@ pub struct Provenance {
     pub weights: Option<Published>,
     /// SHA-256 over the photos, their classes and their split.
     pub data_sha256: String,
-    /// The road.
-    pub mode: Mode,
+    /// The road; absent where it learned from another model.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub mode: Option<Mode>,
+    /// The model that it learned from, if it did not learn from labels.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub distilled: Option<Taught>,
     /// Seed of the run.
     pub seed: u64,
     /// Epoch whose weights these are, from 1.
     pub epoch: usize,
-    /// Score on the validation photos: accuracy, 0 to 1; of labels, mean average precision; of numbers, R².
-    #[serde(alias = "val_acc")]
-    pub val_score: f64,
+    /// Score on the validation photos: accuracy, 0 to 1; of labels, mean average precision; of numbers, R². Absent where the
+    /// photos had no right answers.
+    #[serde(default, alias = "val_acc", skip_serializing_if = "Option::is_none")]
+    pub val_score: Option<f64>,
     /// Number of validation photos.
     pub val_n: usize,
+}
+
+/// How a model was taught by another one.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct Taught {
+    /// Name of the teacher's backbone.
+    pub teacher: String,
+    /// SHA-256 of the teacher's file.
+    pub teacher_sha256: String,
+    /// How much of the variance of what the teacher says the model explains on the validation photos (R²).
+    pub r2: f64,
 }
 
 /// An input that anyone can make again, and what the network answered when the model was sealed.
@@ -291,10 +307,11 @@ mod tests {
             weights_sha256: None,
             weights: Some(Published { name: "V1".into(), url: "https://host/weights.pth".into() }),
             data_sha256: "0".into(),
-            mode: Mode::Probe,
+            mode: Some(Mode::Probe),
+            distilled: None,
             seed: 0,
             epoch: 1,
-            val_score: 0.5,
+            val_score: Some(0.5),
             val_n: 2,
         };
         let classes = vec!["ants".into(), "bees".into()];
@@ -310,6 +327,19 @@ mod tests {
         let back = Model::open(&path).unwrap();
         assert_eq!(back, model);
         back.session(&engine, &path).unwrap();
+    }
+
+    #[test]
+    fn provenance_says_how_a_model_learned_and_that_of_older_files_is_read() {
+        let text = r#"{"regraft":"0.1.0","backbone":"resnet18","data_sha256":"0","mode":"probe","seed":3,"epoch":1,
+            "val_acc":0.75,"val_n":8}"#;
+        let trained: Provenance = serde_json::from_str(text).unwrap();
+        assert_eq!((trained.mode, trained.val_score, &trained.distilled), (Some(Mode::Probe), Some(0.75), &None));
+        let taught = Taught { teacher: "resnet50".into(), teacher_sha256: "1".into(), r2: 0.5 };
+        let distilled = Provenance { mode: None, val_score: None, distilled: Some(taught), ..trained };
+        let text = serde_json::to_string(&distilled).unwrap();
+        assert!(!text.contains("mode") && !text.contains("val_score"), "{text}");
+        assert_eq!(serde_json::from_str::<Provenance>(&text).unwrap(), distilled);
     }
 
     #[test]

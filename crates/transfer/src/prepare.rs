@@ -9,7 +9,7 @@ use regraft_data::{
 use regraft_learn::linear::HeadKind;
 
 use crate::answers::{Answers, Unit, head_kind};
-use crate::{Backbone, Config, Context, Error, Provenance, Reporter, Result};
+use crate::{Backbone, Config, Context, Error, InitHead, Provenance, Reporter, Result};
 
 /// The photos, decoded once, with what cannot be used left out.
 pub(crate) struct Photos {
@@ -42,10 +42,11 @@ impl Provenance {
             weights_sha256: backbone.weights_sha256.clone(),
             weights: config.published.clone(),
             data_sha256: photos.sha256.clone(),
-            mode: config.mode,
+            mode: Some(config.mode),
+            distilled: None,
             seed: config.seed,
             epoch: 0,
-            val_score: 0.0,
+            val_score: None,
             val_n: photos.dataset.val.len(),
         }
     }
@@ -57,13 +58,16 @@ impl Provenance {
 /// Those of both, and of what the settings ask of the network.
 pub(crate) fn look(config: &Config, context: &Context) -> Result<(Photos, Backbone)> {
     context.engine.supports(config.precision)?;
-    let backbone = Backbone::load(&config.backbone, &config.weights, config.preprocessing.crop, config.seed)?;
+    let mut backbone = Backbone::load(&config.backbone, &config.weights, config.preprocessing.crop, config.seed)?;
     backbone.notes.iter().for_each(|note| context.reporter.note(note));
     config.tell_of_batch_norms(&backbone, context.reporter);
     // How many classes there are is not known yet, and makes no difference to what may be wrong here.
     config.trainable(&config.graft(&backbone, 2)?.0, 0)?;
     let photos = photos(config, context)?;
     config.validate_for(&photos.dataset)?;
+    if config.mode.probes() || config.init_head == InitHead::Probe {
+        backbone.calibrate(&photos.dataset.train, &photos.store, &config.preprocessing, context)?;
+    }
     Ok((photos, backbone))
 }
 

@@ -12,13 +12,10 @@ use regraft_learn::linear::{
 use regraft_learn::metrics::Tally;
 
 use crate::answers;
-use crate::batch_norms;
 use crate::features::Features;
 use crate::model::Golden;
 use crate::prepare::Photos;
-use crate::{
-    Backbone, ClassWeights, Config, Context, EpochEnd, Finished, Head, Model, Outcome, Provenance, Result, RunFolder,
-};
+use crate::{Backbone, ClassWeights, Config, Context, EpochEnd, Finished, Head, Model, Provenance, Result, RunFolder};
 
 /// Computes features, fits the head, and seals it on the network as an ordinary fully connected layer.
 ///
@@ -30,7 +27,7 @@ pub(crate) fn run(
     photos: &Photos,
     folder: &RunFolder,
     context: &Context,
-) -> Result<Outcome> {
+) -> Result<Finished> {
     let started = Instant::now();
     let dataset = &photos.dataset;
     let (Grafted { graph, classifier: head, .. }, mut state) = config.graft(backbone, dataset.classes.len())?;
@@ -38,10 +35,6 @@ pub(crate) fn run(
     folder.require_room(4 * parameters + (1 << 20))?;
     let divided = graph.split(graph.nodes()[head].inputs[0])?;
     let (extractor, top) = divided.expect("nothing goes past a head");
-    if backbone.weights_sha256.is_none() && batch_norms::are_folded(&extractor, &state) {
-        let images = batch_norms::sample(&dataset.train, &photos.store, &config.preprocessing, context)?;
-        batch_norms::calibrate(&extractor, &mut state, &images, context)?;
-    }
     let mut below = context.engine.compile(&extractor, &state, SessionOptions::inference(&extractor))?;
     let mut extract = |what: &str, samples: &[Sample]| {
         Features::extract(what, samples, below.as_mut(), &photos.store, &config.preprocessing, context)
@@ -70,7 +63,11 @@ pub(crate) fn run(
         preprocessing: config.preprocessing.clone(),
         head: kind,
         unit: photos.unit,
-        provenance: Provenance { epoch: 1, val_score: on_val.score(), ..Provenance::of(config, backbone, photos) },
+        provenance: Provenance {
+            epoch: 1,
+            val_score: Some(on_val.score()),
+            ..Provenance::of(config, backbone, photos)
+        },
         golden,
     };
     let seconds = started.elapsed().as_secs_f64();
@@ -87,7 +84,7 @@ pub(crate) fn run(
     // Last: the model is what tells a finished probe.
     model.save(&folder.best_path())?;
     context.reporter.epoch(EpochEnd { row: &row, epochs: 1, best: true, kind });
-    Ok(Outcome::Finished(Finished {
+    Ok(Finished {
         folder: folder.clone(),
         best_val_score: row.val_score,
         kind,
@@ -96,7 +93,7 @@ pub(crate) fn run(
         val_n: dataset.val.len(),
         seconds,
         ladder: None,
-    }))
+    })
 }
 
 /// Gives the last layer of a network the weights that a probe of it finds, for fine-tuning to start from: linear probing,

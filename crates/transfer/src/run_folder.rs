@@ -8,6 +8,15 @@ use regraft_learn::linear::HeadKind;
 
 use crate::{Config, Error, Ladder, Mode, Result};
 
+/// Names of files that may be there.
+const CONFIG: &str = "config.toml";
+const LABELS: &str = "labels.txt";
+const DISTILLATION: &str = "distill.toml";
+
+/// How the names of teachers' answers begin and end; between is the number of a view, or this word.
+const ANSWERS: (&str, &str) = ("teachers-", ".safetensors");
+const KEPT_APART: &str = "val";
+
 /// A run's folder and the files in it, each written whole or not at all.
 #[derive(Clone, Debug)]
 pub struct RunFolder {
@@ -15,17 +24,35 @@ pub struct RunFolder {
 }
 
 impl RunFolder {
-    /// Checks that `output_dir` holds no model or checkpoint, unless they may be replaced.
+    /// Checks that `output_dir` holds no model, checkpoint or distillation, unless they may be replaced. A distillation counts
+    /// from its start: asking the teachers is most of its work.
     ///
     /// # Errors
     /// [`Error::File`] if it does.
     pub fn require_free(output_dir: Option<&Path>, replace: bool) -> Result<()> {
         match output_dir.map(|path| Self { path: path.to_owned() }) {
-            Some(folder) if !replace && (folder.best_path().exists() || folder.checkpoint_path().exists()) => {
+            Some(folder) if !replace && folder.taken_by().iter().any(|path| path.exists()) => {
                 let reason = "already holds a run; choose another --output-dir, or give --exist-ok to replace it";
                 Err(Error::File { path: folder.path, reason: reason.into() })
             }
             _ => Ok(()),
+        }
+    }
+
+    /// Checks that a run does not replace what it needs itself.
+    ///
+    /// # Errors
+    /// [`Error::File`] if `input` is one of the models, weights or checkpoints here.
+    pub(crate) fn require_apart(&self, input: &Path) -> Result<()> {
+        let Ok(input) = fs::canonicalize(input) else { return Ok(()) };
+        let folders = self.rungs().into_iter().chain([self.clone()]);
+        let mut replaced = folders.flat_map(|folder| folder.taken_by());
+        match replaced.any(|old| fs::canonicalize(old).is_ok_and(|old| old == input)) {
+            true => {
+                let reason = "would be replaced by this run, which needs it; choose another --output-dir";
+                Err(Error::File { path: input, reason: reason.into() })
+            }
+            false => Ok(()),
         }
     }
 
@@ -70,6 +97,19 @@ impl RunFolder {
         Ok((folder, config))
     }
 
+    /// A folder that may be a run's.
+    pub(crate) fn at(path: &Path) -> Self {
+        Self { path: path.to_owned() }
+    }
+
+    /// Writes the settings of a distillation.
+    ///
+    /// # Errors
+    /// [`Error::Weights`] if the file cannot be written.
+    pub(crate) fn write_distillation(&self, text: &str) -> Result<()> {
+        self.write(DISTILLATION, text).map(|_| ())
+    }
+
     /// The folder itself.
     pub fn path(&self) -> &Path {
         &self.path
@@ -83,6 +123,52 @@ impl RunFolder {
     /// The state from which the run goes on.
     pub fn checkpoint_path(&self) -> PathBuf {
         self.path.join("last.ckpt")
+    }
+
+    /// The settings of a distillation, by which it is told from other runs.
+    pub(crate) fn distillation_path(&self) -> PathBuf {
+        self.path.join(DISTILLATION)
+    }
+
+    /// The weights of a distillation's student.
+    pub(crate) fn student_path(&self) -> PathBuf {
+        self.path.join("student.safetensors")
+    }
+
+    /// What the teachers of a distillation say of a view of the training photos, or of those kept apart.
+    pub(crate) fn answers_path(&self, view: Option<usize>) -> PathBuf {
+        let view = view.map_or(KEPT_APART.to_owned(), |view| view.to_string());
+        self.path.join(format!("{}{view}{}", ANSWERS.0, ANSWERS.1))
+    }
+
+    /// The files of such answers that are here, each with its view.
+    ///
+    /// # Errors
+    /// [`Error::File`] if the folder cannot be read.
+    pub(crate) fn answers(&self) -> Result<Vec<(Option<usize>, PathBuf)>> {
+        let unreadable = |e: io::Error| Error::File { path: self.path.clone(), reason: format!("cannot be read: {e}") };
+        let mut found = Vec::new();
+        for entry in fs::read_dir(&self.path).map_err(unreadable)? {
+            let path = entry.map_err(unreadable)?.path();
+            let name = path.file_name().and_then(|name| name.to_str());
+            let view = name.and_then(|name| name.strip_prefix(ANSWERS.0)?.strip_suffix(ANSWERS.1));
+            match view.map(|view| (view, view.parse())) {
+                Some((KEPT_APART, _)) => found.push((None, path)),
+                Some((_, Ok(view))) => found.push((Some(view), path)),
+                _ => {}
+            }
+        }
+        Ok(found)
+    }
+
+    /// The folders within for the roads of a run that decides itself, which may not be there.
+    fn rungs(&self) -> [Self; 2] {
+        [Mode::Probe, Mode::Finetune].map(|rung| Self { path: self.path.join(rung.to_string()) })
+    }
+
+    /// Any of these files is a run that somebody may want to keep.
+    fn taken_by(&self) -> [PathBuf; 4] {
+        [self.best_path(), self.checkpoint_path(), self.distillation_path(), self.student_path()]
     }
 
     fn ladder_path(&self) -> PathBuf {
@@ -138,7 +224,7 @@ impl RunFolder {
     }
 
     fn config_path(&self) -> PathBuf {
-        self.path.join("config.toml")
+        self.path.join(CONFIG)
     }
 
     /// Checks that `needed` bytes are free, before hours are spent on what could not be saved.
@@ -152,32 +238,36 @@ impl RunFolder {
         }
     }
 
-    /// Writes the settings and the class names, and removes what an earlier run left.
+    /// Writes the settings and the class names, and removes what an earlier run left, of whatever kind it was.
     ///
     /// # Errors
-    /// [`Error::Weights`] if a file cannot be written, [`Error::File`] if an old one cannot be removed.
+    /// [`Error::Weights`] if a file cannot be written, [`Error::File`] if an old one cannot be removed or is what the run
+    /// starts from.
     pub fn start(&self, config: &Config, classes: &[String]) -> Result<()> {
+        config.weights.file().map_or(Ok(()), |weights| self.require_apart(weights))?;
         self.clear()?;
-        for rung in [Mode::Probe, Mode::Finetune] {
-            Self { path: self.path.join(rung.to_string()) }.clear()?;
-        }
+        self.answers()?.iter().try_for_each(|(_, path)| remove(path))?;
         let text =
             toml::to_string(config).map_err(|e| Error::Setting(format!("these settings cannot be kept: {e}")))?;
-        self.write("config.toml", &text)?;
-        self.write("labels.txt", &(classes.join("\n") + "\n")).map(|_| ())
+        self.write(CONFIG, &text)?;
+        self.write(LABELS, &(classes.join("\n") + "\n")).map(|_| ())
     }
 
-    /// Removes what an earlier run left that is not written at once by the next.
+    /// Removes what an earlier run left, of whatever kind it was, but for the answers of teachers: they say themselves what
+    /// they are answers to, and took long.
+    ///
+    /// # Errors
+    /// [`Error::File`] if a file cannot be removed.
     pub(crate) fn clear(&self) -> Result<()> {
-        for old in [self.best_path(), self.checkpoint_path(), self.ladder_path(), self.results_path()] {
-            match fs::remove_file(&old) {
-                Err(e) if e.kind() != io::ErrorKind::NotFound => {
-                    return Err(Error::File { reason: format!("cannot be replaced: {e}"), path: old });
-                }
-                _ => {}
-            }
+        // Files of these two names may be anybody's, unless they are the settings of a run.
+        if Self::open(&self.path).is_ok() {
+            remove(&self.config_path())?;
+            remove(&self.path.join(LABELS))?;
         }
-        Ok(())
+        self.taken_by().iter().try_for_each(|old| remove(old))?;
+        remove(&self.ladder_path())?;
+        remove(&self.results_path())?;
+        self.rungs().iter().filter(|rung| rung.path.is_dir()).try_for_each(Self::clear)
     }
 
     /// Writes the results of the epochs so far, of a network with this kind of head.
@@ -199,9 +289,23 @@ impl RunFolder {
     }
 }
 
+/// Removes a file that may be there.
+///
+/// # Errors
+/// [`Error::File`] if it stays.
+pub(crate) fn remove(old: &Path) -> Result<()> {
+    match fs::remove_file(old) {
+        Err(e) if e.kind() != io::ErrorKind::NotFound => {
+            Err(Error::File { reason: format!("cannot be replaced: {e}"), path: old.to_owned() })
+        }
+        _ => Ok(()),
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::Source;
 
     #[test]
     fn a_folder_that_holds_a_run_is_not_overwritten_unasked() {
@@ -218,6 +322,63 @@ mod tests {
         RunFolder::create(Some(&path), "train").unwrap().start(&config, &["a".into()]).unwrap();
         assert!(!folder.best_path().exists());
         assert_eq!(RunFolder::open(&path).unwrap().1, config);
+    }
+
+    #[test]
+    fn the_next_run_finds_nothing_of_one_of_another_kind() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("run");
+        let folder = RunFolder::create(Some(&path), "train").unwrap();
+        let names = || {
+            let all = fs::read_dir(&path).unwrap().map(|entry| entry.unwrap().file_name().into_string().unwrap());
+            let mut all: Vec<String> = all.collect();
+            all.sort();
+            all
+        };
+        // Of a distillation, stopped while teachers were asked.
+        fs::write(folder.distillation_path(), "").unwrap();
+        assert!(RunFolder::require_free(Some(&path), false).unwrap_err().to_string().contains("--exist-ok"));
+        for file in [folder.student_path(), folder.answers_path(Some(10)), folder.answers_path(None)] {
+            fs::write(file, "").unwrap();
+        }
+        fs::write(path.join("teachers-mine.safetensors"), "").unwrap();
+        let config = Config::tutorial("photos".into(), "resnet18".into());
+        folder.start(&config, &["a".into()]).unwrap();
+        assert_eq!(names(), ["config.toml", "labels.txt", "teachers-mine.safetensors"]);
+
+        let rung = folder.rung(Mode::Probe).unwrap();
+        fs::write(rung.best_path(), "").unwrap();
+        fs::write(folder.answers_path(Some(0)), "").unwrap();
+        folder.clear().unwrap();
+        assert_eq!(names(), ["probe", "teachers-0.safetensors", "teachers-mine.safetensors"]);
+        assert!(!rung.best_path().exists());
+
+        // Files that are not a run's.
+        fs::write(path.join("config.toml"), "port = 80").unwrap();
+        fs::write(path.join("labels.txt"), "mine").unwrap();
+        folder.clear().unwrap();
+        assert_eq!(names()[..2], ["config.toml", "labels.txt"]);
+    }
+
+    #[test]
+    fn a_run_does_not_replace_what_it_starts_from() {
+        let dir = tempfile::tempdir().unwrap();
+        let folder = RunFolder::create(Some(dir.path()), "train").unwrap();
+        let rung = folder.rung(Mode::Probe).unwrap();
+        for (weights, kept) in [
+            (folder.student_path(), true),
+            (rung.best_path(), true),
+            (dir.path().join("resnet18.pth"), false),
+            ("/nowhere/best.safetensors".into(), false),
+        ] {
+            let _ = fs::write(&weights, "old");
+            let config = Config { weights: Source::File(weights.clone()), ..Config::tutorial("a".into(), "b".into()) };
+            match folder.start(&config, &["a".into()]) {
+                Ok(()) => assert!(!kept, "{}", weights.display()),
+                Err(error) => assert!(kept && error.to_string().contains("would be replaced"), "{error}"),
+            }
+            assert!(!kept || weights.exists(), "{}", weights.display());
+        }
     }
 
     #[test]

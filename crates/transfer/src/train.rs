@@ -101,10 +101,15 @@ fn take_road(
     started: Instant,
     context: &Context,
 ) -> Result<Outcome> {
-    match config.mode {
+    let result = match config.mode {
         Mode::Auto => ladder::climb(config, backbone, photos, folder, started, context),
-        Mode::Probe => probe::run(config, backbone, photos, folder, context),
+        Mode::Probe => probe::run(config, backbone, photos, folder, context).map(Outcome::Finished),
         Mode::Frozen | Mode::Finetune => epochs::run(config, backbone, None, photos, folder, checkpoint, context),
+    };
+    match result {
+        // A probe, which starts again when the run is resumed, or what is measured between a ladder's rungs.
+        Err(error) if error.is_interruption() => Ok(Outcome::Interrupted { folder: folder.clone(), epoch: 0, step: 0 }),
+        result => result,
     }
 }
 

@@ -16,7 +16,7 @@ pub use train::Train;
 
 use crate::values::{
     MAX_SEED, MAX_THREADS, TeacherArg, at_least_one, backbone, backbone_and_weights, not_negative, number, pixels,
-    positive, teacher,
+    positive, teacher, weights,
 };
 use crate::weights::Choice;
 
@@ -139,10 +139,11 @@ pub struct Distill {
     /// Photos, and folders with photos anywhere inside; they need no labels
     #[arg(long, num_args = 1.., required = true, value_name = "DIR")]
     pub images: Vec<PathBuf>,
-    /// Weights that the student starts from, which may be those of a wider network with the same layers: the most important
-    /// channels stay [default: random ones]
-    #[arg(long, value_name = "FILE")]
-    pub weights: Option<PathBuf>,
+    /// What the student starts from, as for train --weights: published weights of its network or of a teacher's by their name,
+    /// a file, or random values. They may be those of a wider network with the same layers: the most important channels stay
+    /// [default: random]
+    #[arg(long, value_name = "NAME|FILE", value_parser = weights())]
+    pub weights: Option<Choice>,
     /// Folder for the run [default: runs/distill, runs/distill2, ...]
     #[arg(long)]
     pub output_dir: Option<PathBuf>,

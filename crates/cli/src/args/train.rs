@@ -93,7 +93,7 @@ pub enum AutoAugmentArg {
 
 #[derive(Args)]
 pub struct Train {
-    /// Folder with train/ and val/ of class folders, or with the class folders themselves
+    /// Folder with train/ and val/ of class folders, or with the class folders themselves; or a CSV file that lists photos
     pub data: PathBuf,
     /// Architecture, by torchvision's name; an ONNX file (.onnx) of a classifier, with its weights; or auto: rootstock, which
     /// is inside this program

@@ -5,7 +5,7 @@ use std::io::{Write, stdout};
 use anyhow::Result;
 use regraft_hub::{Cached, Registry, Settings};
 use regraft_learn::linear::HeadKind;
-use regraft_transfer::{Candidate, CompareOptions, Comparison, Config, Embedded, Entry, Reporter, SIGNIFICANT};
+use regraft_transfer::{Candidate, CompareOptions, Comparison, Embedded, Entry, Reporter, SIGNIFICANT};
 use serde_json::{Value, json};
 
 use super::train::Tools;
@@ -21,9 +21,8 @@ pub fn run(common: &Common, args: &Compare) -> Result<End> {
     for (backbone, choice) in chosen(args, &registry, &hub, &tools.terminal) {
         let start = Start::find(&choice, &backbone, &registry, &tools.terminal)?;
         let preprocessing = start.preprocessing.clone();
-        let mut config = Config::tutorial(args.data.clone(), backbone.clone());
-        start.enter(&mut config, &hub, &tools.downloads())?;
-        candidates.push(Candidate { backbone, weights: config.weights, preprocessing });
+        let (weights, _) = start.bring(&hub, &tools.downloads())?;
+        candidates.push(Candidate { backbone, weights, preprocessing });
     }
     let options =
         CompareOptions { data: args.data.clone(), strict: args.strict, folds: args.folds.into(), seed: args.seed };

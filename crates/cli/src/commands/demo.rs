@@ -11,6 +11,7 @@ use regraft_learn::metrics::wilson;
 use regraft_transfer::{
     Answer, Config, Embedded, Finished, Head, Mode, Model, Outcome, Reporter, Source, evaluate, predict,
 };
+use regraft_weights::write_atomically;
 use serde_json::json;
 
 use super::train::Tools;
@@ -22,6 +23,10 @@ const VAL_SHARE: usize = 4;
 
 /// Side of the pictures in pixels.
 const SIDE: u32 = 160;
+
+/// The file by which a folder is known to be a demo's: what lies in it may be replaced.
+const MARK: &str = "regraft-demo.txt";
+const MARKED: &str = "This folder was made by `regraft demo`, which replaces what is in it when it runs again.\n";
 
 /// Pictures that are named at the end.
 const NAMED: usize = 3;
@@ -53,8 +58,8 @@ pub fn run(common: &Common, args: &Demo) -> Result<End> {
     let model_path = run.folder.best_path();
     let model = Model::open(&model_path)?;
     let evaluation = evaluate(&model_path, &photos, false, None, &tools.context())?;
-    fs::write(run.folder.path().join("evaluation.txt"), evaluation.to_string())
-        .with_context(|| format!("cannot write into {}", run.folder.path().display()))?;
+    let text = evaluation.to_string();
+    write_atomically(&run.folder.path().join("evaluation.txt"), |file| file.write_all(text.as_bytes()))?;
     let some: Vec<PathBuf> =
         (0..NAMED).map(|i| first_photo(&photos.join("val"), KINDS[i * KINDS.len() / NAMED])).collect::<Result<_>>()?;
     let mut named = Vec::new();
@@ -106,11 +111,15 @@ pub fn run(common: &Common, args: &Demo) -> Result<End> {
 fn collection(args: &Demo, tools: &Tools) -> Result<PathBuf> {
     let Demo { output_dir: folder, per_kind, seed } = args;
     let (photos, per_kind) = (folder.join("flowers"), *per_kind as usize);
-    if folder.exists() && !photos.exists() && fs::read_dir(folder)?.next().is_some() {
+    let mark = folder.join(MARK);
+    if folder.exists() && !mark.exists() && fs::read_dir(folder)?.next().is_some() {
         bail!("{} holds other things; give another --output-dir", folder.display());
     }
     let context = tools.context();
     context.reporter.begin("drawing flowers", "pictures", (per_kind * KINDS.len()) as u64);
+    let cannot = || format!("cannot draw into {}", folder.display());
+    fs::create_dir_all(folder).with_context(cannot)?;
+    fs::write(&mark, MARKED).with_context(cannot)?;
     // What an earlier demo left would be learned from, too.
     if photos.exists() {
         fs::remove_dir_all(&photos).with_context(|| format!("cannot replace {}", photos.display()))?;

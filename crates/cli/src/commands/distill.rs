@@ -5,7 +5,7 @@ use std::io::{Write, stdout};
 use anyhow::Result;
 use regraft_data::Preprocessing;
 use regraft_graph::zoo;
-use regraft_transfer::{Config, DistillConfig, Distilled, Source, TeacherConfig, distill};
+use regraft_transfer::{DistillConfig, Distilled, Source, TeacherConfig, distill};
 use serde_json::json;
 
 use super::train::Tools;
@@ -24,9 +24,7 @@ pub fn run(common: &Common, args: &Distill) -> Result<End> {
             TeacherArg::Backbone(backbone, choice) => {
                 let start = Start::find(choice, backbone, &registry, &tools.terminal)?;
                 let preprocessing = start.preprocessing.clone();
-                let mut config = Config::tutorial(Default::default(), backbone.clone());
-                start.enter(&mut config, &hub, &tools.downloads())?;
-                let Source::File(weights) = config.weights else {
+                let (Source::File(weights), _) = start.bring(&hub, &tools.downloads())? else {
                     anyhow::bail!(
                         "--teacher {backbone} has no weights of a file, so it has nothing to teach; give some"
                     );
@@ -35,6 +33,17 @@ pub fn run(common: &Common, args: &Distill) -> Result<End> {
             }
         });
     }
+    let (weights, published) = match &args.weights {
+        None => (Source::Random, None),
+        Some(choice) => {
+            let wider = args.teachers.iter().filter_map(|teacher| match teacher {
+                TeacherArg::Backbone(backbone, _) => Some(backbone.as_str()),
+                TeacherArg::Model(_) => None,
+            });
+            let networks: Vec<&str> = std::iter::once(args.student.as_str()).chain(wider).collect();
+            Start::of_student(choice, &networks, &registry)?.bring(&hub, &tools.downloads())?
+        }
+    };
     let usual = Preprocessing::default();
     // The side that the student is made for, and the border in proportion.
     let side = zoo::build(&args.student, 2)?.input_shape().len() / 3;
@@ -42,7 +51,8 @@ pub fn run(common: &Common, args: &Distill) -> Result<End> {
     let resize = (crop * usual.resize / usual.crop).min(Preprocessing::MAX_SIDE);
     let preprocessing = Preprocessing { resize, crop, ..usual };
     let config = DistillConfig {
-        weights: args.weights.clone().into(),
+        weights,
+        published,
         epochs: args.epochs,
         batch_size: args.batch_size,
         lr: args.lr,
@@ -62,7 +72,7 @@ pub fn run(common: &Common, args: &Distill) -> Result<End> {
 pub fn finish(common: &Common, distilled: Distilled) -> Result<End> {
     let mut out = stdout();
     match distilled {
-        Distilled::Finished { weights, model, val_r2, seen, seconds } => {
+        Distilled::Finished { student, weights, model, val_r2, seen, seconds } => {
             if common.json {
                 let line =
                     json!({"weights": weights, "model": model, "val_r2": val_r2, "seen": seen, "seconds": seconds});
@@ -78,7 +88,7 @@ pub fn finish(common: &Common, distilled: Distilled) -> Result<End> {
                     writeln!(out, "Model: {}", model.display())?;
                     eprintln!("next: regraft eval {} PHOTOS, with photos whose classes are known", model.display());
                 }
-                None => eprintln!("next: regraft train PHOTOS --backbone STUDENT --weights {}", weights.display()),
+                None => eprintln!("next: regraft train PHOTOS --backbone {student} --weights {}", weights.display()),
             }
             Ok(End::Done)
         }

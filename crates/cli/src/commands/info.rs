@@ -40,9 +40,15 @@ pub fn run(common: &Common, args: &Info) -> Result<End> {
         if let Some(published) = &p.weights {
             writeln!(out, "published as: {}, {}", published.name, published.url)?;
         }
-        writeln!(out, "made by: regraft {}, mode {}, seed {}, epoch {}", p.regraft, p.mode, p.seed, p.epoch)?;
-        let score = score_name(model.head);
-        writeln!(out, "{score}: {:.4} on {} validation photos", p.val_score, p.val_n)?;
+        let mode = p.mode.map_or(String::new(), |mode| format!(", mode {mode}"));
+        writeln!(out, "made by: regraft {}{mode}, seed {}, epoch {}", p.regraft, p.seed, p.epoch)?;
+        if let Some(taught) = &p.distilled {
+            writeln!(out, "taught by: {}, model {}", taught.teacher, taught.teacher_sha256)?;
+            writeln!(out, "R² of what it was taught: {:.4} on {} photos kept apart", taught.r2, p.val_n)?;
+        }
+        if let Some(val_score) = p.val_score {
+            writeln!(out, "{}: {val_score:.4} on {} validation photos", score_name(model.head), p.val_n)?;
+        }
         writeln!(out, "photos: {}", p.data_sha256)?;
         let pre = &model.preprocessing;
         writeln!(out, "input: resize {}, crop {}, mean {:?}, std {:?}", pre.resize, pre.crop, pre.mean, pre.std)?;

@@ -19,7 +19,7 @@ use crate::weights::{self, Downloads, Start};
 use crate::{End, setup};
 
 /// Stronger backbones than the one inside the program, with how many times its time they take, forward on the same CPU.
-const STRONGER: [(&str, f64); 3] = [("mobilenet_v2", 3.1), ("resnet18", 7.0), ("resnet50", 24.0)];
+const STRONGER: [(&str, f64); 3] = [("mobilenet_v2", 3.1), ("resnet18", 7.7), ("resnet50", 24.0)];
 
 /// Says which backbone `auto` is, and what else there is.
 fn tell_of_auto(registry: &Registry, terminal: &Terminal) {
@@ -47,7 +47,10 @@ pub fn train(common: &Common, mut args: Box<Train>) -> Result<End> {
     // What is wrong is said before anything is downloaded.
     let folder = args.output_dir.as_deref();
     regraft_transfer::check(&config, folder.filter(|_| !args.training.find_lr), args.exist_ok, &tools.context())?;
-    start.enter(&mut config, &hub, &tools.downloads())?;
+    if args.training.find_lr {
+        regraft_transfer::check_find_lr(&config)?;
+    }
+    (config.weights, config.published) = start.bring(&hub, &tools.downloads())?;
     if args.training.find_lr {
         return tell_rate(common, &regraft_transfer::find_lr(&config, folder, &tools.context())?);
     }

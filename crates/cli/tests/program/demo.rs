@@ -27,5 +27,9 @@ fn the_demo_needs_nothing_and_shows_what_transfer_is_worth() {
 fn the_demo_does_not_touch_what_is_not_its_own() {
     let place = Place::with_photos();
     place.run("demo --output-dir photos").fails(&["photos", "other things", "--output-dir"]);
+    // A folder of flowers that is not the demo's either.
+    std::fs::rename(place.path("photos"), place.path("flowers")).unwrap();
+    place.run("demo --output-dir .").fails(&["other things", "--output-dir"]);
+    assert!(std::fs::read_dir(place.path("flowers")).unwrap().next().is_some());
     place.run("demo --per-kind 3").refuses(&["--per-kind"]);
 }

@@ -2,6 +2,7 @@
 //!
 //! The file is made here and published by an entry of the user's own; a server on this machine has it.
 
+use std::collections::BTreeMap;
 use std::fs;
 use std::net::TcpListener;
 use std::path::PathBuf;
@@ -143,12 +144,17 @@ fn a_file_that_is_published_is_recognised() {
     // By its name alone: weights of one's own that began as these.
     let other = scene.place.path(&format!("other/{NAME}"));
     fs::create_dir_all(other.parent().unwrap()).unwrap();
-    fs::copy(scene.place.path("run/best.safetensors"), &other).unwrap();
+    let state = regraft_weights::read(&scene.place.path("run/best.safetensors")).unwrap();
+    regraft_weights::write_safetensors(&other, &state, &BTreeMap::new()).unwrap();
     let ended = scene.place.run(&format!("{TRAIN} --weights other/{NAME}")).done();
     ended.says(&["another content than the published file", "prepared as for squeezenet1_1 Chance"]);
     let about = scene.about("run/best.safetensors");
     assert!(about["provenance"].get("weights").is_none(), "{about}");
     assert_eq!(about["preprocessing"]["crop"], 32);
+    // A name says less than what the file says itself, as a model does.
+    fs::copy(scene.place.path("run/best.safetensors"), &other).unwrap();
+    let ended = scene.place.run(&format!("{TRAIN} --weights other/{NAME}")).done();
+    ended.says(&["another content than the published file", &format!("prepared as other/{NAME} says")]);
 }
 
 #[test]

@@ -198,4 +198,6 @@ fn learning_rates_are_tried_without_a_trace_but_the_curve() {
     place
         .run("train photos --weights random --imgsz 32 --backbone resnet18 --find-lr")
         .refuses(&["--find-lr", "--mode frozen"]);
+    // Before weights are asked for.
+    place.run("train photos --backbone resnet50 --offline --find-lr").refuses(&["--find-lr", "--mode frozen"]);
 }

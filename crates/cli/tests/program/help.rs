@@ -5,7 +5,7 @@ use crate::common::{Ended, Place};
 #[test]
 fn every_command_explains_itself() {
     let place = Place::empty();
-    for command in ["train", "resume", "eval", "predict", "backbones", "info", "bench"] {
+    for command in ["demo", "train", "resume", "eval", "predict", "backbones", "compare", "distill", "info", "bench"] {
         assert!(place.run("--help").done().stdout.contains(command), "{command}");
         let help = place.run(&format!("{command} --help")).done().stdout;
         assert!(help.contains(&format!("Usage: regraft {command}")) && help.contains("--threads"), "{help}");

@@ -16,17 +16,17 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use regraft_data::{
-    Augmentation, DecodeOptions, ImageStore, Preprocessing, Sample, Target, default_cache_bytes, image_paths, verify,
+    Augmentation, Dataset, DecodeOptions, ImageStore, Preprocessing, Sample, Target, Task, default_cache_bytes,
+    fingerprint, image_paths, verify,
 };
 use regraft_engine::UpdateRule;
 use regraft_learn::schedule::{Policy, Schedule, Warmup};
 use regraft_random::{Purpose, keyed, shuffle};
 use serde::{Deserialize, Serialize};
-use sha2::{Digest, Sha256};
 
 use crate::checkpoint::Loaded;
 use crate::prepare::report;
-use crate::{Context, Error, Result, RunFolder, Source};
+use crate::{Context, Error, Published, Result, RunFolder, Source};
 
 /// Who is learned from.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
@@ -59,6 +59,9 @@ pub struct DistillConfig {
     /// What the student starts from.
     #[serde(default, skip_serializing_if = "Source::is_random")]
     pub weights: Source,
+    /// What these weights are, if they are published ones.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub published: Option<Published>,
     /// Passes over the photos.
     pub epochs: usize,
     /// Photos a step.
@@ -89,9 +92,6 @@ pub struct DistillConfig {
 /// Most photos kept apart.
 const MAX_VAL: usize = 2000;
 
-/// The settings' file in the run's folder, by which it is told from other runs.
-const SETTINGS: &str = "distill.toml";
-
 impl DistillConfig {
     /// The usual settings for these photos, student and teachers: AdamW at 0.002 with a warm-up and half a cosine.
     pub fn new(
@@ -104,6 +104,7 @@ impl DistillConfig {
             images,
             student,
             weights: Source::Random,
+            published: None,
             epochs: 12,
             batch_size: 64,
             lr: 0.002,
@@ -155,6 +156,14 @@ impl DistillConfig {
         Augmentation { scale: (self.min_scale, 1.0), ..Augmentation::default() }
     }
 
+    /// What is learned from, and what the student starts from.
+    fn files(&self) -> impl Iterator<Item = &Path> {
+        let teachers = self.teachers.iter().map(|teacher| match teacher {
+            TeacherConfig::Backbone { weights: path, .. } | TeacherConfig::Model { path } => path.as_path(),
+        });
+        teachers.chain(self.weights.file())
+    }
+
     /// The same settings with paths that hold wherever the run is resumed from.
     fn resolved(&self) -> Result<Self> {
         let whole = |path: &Path| {
@@ -180,7 +189,9 @@ impl DistillConfig {
 pub enum Distilled {
     /// It is finished.
     Finished {
-        /// The student's weights.
+        /// Name of the student's architecture.
+        student: String,
+        /// Its weights.
         weights: PathBuf,
         /// The student as a trained model, where the teacher was one.
         model: Option<PathBuf>,
@@ -207,7 +218,9 @@ struct Pile {
     train: Vec<Sample>,
     val: Vec<Sample>,
     store: Arc<ImageStore>,
-    /// Hash over their names and sizes.
+    /// The side that they are decoded for.
+    side: u32,
+    /// Hash over their names, their content and what is kept apart.
     sha256: String,
 }
 
@@ -224,18 +237,21 @@ pub fn distill(
     config.validate()?;
     RunFolder::require_free(output_dir, replace)?;
     let config = &config.resolved()?;
+    if let Some(folder) = output_dir.map(RunFolder::at) {
+        config.files().try_for_each(|file| folder.require_apart(file))?;
+    }
     let pile = Pile::gather(config, context)?;
     let folder = RunFolder::create(output_dir, "distill")?;
     folder.clear()?;
     let text = toml::to_string(config);
-    folder.write(SETTINGS, &text.map_err(|e| Error::Setting(format!("these settings cannot be kept: {e}")))?)?;
+    folder.write_distillation(&text.map_err(|e| Error::Setting(format!("these settings cannot be kept: {e}")))?)?;
     context.reporter.run_folder(folder.path());
     student::run(config, &pile, &folder, None, context)
 }
 
 /// Whether a folder is that of a distillation.
 pub fn is_distillation(run: &Path) -> bool {
-    run.join(SETTINGS).is_file()
+    RunFolder::at(run).distillation_path().is_file()
 }
 
 /// Goes on with an interrupted distillation.
@@ -243,17 +259,18 @@ pub fn is_distillation(run: &Path) -> bool {
 /// # Errors
 /// Any of [`Error`]; [`Error::File`] if the folder is not that of one, it is complete, or its photos have changed.
 pub fn resume_distillation(run: &Path, context: &Context) -> Result<Distilled> {
-    let path = run.join(SETTINGS);
+    let folder = RunFolder::at(run);
+    let path = folder.distillation_path();
     let wrong = |reason: String| Error::File { path: path.clone(), reason };
     let text = std::fs::read_to_string(&path).map_err(|e| wrong(format!("cannot be read: {e}")))?;
     let config: DistillConfig =
         toml::from_str(&text).map_err(|e| wrong(format!("is not the settings of a run: {e}")))?;
     config.validate()?;
-    let folder = RunFolder::create(Some(run), "distill")?;
     let checkpoint = folder.checkpoint_path().exists().then(|| Loaded::read(&folder.checkpoint_path())).transpose()?;
-    if checkpoint.as_ref().is_some_and(|loaded| loaded.progress.epoch >= config.epochs) {
-        let weights = product::weights_path(&folder);
-        let reason = format!("is complete; the student's weights are {}", weights.display());
+    let trained = checkpoint.as_ref().is_some_and(|loaded| loaded.progress.epoch >= config.epochs);
+    // The student's weights are what is written last.
+    if trained && folder.student_path().is_file() {
+        let reason = format!("is complete; the student's weights are {}", folder.student_path().display());
         return Err(Error::File { path: run.to_owned(), reason });
     }
     let pile = Pile::gather(&config, context)?;
@@ -288,14 +305,9 @@ impl Pile {
             let reason = "holds too few photos to learn from".into();
             return Err(Error::File { path: config.images.first().cloned().unwrap_or_default(), reason });
         }
-        let mut hasher = Sha256::new();
-        for Sample { path, .. } in &samples {
-            let size = std::fs::metadata(path).map_or(0, |about| about.len());
-            hasher.update(path.as_os_str().as_encoded_bytes());
-            hasher.update(size.to_le_bytes());
-        }
-        let sha256 = hasher.finalize().iter().map(|byte| format!("{byte:02x}")).collect();
-        let n_val = ((samples.len() as f64 * config.val_fraction).round() as usize).clamp(1, MAX_VAL);
+        // Both parts get a photo.
+        let most = MAX_VAL.min(samples.len() - 1);
+        let n_val = ((samples.len() as f64 * config.val_fraction).round() as usize).clamp(1, most);
         let mut order: Vec<usize> = (0..samples.len()).collect();
         shuffle(&mut order, &mut keyed(config.seed, Purpose::Split, regraft_random::hash_name("distill"), 0));
         let (mut val, mut train) = (order[..n_val].to_vec(), order[n_val..].to_vec());
@@ -304,6 +316,64 @@ impl Pile {
         let pick = |indices: Vec<usize>| indices.into_iter().map(|i| samples[i].clone()).collect::<Vec<_>>();
         let (train, val) = (pick(train), pick(val));
         reporter.note(&format!("{} photos to learn from, {} kept apart", train.len(), val.len()));
-        Ok(Self { train, val, store, sha256 })
+        let root = common_folder(&config.images);
+        let dataset = Dataset { root, task: Task::Value, classes: Vec::new(), train, val };
+        let sha256 = fingerprint(&dataset, interrupt)?.sha256;
+        let Dataset { train, val, .. } = dataset;
+        Ok(Self { train, val, store, side, sha256 })
+    }
+}
+
+/// The innermost folder that all of these are or lie in, so that a hash does not depend on where it is.
+fn common_folder(paths: &[PathBuf]) -> PathBuf {
+    let mut common = paths.first().cloned().unwrap_or_default();
+    // Of nothing, everything is the inside.
+    while !paths.iter().all(|path| path.starts_with(&common)) {
+        if !common.pop() {
+            common.clear();
+        }
+    }
+    common
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn settings_survive_their_file() {
+        let preprocessing = Preprocessing::default();
+        let teachers = vec![
+            TeacherConfig::Model { path: "/a/best.safetensors".into() },
+            TeacherConfig::Backbone {
+                backbone: "resnet18".into(),
+                weights: "/a/b.pth".into(),
+                preprocessing: preprocessing.clone(),
+            },
+        ];
+        let published = Published { name: "V1".into(), url: "https://host/weights.pth".into() };
+        let config = DistillConfig {
+            weights: Source::File("/a/weights.pth".into()),
+            published: Some(published),
+            licence: Some("MIT".into()),
+            ..DistillConfig::new(vec!["/photos".into()], "rootstock".into(), teachers, preprocessing)
+        };
+        let text = toml::to_string(&config).unwrap();
+        assert_eq!(toml::from_str::<DistillConfig>(&text).unwrap(), config, "{text}");
+    }
+
+    #[test]
+    fn the_folder_of_all_photos_is_found() {
+        for (paths, expected) in [
+            (&["/a/photos"][..], "/a/photos"),
+            (&["/a/pile", "/a/more/b"], "/a"),
+            (&["/a/pile", "/a/pile/inner"], "/a/pile"),
+            (&["/a/pile", "/a/pile2"], "/a"),
+            (&["/a", "b"], ""),
+            (&[], ""),
+        ] {
+            let paths: Vec<PathBuf> = paths.iter().map(PathBuf::from).collect();
+            assert_eq!(common_folder(&paths), Path::new(expected), "{paths:?}");
+        }
     }
 }

@@ -7,17 +7,11 @@ use regraft_engine::{Session, SessionOptions};
 use regraft_graph::{Graph, Op, StateDict, Tensor};
 use serde_json::json;
 
-use super::start::Start;
 use super::targets::Targets;
-use super::teacher::Widths;
+use super::teacher::{About, Widths};
 use super::{DistillConfig, Pile};
 use crate::model::Golden;
-use crate::{Context, Model, Provenance, Result, RunFolder};
-
-/// Where the student's weights are.
-pub(super) fn weights_path(folder: &RunFolder) -> PathBuf {
-    folder.path().join("student.safetensors")
-}
+use crate::{Context, Model, Provenance, Result, RunFolder, Taught};
 
 /// A finished student, and what is known about it.
 pub(super) struct Product<'a> {
@@ -25,12 +19,14 @@ pub(super) struct Product<'a> {
     pub graph: &'a Graph,
     pub targets: &'a Targets<'a>,
     pub pile: &'a Pile,
-    pub start: &'a Start,
+    /// Hash of the weights that it started from.
+    pub weights_sha256: Option<String>,
     pub val_r2: f64,
 }
 
 impl Product<'_> {
-    /// Writes the weights without the last layer, and what they were learned from.
+    /// Writes the trained model, if there is one, and then the weights without the last layer, and what they were learned
+    /// from: a run is complete once these are there.
     ///
     /// # Errors
     /// [`crate::Error::Weights`] if a file cannot be written.
@@ -47,7 +43,7 @@ impl Product<'_> {
         state.retain(|tensor, _| !tensor.starts_with(&format!("{head}.")));
         let about = json!({
             "backbone": config.student,
-            "weights_sha256": self.start.weights_sha256,
+            "weights_sha256": self.weights_sha256,
             "teachers": targets.about,
             "photos": pile.train.len(),
             "photos_sha256": pile.sha256,
@@ -64,12 +60,12 @@ impl Product<'_> {
             ("preprocessing".to_string(), preprocessing),
         ]);
         metadata.extend(config.licence.iter().map(|licence| ("licence".to_string(), licence.clone())));
-        let path = weights_path(folder);
+        let model = model.map(|model| model.save(&folder.best_path()).map(|()| folder.best_path())).transpose()?;
+        let path = folder.student_path();
         match config.half {
             true => regraft_weights::write_safetensors_half(&path, &state, &metadata)?,
             false => regraft_weights::write_safetensors(&path, &state, &metadata)?,
         }
-        let model = model.map(|model| model.save(&folder.best_path()).map(|()| folder.best_path())).transpose()?;
         Ok((path, model))
     }
 
@@ -99,15 +95,19 @@ impl Product<'_> {
         graph.replace_head(logits)?;
         let mut session = context.engine.compile(&graph, &state, SessionOptions::inference(&graph))?;
         let golden = Golden::record(graph.input_shape(), |input| Ok(session.infer(input)?))?;
+        let About { backbone, sha256 } = targets.about[0].clone();
         let provenance = Provenance {
+            regraft: env!("CARGO_PKG_VERSION").into(),
             backbone: config.student.clone(),
-            weights_sha256: None,
-            weights: None,
+            weights_sha256: self.weights_sha256.clone(),
+            weights: config.published.clone(),
             data_sha256: pile.sha256.clone(),
+            mode: None,
+            distilled: Some(Taught { teacher: backbone, teacher_sha256: sha256, r2: self.val_r2 }),
+            seed: config.seed,
             epoch: config.epochs,
-            val_score: self.val_r2,
+            val_score: None,
             val_n: pile.val.len(),
-            ..taught.provenance
         };
         Ok(Some(Model {
             graph,

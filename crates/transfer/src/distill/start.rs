@@ -5,6 +5,7 @@ use std::path::Path;
 use regraft_graph::{Graph, StateDict, init, narrow, zoo};
 
 use super::{DistillConfig, Pile};
+use crate::checkpoint::Progress;
 use crate::{Backbone, Context, Error, Result, Source, batch_norms};
 
 /// The values that a student starts from.
@@ -15,12 +16,11 @@ pub(super) struct Start {
 }
 
 impl Start {
-    /// Random values, or weights that may be those of a wider network and may have their batch norms folded. For a run that
-    /// `resumes`, whose values come from its checkpoint, batch norms are left as they are.
+    /// Random values, or weights that may be those of a wider network and may have their batch norms folded.
     ///
     /// # Errors
     /// [`Error::WrongWeights`] for weights of another network; those of reading photos and of running the network.
-    pub fn new(config: &DistillConfig, graph: &Graph, pile: &Pile, resumes: bool, context: &Context) -> Result<Self> {
+    pub fn new(config: &DistillConfig, graph: &Graph, pile: &Pile, context: &Context) -> Result<Self> {
         let mut state = init::random(graph, config.seed);
         let (begun, sha256) = match &config.weights {
             Source::Random => return Ok(Self { state, weights_sha256: None }),
@@ -39,7 +39,7 @@ impl Start {
             .iter_mut()
             .filter(|(name, _)| name.starts_with(&head))
             .for_each(|(_, tensor)| tensor.data_mut().fill(0.0));
-        if folded && !resumes {
+        if folded {
             context
                 .reporter
                 .note("the batch norms of these weights are folded into the convolutions: they are unfolded");
@@ -47,6 +47,11 @@ impl Start {
             batch_norms::unfold(graph, &mut state, &images, context)?;
         }
         Ok(Self { state, weights_sha256: sha256 })
+    }
+
+    /// For a run that goes on, with all its values in a checkpoint: what it started from need not be there any more.
+    pub fn resumed(config: &DistillConfig, graph: &Graph, progress: &Progress) -> Self {
+        Self { state: init::random(graph, config.seed), weights_sha256: progress.weights_sha256.clone() }
     }
 }
 

@@ -4,7 +4,7 @@ use std::time::Instant;
 
 use regraft_data::{Loader, LoaderOptions};
 use regraft_engine::{BatchNormMode, Labels, Precision, Session, SessionOptions, Targets as LossTargets};
-use regraft_graph::{Shape, Trainable, zoo};
+use regraft_graph::{Graph, Shape, Trainable, zoo};
 use regraft_learn::history::Row;
 use regraft_learn::linear::HeadKind;
 
@@ -34,16 +34,20 @@ pub(super) fn run(
     checkpoint: Option<Loaded>,
     context: &Context,
 ) -> Result<Distilled> {
-    let none_yet = || Distilled::Interrupted { folder: folder.clone(), epoch: 0, step: 0 };
-    let mut targets = match Targets::new(config, pile, folder, context) {
-        // What they have said so far is kept.
-        Err(error) if error.is_interruption() => return Ok(none_yet()),
-        result => result?,
-    };
+    let mut targets = Targets::open(config, pile, folder, checkpoint.is_some(), context)?;
     let shape = Shape::rgb(config.preprocessing.crop as usize);
     let graph = zoo::build(&config.student, targets.len())?.with_input_shape(shape)?;
-    let start = match Start::new(config, &graph, pile, checkpoint.is_some(), context) {
-        Err(error) if error.is_interruption() => return Ok(none_yet()),
+    folder.require_room(targets.missing_bytes()?.saturating_add(bytes_beside_answers(config, &graph)))?;
+    let start = targets.begin(context).and_then(|()| match &checkpoint {
+        Some(loaded) => Ok(Start::resumed(config, &graph, &loaded.progress)),
+        None => Start::new(config, &graph, pile, context),
+    });
+    let start = match start {
+        // What the teachers have said so far is kept, as is the checkpoint.
+        Err(error) if error.is_interruption() => {
+            let (epoch, step) = checkpoint.map_or((0, 0), |loaded| (loaded.progress.epoch, loaded.progress.step));
+            return Ok(Distilled::Interrupted { folder: folder.clone(), epoch, step });
+        }
         result => result?,
     };
     let options = SessionOptions {
@@ -75,15 +79,23 @@ pub(super) fn run(
             let Progress { epoch, step, .. } = student.progress;
             Ok(Distilled::Interrupted { folder: folder.clone(), epoch, step })
         }
-        Err(error) => Err(error),
-        Ok(val_r2) => {
-            let session = student.session.as_mut();
-            let product = Product { config, graph: &graph, targets: &targets, pile, start: &start, val_r2 };
-            let (weights, model) = product.save(session, folder, context)?;
-            let seen = (pile.train.len() * config.epochs) as u64;
-            Ok(Distilled::Finished { weights, model, val_r2, seen, seconds: student.progress.seconds })
+        Err(error) => {
+            // Neither does an error on the way cost the steps before it, unless these have led nowhere.
+            if !matches!(error, Error::Diverged { .. }) {
+                student.try_to_save("");
+            }
+            Err(error)
         }
+        Ok(()) => student.finish(&graph, &targets),
     }
+}
+
+/// The most bytes that a run writes but for the teachers' answers: its checkpoint (the weights and the optimiser's tensors)
+/// beside its predecessor, the student's weights and the model.
+fn bytes_beside_answers(config: &DistillConfig, graph: &Graph) -> u64 {
+    let parameters: u64 = graph.parameters().iter().map(|spec| spec.len() as u64).sum();
+    let checkpoint = 1 + config.optimizer().slots().len() as u64;
+    4 * parameters * (2 * checkpoint + 2) + (1 << 20)
 }
 
 struct Student<'a> {
@@ -99,8 +111,8 @@ struct Student<'a> {
 }
 
 impl Student<'_> {
-    /// All epochs that are left. Returns the last validation score.
-    fn epochs(&mut self, targets: &mut Targets) -> Result<f64> {
+    /// All epochs that are left.
+    fn epochs(&mut self, targets: &mut Targets) -> Result<()> {
         let DistillConfig { epochs, batch_size, views, seed, lr, .. } = *self.config;
         let schedule = self.config.schedule();
         let options = LoaderOptions {
@@ -118,7 +130,8 @@ impl Student<'_> {
             self.began = Instant::now();
             let epoch = self.progress.epoch;
             let said = targets.of(View::Train(epoch % views), self.context)?;
-            let mut rate = 0.0;
+            // All steps of the epoch may be done.
+            let mut rate = schedule.rate(lr, epoch, self.progress.step.saturating_sub(1), num_steps, epochs);
             let what = format!("epoch {}/{epochs}", epoch + 1);
             self.context.reporter.begin(&what, "img", loader.num_samples() as u64);
             for batch in loader.epoch(epoch as u64, self.progress.step) {
@@ -139,22 +152,21 @@ impl Student<'_> {
                 sums.weight += losses.weight;
                 sums.seen += batch.n as u64;
                 self.progress.step += 1;
-                if !sums.loss.is_finite() {
-                    let (what, value) = ("the loss", sums.loss);
-                    return Err(Error::Diverged { what, value, epoch: epoch + 1, lr: rate, best_epoch: None });
-                }
+                require_finite("the loss", sums.loss, epoch, rate)?;
                 let detail = format!("loss {:.4}", sums.loss / sums.weight);
                 self.context.reporter.advance(self.progress.sums.seen, &detail);
                 self.context.go_on()?;
                 if self.progress.step.is_multiple_of(SAVE_EVERY) {
                     self.progress.epoch_seconds += self.began.elapsed().as_secs_f64();
                     self.began = Instant::now();
-                    self.save()?;
+                    self.try_to_save("; training goes on and tries again later");
                 }
             }
             self.context.reporter.end();
             let train_loss = self.progress.sums.loss / self.progress.sums.weight;
             let val_loss = self.validate(targets)?;
+            // Before it is saved: what has diverged is of no use to go on from.
+            require_finite("the loss on the photos kept apart", val_loss, epoch, rate)?;
             let row = Row {
                 epoch: epoch + 1,
                 train_loss,
@@ -165,11 +177,23 @@ impl Student<'_> {
                 seconds: self.progress.epoch_seconds + self.began.elapsed().as_secs_f64(),
             };
             self.progress.end_epoch(row);
-            self.save()?;
-            self.folder.write_results(&self.progress.rows, HeadKind::Value)?;
+            let more = if epoch + 1 < epochs { "; training goes on and tries again later" } else { "" };
+            self.try_to_save(more);
             self.context.reporter.epoch(EpochEnd { row: &row, epochs, best: false, kind: HeadKind::Value });
         }
-        Ok(self.progress.rows.last().map_or(0.0, |row| row.val_score))
+        Ok(())
+    }
+
+    /// Writes what comes out. It may be that all epochs were done in an earlier sitting, and this alone was not.
+    fn finish(mut self, graph: &Graph, targets: &Targets) -> Result<Distilled> {
+        let Self { config, pile, folder, context, .. } = self;
+        folder.write_results(&self.progress.rows, HeadKind::Value)?;
+        let val_r2 = self.progress.rows.last().map_or(0.0, |row| row.val_score);
+        let weights_sha256 = self.progress.weights_sha256.clone();
+        let product = Product { config, graph, targets, pile, weights_sha256, val_r2 };
+        let (weights, model) = product.save(self.session.as_mut(), folder, context)?;
+        let (student, seen) = (config.student.clone(), (pile.train.len() * config.epochs) as u64);
+        Ok(Distilled::Finished { student, weights, model, val_r2, seen, seconds: self.progress.seconds })
     }
 
     /// The mean loss on the photos kept apart.
@@ -193,8 +217,27 @@ impl Student<'_> {
         Changing { session: session.as_mut(), accumulation, average: None }
     }
 
+    /// Saves the run's state and results. A full disk is no reason to throw the work away: it is told, with the `plan`.
+    fn try_to_save(&mut self, plan: &str) {
+        let results = self.folder.write_results(&self.progress.rows, HeadKind::Value);
+        if let Err(error) = results.and_then(|()| self.save()) {
+            self.context.reporter.warn(&format!("{error}{plan}"));
+        }
+    }
+
     fn save(&mut self) -> Result<()> {
         let (path, progress) = (self.folder.checkpoint_path(), self.progress.clone());
         checkpoint::save(&path, self.changing(), &progress)
+    }
+}
+
+/// Fails if a loss of an epoch (from 0) is not finite.
+///
+/// # Errors
+/// [`Error::Diverged`].
+fn require_finite(what: &'static str, value: f64, epoch: usize, lr: f64) -> Result<()> {
+    match value.is_finite() {
+        true => Ok(()),
+        false => Err(Error::Diverged { what, value, epoch: epoch + 1, lr, best_epoch: None }),
     }
 }

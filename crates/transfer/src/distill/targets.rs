@@ -5,14 +5,19 @@ use std::path::PathBuf;
 
 use regraft_data::{Loader, LoaderOptions, Sample};
 use regraft_graph::{StateDict, Tensor};
+use serde_json::json;
 
 use super::teacher::{About, Teacher, Widths};
 use super::{DistillConfig, Pile};
 use crate::features::{BATCH, for_each_batch};
+use crate::run_folder::remove;
 use crate::{Context, Error, Result, RunFolder};
 
 /// The tensor in a file of theirs.
 const SAID: &str = "said";
+
+/// The metadata entry of such a file that says what was asked: whom, and about what.
+const ASKED: &str = "asked";
 
 /// A part of the photos in a certain view.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -29,6 +34,8 @@ pub(super) struct Targets<'a> {
     pile: &'a Pile,
     folder: &'a RunFolder,
     teachers: Vec<Teacher>,
+    /// All that decides what they say, as their files have it.
+    asked: String,
     pub widths: Vec<Widths>,
     pub about: Vec<About>,
     /// For every number that they say: its mean over the training photos, and the factor that makes each teacher's features
@@ -38,19 +45,71 @@ pub(super) struct Targets<'a> {
 }
 
 impl<'a> Targets<'a> {
-    /// Opens the teachers, and asks them about the first view.
+    /// Opens the teachers. Of what lies in the folder, only their own answers about these photos stay; a run that `resumes`
+    /// began with the answers that are there, so others are an error.
     ///
     /// # Errors
-    /// Those of opening and asking them.
-    pub fn new(config: &'a DistillConfig, pile: &'a Pile, folder: &'a RunFolder, context: &Context) -> Result<Self> {
+    /// Those of opening them; [`Error::File`] naming the answers of others.
+    pub fn open(
+        config: &'a DistillConfig,
+        pile: &'a Pile,
+        folder: &'a RunFolder,
+        resumes: bool,
+        context: &Context,
+    ) -> Result<Self> {
         let teachers =
             config.teachers.iter().map(|teacher| Teacher::open(teacher, context)).collect::<Result<Vec<_>>>()?;
         let widths = teachers.iter().map(|teacher| teacher.widths).collect();
         let about = teachers.iter().map(|teacher| teacher.about.clone()).collect();
-        let mut targets = Self { config, pile, folder, teachers, widths, about, mean: Vec::new(), factor: Vec::new() };
-        let said = targets.said(View::Train(0), context)?;
-        targets.standardise(&said);
+        let asked = asked(config, pile, &teachers);
+        let (mean, factor) = (Vec::new(), Vec::new());
+        let targets = Self { config, pile, folder, teachers, asked, widths, about, mean, factor };
+        targets.forget_others(resumes)?;
         Ok(targets)
+    }
+
+    /// Asks them about the first view, which sets the units for all.
+    ///
+    /// # Errors
+    /// Those of asking them, and of reading and writing what is kept.
+    pub fn begin(&mut self, context: &Context) -> Result<()> {
+        let said = self.said(View::Train(0), context)?;
+        self.standardise(&said);
+        Ok(())
+    }
+
+    /// Views of the training photos that the epochs come to.
+    fn views(&self) -> usize {
+        self.config.views.min(self.config.epochs)
+    }
+
+    fn forget_others(&self, resumes: bool) -> Result<()> {
+        for (view, path) in self.folder.answers()? {
+            let told = regraft_weights::read_safetensors_metadata(&path);
+            let others = told.as_ref().is_ok_and(|about| about.get(ASKED) != Some(&self.asked));
+            if resumes && others {
+                let reason = "are not the answers of these teachers about these views: they, or the settings, have changed \
+                              since this run began, so it cannot go on; start a new run";
+                return Err(Error::File { path, reason: reason.into() });
+            }
+            if told.is_err() || others || view.is_some_and(|view| view >= self.views()) {
+                remove(&path)?;
+            }
+        }
+        Ok(())
+    }
+
+    /// The most bytes that their answers will take which are not there yet.
+    ///
+    /// # Errors
+    /// [`Error::File`] if the folder cannot be read.
+    pub fn missing_bytes(&self) -> Result<u64> {
+        let here = self.folder.answers()?;
+        let views = self.views() - here.iter().filter(|(view, _)| view.is_some()).count().min(self.views());
+        let val = if here.iter().any(|(view, _)| view.is_none()) { 0 } else { self.pile.val.len() };
+        let photos = (views as u64).saturating_mul(self.pile.train.len() as u64).saturating_add(val as u64);
+        // In half precision.
+        Ok(photos.saturating_mul(2 * self.len() as u64))
     }
 
     /// Numbers that they say of one photo.
@@ -93,7 +152,8 @@ impl<'a> Targets<'a> {
             at += width;
         }
         let tensors = StateDict::from([(SAID.to_owned(), Tensor::new([n, len], said))]);
-        regraft_weights::write_safetensors_half(&path, &tensors, &BTreeMap::new())?;
+        let about = BTreeMap::from([(ASKED.to_owned(), self.asked.clone())]);
+        regraft_weights::write_safetensors_half(&path, &tensors, &about)?;
         // As it will be read again: a run that is resumed must not see other digits.
         self.said(view, context)
     }
@@ -106,9 +166,9 @@ impl<'a> Targets<'a> {
     }
 
     fn path(&self, view: View) -> PathBuf {
-        self.folder.path().join(match view {
-            View::Train(view) => format!("teachers-{view}.safetensors"),
-            View::Val => "teachers-val.safetensors".into(),
+        self.folder.answers_path(match view {
+            View::Train(view) => Some(view),
+            View::Val => None,
         })
     }
 
@@ -176,4 +236,19 @@ impl<'a> Targets<'a> {
         self.factor = square.iter().zip(weights).map(|pair| factor(pair) as f32).collect();
         self.mean = mean.iter().map(|&m| m as f32).collect();
     }
+}
+
+/// Everything that decides what teachers say of the photos, so that answers can be told from those to another question.
+fn asked(config: &DistillConfig, pile: &Pile, teachers: &[Teacher]) -> String {
+    let who = teachers.iter().map(|teacher| json!({"is": teacher.about, "preprocessing": teacher.preprocessing}));
+    json!({
+        "teachers": who.collect::<Vec<_>>(),
+        "photos_sha256": pile.sha256,
+        // Large photos are decoded at a smaller size, which depends on the largest that anyone asks for.
+        "decoded_for": pile.side,
+        "exif_orientation": config.preprocessing.exif_orientation,
+        "views": config.augmentation(),
+        "seed": config.seed,
+    })
+    .to_string()
 }

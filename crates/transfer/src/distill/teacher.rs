@@ -8,7 +8,7 @@ use regraft_graph::{Graph, Shape, StateDict};
 use serde::{Deserialize, Serialize};
 
 use super::TeacherConfig;
-use crate::{Backbone, Context, Model, Result, Source};
+use crate::{Backbone, Context, Error, Model, Result, Source};
 
 /// A teacher, ready to be asked.
 pub(super) struct Teacher {
@@ -77,27 +77,38 @@ impl Teacher {
                 let has_head = head.is_some();
                 state.extend(head.unwrap_or_default());
                 let about = About { backbone: name.clone(), sha256: backbone.weights_sha256.unwrap_or_default() };
-                Self::new(&backbone.graph, &state, has_head, preprocessing.clone(), about, context)
+                Self::new(&backbone.graph, &state, has_head, preprocessing.clone(), about, weights, context)
             }
             TeacherConfig::Model { path } => {
                 let Model { graph, state, preprocessing, provenance, .. } = Model::open(path)?;
                 let about = About { backbone: provenance.backbone, sha256: regraft_weights::sha256(path)? };
-                Self::new(&graph, &state, true, preprocessing, about, context)
+                Self::new(&graph, &state, true, preprocessing, about, path, context)
             }
         }
     }
 
+    /// `path` is only for the error message.
     fn new(
         graph: &Graph,
         state: &StateDict,
         has_head: bool,
         preprocessing: Preprocessing,
         about: About,
+        path: &Path,
         context: &Context,
     ) -> Result<Self> {
         let head = graph.nodes()[graph.head()?].inputs[0];
         let shape = graph.shapes()?[head];
-        let (extractor, rest) = graph.split(head)?.expect("nothing goes past a head");
+        let Some((extractor, rest)) = graph.split(head)? else {
+            let layer = &graph.nodes()[graph.head()?].name;
+            return Err(Error::File {
+                path: path.to_owned(),
+                reason: format!(
+                    "is no teacher: something in its network goes past its last layer, {layer}, so what that layer reads is \
+                     not all that it knows; choose another --teacher"
+                ),
+            });
+        };
         let below = context.engine.compile(&extractor, state, SessionOptions::inference(&extractor))?;
         let top = match has_head {
             true => Some(context.engine.compile(&rest, state, SessionOptions::inference(&rest))?),

@@ -130,7 +130,7 @@ fn the_message_says_what_to_do_and_the_best_model_before_it_is_kept() {
             } else {
                 let model = Model::open(&best).unwrap();
                 model.session(&sound, &best).unwrap();
-                assert_eq!((model.provenance.epoch, model.provenance.val_score), (1, 0.25));
+                assert_eq!((model.provenance.epoch, model.provenance.val_score), (1, Some(0.25)));
             }
             // The checkpoint is that of the last epoch that was sound: from there the run can go on.
             let context = Context { engine: &sound, ..context };

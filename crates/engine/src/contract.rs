@@ -142,6 +142,12 @@ pub trait Engine: Send + Sync {
 /// and sums the results through [`visit_gradients`](Self::visit_gradients) and calls `update` everywhere.
 /// The gradient of each share is that of its own mean loss, so its part in the whole is
 /// `losses.weight / total weight`.
+///
+/// What such a wrapper has to settle itself: a batch of fewer samples than sessions leaves some without a share, for an
+/// empty one is an error; running statistics move by each share's own batch, so they are averaged through
+/// [`visit_trained`](Self::visit_trained) or stay with [`BatchNormMode::Frozen`]; and where one share is refused, others
+/// may have moved their statistics already, so it compares shares with what a session refuses before it deals them out:
+/// that depends on their sizes and labels alone.
 pub trait Session: Send {
     /// The network's output in evaluation mode: `[n, outputs]`, row-major.
     ///

@@ -1,5 +1,7 @@
 //! `regraft train` without `--mode`: a probe, then fine-tuning, and the better of the two.
 
+use serde_json::Value;
+
 use crate::common::{Class, Place};
 use crate::resume::wait_for_epochs;
 
@@ -17,6 +19,13 @@ fn without_time_it_is_a_probe() {
     assert!(place.read("run/best.safetensors") == place.read("run/probe/best.safetensors"));
     assert!(!place.path("run/finetune").join("best.safetensors").exists());
     place.run("resume run").fails(&["run", "is complete"]);
+
+    // As if it had been stopped between the rungs: it would go on, but not with other photos.
+    let mut stopped: Value = serde_json::from_str(&place.text("run/ladder.json")).unwrap();
+    stopped["skipped"] = Value::Null;
+    place.write("run/ladder.json", stopped.to_string());
+    place.draw(Class::Discs, "photos/train", 30..31);
+    place.run("resume run").fails(&["the photos have changed", "start a new run"]);
 }
 
 #[test]

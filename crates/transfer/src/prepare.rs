@@ -9,7 +9,7 @@ use regraft_data::{
 use regraft_learn::linear::HeadKind;
 
 use crate::answers::{Answers, Unit, head_kind};
-use crate::{Backbone, Config, Context, Error, InitHead, Provenance, Reporter, Result};
+use crate::{Backbone, Config, Context, Error, Provenance, Reporter, Result};
 
 /// The photos, decoded once, with what cannot be used left out.
 pub(crate) struct Photos {
@@ -65,7 +65,7 @@ pub(crate) fn look(config: &Config, context: &Context) -> Result<(Photos, Backbo
     config.trainable(&config.graft(&backbone, 2)?.0, 0)?;
     let photos = photos(config, context)?;
     config.validate_for(&photos.dataset)?;
-    if config.mode.probes() || config.init_head == InitHead::Probe {
+    if config.mode.probes() {
         backbone.calibrate(&photos.dataset.train, &photos.store, &config.preprocessing, context)?;
     }
     Ok((photos, backbone))

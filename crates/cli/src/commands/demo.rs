@@ -117,9 +117,8 @@ fn collection(args: &Demo, tools: &Tools) -> Result<PathBuf> {
     }
     let context = tools.context();
     context.reporter.begin("drawing flowers", "pictures", (per_kind * KINDS.len()) as u64);
-    let cannot = || format!("cannot draw into {}", folder.display());
-    fs::create_dir_all(folder).with_context(cannot)?;
-    fs::write(&mark, MARKED).with_context(cannot)?;
+    fs::create_dir_all(folder).with_context(|| format!("cannot draw into {}", folder.display()))?;
+    write_atomically(&mark, |file| file.write_all(MARKED.as_bytes()))?;
     // What an earlier demo left would be learned from, too.
     if photos.exists() {
         fs::remove_dir_all(&photos).with_context(|| format!("cannot replace {}", photos.display()))?;

@@ -7,8 +7,8 @@ use std::sync::Mutex;
 use std::sync::atomic::AtomicBool;
 
 use regraft_data::Preprocessing;
-use regraft_engine::{Batch, CpuEngine, Engine, Losses, Precision, Session, SessionOptions, Targets};
-use regraft_graph::{Graph, Linear, Op, Shape, StateDict, init};
+use regraft_engine::{CpuEngine, Engine, SessionOptions};
+use regraft_graph::{Graph, Linear, Op, Shape, init};
 use regraft_learn::linear::HeadKind;
 use regraft_transfer::{
     Backbone, Context, DistillConfig, Distilled, EpochEnd, Error, Golden, Model, Provenance, Reporter, Source,
@@ -16,6 +16,7 @@ use regraft_transfer::{
 };
 
 use crate::common::{Listener, settings};
+use crate::watched::{Watch, Watched};
 
 /// Nobody asks to stop.
 static NEVER: AtomicBool = AtomicBool::new(false);
@@ -192,83 +193,30 @@ enum Fault {
     Step,
 }
 
-/// The CPU engine, until something goes wrong.
+/// Lets it go wrong.
+#[derive(Clone)]
 struct Failing {
-    engine: CpuEngine,
-    fault: Fault,
-    after: usize,
-}
-
-impl Engine for Failing {
-    fn describe(&self) -> String {
-        self.engine.describe()
-    }
-
-    fn supports(&self, precision: Precision) -> Result<(), regraft_engine::Error> {
-        self.engine.supports(precision)
-    }
-
-    fn compile(
-        &self,
-        graph: &Graph,
-        state: &StateDict,
-        options: SessionOptions,
-    ) -> Result<Box<dyn Session>, regraft_engine::Error> {
-        let session = self.engine.compile(graph, state, options)?;
-        Ok(Box::new(FailingSession { session, fault: self.fault, after: self.after, steps: 0 }))
-    }
-}
-
-struct FailingSession {
-    session: Box<dyn Session>,
     fault: Fault,
     after: usize,
     steps: usize,
 }
 
-impl Session for FailingSession {
-    fn infer(&mut self, inputs: &[f32]) -> Result<Vec<f32>, regraft_engine::Error> {
-        let mut outputs = self.session.infer(inputs)?;
+impl Watch for Failing {
+    fn answered(&mut self, outputs: &mut [f32]) {
         if self.fault == Fault::Answers && self.steps == self.after {
             outputs[0] = f32::NAN;
         }
-        Ok(outputs)
     }
 
-    fn gradients(&mut self, batch: Batch, targets: Targets) -> Result<Losses, regraft_engine::Error> {
+    fn step(&mut self) -> Result<(), regraft_engine::Error> {
         if self.fault == Fault::Step && self.steps == self.after {
             return Err(regraft_engine::Error::Batch("it is too heavy".into()));
         }
-        self.session.gradients(batch, targets)
+        Ok(())
     }
 
-    fn visit_gradients(&mut self, visit: &mut dyn FnMut(&str, &mut [f32])) {
-        self.session.visit_gradients(visit);
-    }
-
-    fn update(&mut self, lr: f64) {
-        self.session.update(lr);
+    fn updated(&mut self) {
         self.steps += 1;
-    }
-
-    fn trained_state(&self) -> StateDict {
-        self.session.trained_state()
-    }
-
-    fn visit_trained(&mut self, visit: &mut dyn FnMut(&str, &mut [f32])) {
-        self.session.visit_trained(visit);
-    }
-
-    fn optimizer_state(&self) -> StateDict {
-        self.session.optimizer_state()
-    }
-
-    fn restore_trained(&mut self, state: &StateDict) -> Result<(), regraft_engine::Error> {
-        self.session.restore_trained(state)
-    }
-
-    fn restore_optimizer(&mut self, state: &StateDict) -> Result<(), regraft_engine::Error> {
-        self.session.restore_optimizer(state)
     }
 }
 
@@ -282,7 +230,7 @@ fn what_was_sound_before_something_went_wrong_is_kept() {
     // After the second epoch's last step, and after its first one.
     for (name, fault, after, goes_on_at) in [("a", Fault::Answers, 6, (1, 1)), ("b", Fault::Step, 4, (1, 2))] {
         let run = dir.path().join(name);
-        let engine = Failing { engine: CpuEngine::new(1).unwrap(), fault, after };
+        let engine = Watched::by(Failing { fault, after, steps: 0 });
         let error = distill(&config, Some(&run), false, &context(&engine, &silent)).unwrap_err();
         let message = error.to_string();
         match fault {

@@ -3,11 +3,11 @@
 use std::fs;
 use std::sync::atomic::AtomicBool;
 
-use regraft_engine::{Batch, CpuEngine, Engine, Losses, Precision, Session, SessionOptions, Targets};
-use regraft_graph::{Graph, StateDict};
+use regraft_engine::CpuEngine;
 use regraft_transfer::{Context, Error, Model, Outcome, resume, train};
 
 use crate::common::{Listener, VAL, settings};
+use crate::watched::{Watch, Watched};
 
 /// The input to which the answer is not a number.
 #[derive(Clone, Copy, PartialEq)]
@@ -18,45 +18,18 @@ enum Fails {
     Golden,
 }
 
-/// The CPU engine, until the network diverges.
+/// Lets the network diverge.
+#[derive(Clone)]
 struct Diverging {
-    engine: CpuEngine,
     fails: Fails,
     /// The epoch in which it does, from 1.
-    epoch: usize,
-}
-
-impl Engine for Diverging {
-    fn describe(&self) -> String {
-        self.engine.describe()
-    }
-
-    fn supports(&self, precision: Precision) -> Result<(), regraft_engine::Error> {
-        self.engine.supports(precision)
-    }
-
-    fn compile(
-        &self,
-        graph: &Graph,
-        state: &StateDict,
-        options: SessionOptions,
-    ) -> Result<Box<dyn Session>, regraft_engine::Error> {
-        let session = self.engine.compile(graph, state, options)?;
-        Ok(Box::new(DivergingSession { session, fails: self.fails, last: self.epoch, epoch: 0 }))
-    }
-}
-
-struct DivergingSession {
-    session: Box<dyn Session>,
-    fails: Fails,
     last: usize,
     /// Updates so far, of which an epoch has one.
     epoch: usize,
 }
 
-impl Session for DivergingSession {
-    fn infer(&mut self, inputs: &[f32]) -> Result<Vec<f32>, regraft_engine::Error> {
-        let mut logits = self.session.infer(inputs)?;
+impl Watch for Diverging {
+    fn answered(&mut self, logits: &mut [f32]) {
         let rows = logits.len() / 2;
         if rows == VAL {
             // One photo right in the first epoch, two in the second: every epoch is the best so far.
@@ -68,40 +41,10 @@ impl Session for DivergingSession {
         if self.epoch == self.last && (rows == VAL) == (self.fails == Fails::Validation) {
             logits[0] = f32::NAN;
         }
-        Ok(logits)
     }
 
-    fn gradients(&mut self, batch: Batch, targets: Targets) -> Result<Losses, regraft_engine::Error> {
-        self.session.gradients(batch, targets)
-    }
-
-    fn visit_gradients(&mut self, visit: &mut dyn FnMut(&str, &mut [f32])) {
-        self.session.visit_gradients(visit);
-    }
-
-    fn update(&mut self, lr: f64) {
-        self.session.update(lr);
+    fn updated(&mut self) {
         self.epoch += 1;
-    }
-
-    fn trained_state(&self) -> StateDict {
-        self.session.trained_state()
-    }
-
-    fn visit_trained(&mut self, visit: &mut dyn FnMut(&str, &mut [f32])) {
-        self.session.visit_trained(visit);
-    }
-
-    fn optimizer_state(&self) -> StateDict {
-        self.session.optimizer_state()
-    }
-
-    fn restore_trained(&mut self, state: &StateDict) -> Result<(), regraft_engine::Error> {
-        self.session.restore_trained(state)
-    }
-
-    fn restore_optimizer(&mut self, state: &StateDict) -> Result<(), regraft_engine::Error> {
-        self.session.restore_optimizer(state)
     }
 }
 
@@ -113,7 +56,7 @@ fn the_message_says_what_to_do_and_the_best_model_before_it_is_kept() {
         for epoch in [1, 2] {
             let dir = tempfile::tempdir().unwrap();
             let (config, run) = (settings(dir.path(), 2), dir.path().join("run"));
-            let engine = Diverging { engine: CpuEngine::new(1).unwrap(), fails, epoch };
+            let engine = Watched::by(Diverging { fails, last: epoch, epoch: 0 });
             let context =
                 Context { engine: &engine, reporter: &Listener::default(), interrupt: &interrupt, threads: 1 };
             let error = train(&config, Some(&run), false, &context).unwrap_err();

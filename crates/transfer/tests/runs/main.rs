@@ -4,3 +4,4 @@ mod common;
 mod distilled;
 mod diverged;
 mod interrupted;
+mod watched;

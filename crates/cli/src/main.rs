@@ -83,8 +83,8 @@ fn message(error: &anyhow::Error) -> String {
 
 /// Whether a flag's value is at fault, which only the library could tell.
 fn is_usage(error: &anyhow::Error) -> bool {
+    use regraft::Error;
     use regraft_graph::Error::{Graft, NoSuchArchitecture, NoSuchLayer};
-    use regraft_transfer::Error;
     let unknown_name =
         |error: &regraft_graph::Error| matches!(error, NoSuchArchitecture { .. } | NoSuchLayer { .. } | Graft { .. });
     let lacks_precision = |error: &regraft_engine::Error| matches!(error, regraft_engine::Error::Precision { .. });
@@ -101,6 +101,6 @@ fn is_usage(error: &anyhow::Error) -> bool {
 }
 
 fn is_interruption(error: &anyhow::Error) -> bool {
-    error.downcast_ref().is_some_and(regraft_transfer::Error::is_interruption)
+    error.downcast_ref().is_some_and(regraft::Error::is_interruption)
         || matches!(error.downcast_ref(), Some(regraft_hub::Error::Interrupted))
 }

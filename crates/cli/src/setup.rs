@@ -6,7 +6,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::thread::available_parallelism;
 
 use anyhow::{Context, Result};
-use regraft_engine::CpuEngine;
+use regraft_engine_cpu::CpuEngine;
 use regraft_kernels::simd::Level;
 
 use crate::args::Common;
@@ -22,7 +22,7 @@ pub fn threads(common: &Common) -> usize {
 /// # Errors
 /// A wrong setting of `REGRAFT_CPU`, or threads that the system refuses.
 pub fn engine(threads: usize) -> Result<CpuEngine> {
-    Level::choose().map_err(regraft_transfer::Error::Setting)?;
+    Level::choose().map_err(regraft::Error::Setting)?;
     rayon::ThreadPoolBuilder::new()
         .num_threads(threads)
         .build_global()

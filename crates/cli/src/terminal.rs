@@ -7,8 +7,8 @@ use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
 use indicatif::{HumanBytes, ProgressBar, ProgressState, ProgressStyle};
+use regraft::{EpochEnd, Reporter};
 use regraft_learn::linear::Metric;
-use regraft_transfer::{EpochEnd, Reporter};
 
 /// How often work without a terminal tells where it is.
 const PLAIN_INTERVAL: Duration = Duration::from_secs(10);

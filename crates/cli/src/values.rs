@@ -6,9 +6,9 @@ use std::str::FromStr;
 
 use clap::builder::{OsStringValueParser, PossibleValue, PossibleValuesParser, RangedI64ValueParser, TypedValueParser};
 use clap::{Arg, Command};
+use regraft::{ClassWeights, onnx};
 use regraft_data::{Augmentation, ColorJitter, Preprocessing};
 use regraft_graph::zoo;
-use regraft_transfer::{ClassWeights, onnx};
 
 use crate::weights::Choice;
 

@@ -5,9 +5,9 @@ use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicBool, Ordering};
 
 use anyhow::{Result, anyhow};
+use regraft::{Config, Embedded, Error, Published, Reporter, Source, onnx};
 use regraft_data::{Interpolation, Preprocessing};
 use regraft_hub::{Known, Registry, Settings, Watch, Weights, fetch};
-use regraft_transfer::{Config, Embedded, Error, Published, Reporter, Source, onnx};
 
 use crate::terminal::{BYTES, Terminal};
 

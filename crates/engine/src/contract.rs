@@ -1,7 +1,7 @@
 //! What every engine offers.
 
+use crate::Labels;
 use regraft_graph::{Graph, NodeId, StateDict, Trainable};
-pub use regraft_kernels::loss::Labels;
 use serde::{Deserialize, Serialize};
 
 use crate::{Error, UpdateRule};

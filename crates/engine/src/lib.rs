@@ -11,13 +11,11 @@
 //! [`Session`].
 
 mod contract;
-pub mod cpu;
 mod error;
+mod labels;
 mod update;
 
-pub use contract::{
-    Batch, BatchNormMode, Engine, Labels, LayerTime, Losses, Precision, Session, SessionOptions, Targets,
-};
-pub use cpu::CpuEngine;
+pub use contract::{Batch, BatchNormMode, Engine, LayerTime, Losses, Precision, Session, SessionOptions, Targets};
 pub use error::Error;
+pub use labels::Labels;
 pub use update::UpdateRule;

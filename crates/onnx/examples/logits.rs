@@ -6,7 +6,8 @@
 use std::error::Error;
 use std::path::Path;
 
-use regraft_engine::{CpuEngine, Engine, SessionOptions};
+use regraft_engine::{Engine, SessionOptions};
+use regraft_engine_cpu::CpuEngine;
 use regraft_kernels::elementwise::transpose;
 
 fn main() -> Result<(), Box<dyn Error>> {

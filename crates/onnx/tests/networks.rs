@@ -2,7 +2,8 @@
 
 use std::path::PathBuf;
 
-use regraft_engine::{CpuEngine, Engine, SessionOptions};
+use regraft_engine::{Engine, SessionOptions};
+use regraft_engine_cpu::CpuEngine;
 use regraft_graph::{Grafted, HeadLayers, Op, Shape};
 use regraft_kernels::elementwise::transpose;
 use regraft_onnx::Network;

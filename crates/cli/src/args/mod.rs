@@ -9,9 +9,9 @@ use std::sync::LazyLock;
 use clap::builder::PossibleValuesParser;
 use clap::parser::ValueSource;
 use clap::{Args, CommandFactory, FromArgMatches, Parser, Subcommand, ValueEnum};
+use regraft::Tta;
 use regraft_engine::Precision;
 use regraft_graph::zoo;
-use regraft_transfer::Tta;
 pub use train::Train;
 
 use crate::values::{

@@ -1,9 +1,9 @@
 //! What the flags of `regraft train` mean: the settings of a run.
 
+use regraft::{BatchNorm, Config, Head, InitHead, Keep, Mode};
 use regraft_data::{Augmentation, AutoAugment, Mix, Preprocessing, RandomErasing};
 use regraft_engine::UpdateRule;
 use regraft_learn::schedule::{Policy, Schedule, Warmup};
-use regraft_transfer::{BatchNorm, Config, Head, InitHead, Keep, Mode};
 
 use super::train::{
     AugmentationArgs, AutoAugmentArg, BatchNormArg, InitHeadArg, KeepArg, ModeArg, OptimizerArg, PhotoArgs,

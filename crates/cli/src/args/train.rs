@@ -3,8 +3,8 @@
 use std::path::PathBuf;
 
 use clap::{Args, ValueEnum};
+use regraft::{ClassWeights, Head};
 use regraft_data::{ColorJitter, Interpolation};
-use regraft_transfer::{ClassWeights, Head};
 
 use super::PrecisionArg;
 use crate::values::{

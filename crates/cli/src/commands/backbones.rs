@@ -3,9 +3,9 @@
 use std::io::{Write, stdout};
 
 use anyhow::Result;
+use regraft::Embedded;
 use regraft_graph::{Graph, Shape, zoo};
 use regraft_hub::{Cached, Registry, Settings, Weights};
-use regraft_transfer::Embedded;
 use serde_json::{Value, json};
 
 use crate::args::Common;

@@ -4,10 +4,10 @@ use std::io::{Write, stdout};
 use std::time::Instant;
 
 use anyhow::Result;
+use regraft::Backbone;
 use regraft_engine::{Batch, BatchNormMode, Engine, Labels, LayerTime, SessionOptions, Targets, UpdateRule};
 use regraft_graph::{Trainable, init};
 use regraft_kernels::{peak, simd::Level};
-use regraft_transfer::Backbone;
 use serde_json::json;
 
 use crate::args::{Bench, Common, PrecisionArg, What};

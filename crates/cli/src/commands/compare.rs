@@ -3,9 +3,9 @@
 use std::io::{Write, stdout};
 
 use anyhow::Result;
+use regraft::{Candidate, CompareOptions, Comparison, Embedded, Entry, Reporter, SIGNIFICANT};
 use regraft_hub::{Cached, Registry, Settings};
 use regraft_learn::linear::HeadKind;
-use regraft_transfer::{Candidate, CompareOptions, Comparison, Embedded, Entry, Reporter, SIGNIFICANT};
 use serde_json::{Value, json};
 
 use super::train::Tools;
@@ -26,7 +26,7 @@ pub fn run(common: &Common, args: &Compare) -> Result<End> {
     }
     let options =
         CompareOptions { data: args.data.clone(), strict: args.strict, folds: args.folds.into(), seed: args.seed };
-    let comparison = regraft_transfer::compare(&candidates, &options, &tools.context())?;
+    let comparison = regraft::compare(&candidates, &options, &tools.context())?;
     let mut out = stdout();
     if common.json {
         writeln!(out, "{}", in_json(&comparison))?;

@@ -6,11 +6,9 @@ use std::path::{Path, PathBuf};
 use std::time::Instant;
 
 use anyhow::{Context as _, Result, bail};
+use regraft::{Answer, Config, Embedded, Finished, Head, Mode, Model, Outcome, Reporter, Source, evaluate, predict};
 use regraft_flowers::{KINDS, write_collection};
 use regraft_learn::metrics::wilson;
-use regraft_transfer::{
-    Answer, Config, Embedded, Finished, Head, Mode, Model, Outcome, Reporter, Source, evaluate, predict,
-};
 use regraft_weights::write_atomically;
 use serde_json::json;
 
@@ -138,7 +136,7 @@ fn collection(args: &Demo, tools: &Tools) -> Result<PathBuf> {
 
 /// Trains into a folder; none if it was interrupted.
 fn train(config: &Config, folder: &Path, tools: &Tools) -> Result<Option<Finished>> {
-    match regraft_transfer::train(config, Some(folder), true, &tools.context())? {
+    match regraft::train(config, Some(folder), true, &tools.context())? {
         Outcome::Finished(run) => Ok(Some(run)),
         Outcome::Interrupted { .. } => Ok(None),
     }

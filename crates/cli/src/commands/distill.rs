@@ -3,9 +3,9 @@
 use std::io::{Write, stdout};
 
 use anyhow::Result;
+use regraft::{DistillConfig, Distilled, Source, TeacherConfig, distill};
 use regraft_data::Preprocessing;
 use regraft_graph::zoo;
-use regraft_transfer::{DistillConfig, Distilled, Source, TeacherConfig, distill};
 use serde_json::json;
 
 use super::train::Tools;

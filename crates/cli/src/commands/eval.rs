@@ -3,7 +3,7 @@
 use std::io::{Write, stdout};
 
 use anyhow::Result;
-use regraft_transfer::Context;
+use regraft::Context;
 
 use crate::args::{Common, Eval};
 use crate::terminal::Terminal;
@@ -15,8 +15,7 @@ pub fn run(common: &Common, args: &Eval) -> Result<End> {
     let terminal = Terminal::new(common.json);
     let interrupt = setup::interrupt_flag()?;
     let context = Context { engine: &engine, reporter: &terminal, interrupt: &interrupt, threads };
-    let evaluation =
-        regraft_transfer::evaluate(&args.model, &args.data, args.strict, args.tta.map(Into::into), &context)?;
+    let evaluation = regraft::evaluate(&args.model, &args.data, args.strict, args.tta.map(Into::into), &context)?;
     if common.json {
         writeln!(stdout(), "{}", serde_json::to_string(&evaluation)?)?;
     } else {

@@ -3,9 +3,9 @@
 use std::io::{Write, stdout};
 
 use anyhow::Result;
+use regraft::{Backbone, Model, score_name};
 use regraft_data::Task;
 use regraft_graph::{Graph, Trainable};
-use regraft_transfer::{Backbone, Model, score_name};
 use serde_json::{Value, json};
 
 use crate::End;

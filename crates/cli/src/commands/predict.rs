@@ -4,8 +4,8 @@ use std::io::{BufRead, Write, stdin, stdout};
 use std::path::{Path, PathBuf};
 
 use anyhow::{Context as _, Result};
+use regraft::{Answer, Context, Error, Model, Prediction, Ranked, Reporter, YES};
 use regraft_data::{Task, image_paths};
-use regraft_transfer::{Answer, Context, Error, Model, Prediction, Ranked, Reporter, YES};
 use serde_json::{Value, json};
 
 use crate::args::{Common, Predict};
@@ -45,7 +45,7 @@ pub fn run(common: &Common, args: &Predict) -> Result<End> {
     let mut failed = 0usize;
     let mut broken_pipe = None;
     let tta = args.tta.map(Into::into);
-    let result = regraft_transfer::predict(&model, session.as_mut(), &paths, top_k, tta, &context, |answer| {
+    let result = regraft::predict(&model, session.as_mut(), &paths, top_k, tta, &context, |answer| {
         failed += usize::from(answer.answer.is_err());
         printer.print(&answer).map_err(|error| {
             broken_pipe = Some(error);

@@ -5,11 +5,12 @@ use std::sync::Arc;
 use std::sync::atomic::AtomicBool;
 
 use anyhow::Result;
-use regraft_engine::{CpuEngine, Engine};
+use regraft::{Context, Embedded, FoundRate, Outcome, Reporter, RunFolder};
+use regraft_engine::Engine;
+use regraft_engine_cpu::CpuEngine;
 use regraft_hub::Registry;
 use regraft_learn::linear::HeadKind;
 use regraft_learn::metrics::wilson;
-use regraft_transfer::{Context, Embedded, FoundRate, Outcome, Reporter, RunFolder};
 use serde_json::json;
 
 use crate::args::{Common, Resume, Train};
@@ -46,27 +47,27 @@ pub fn train(common: &Common, mut args: Box<Train>) -> Result<End> {
     let mut config = args.config(&start.preprocessing);
     // What is wrong is said before anything is downloaded.
     let folder = args.output_dir.as_deref();
-    regraft_transfer::check(&config, folder.filter(|_| !args.training.find_lr), args.exist_ok, &tools.context())?;
+    regraft::check(&config, folder.filter(|_| !args.training.find_lr), args.exist_ok, &tools.context())?;
     if args.training.find_lr {
-        regraft_transfer::check_find_lr(&config)?;
+        regraft::check_find_lr(&config)?;
     }
     (config.weights, config.published) = start.bring(&hub, &tools.downloads())?;
     if args.training.find_lr {
-        return tell_rate(common, &regraft_transfer::find_lr(&config, folder, &tools.context())?);
+        return tell_rate(common, &regraft::find_lr(&config, folder, &tools.context())?);
     }
-    let outcome = regraft_transfer::train(&config, args.output_dir.as_deref(), args.exist_ok, &tools.context())?;
+    let outcome = regraft::train(&config, args.output_dir.as_deref(), args.exist_ok, &tools.context())?;
     finish(common, outcome)
 }
 
 pub fn resume(common: &Common, args: &Resume) -> Result<End> {
     let tools = Tools::new(common)?;
-    if regraft_transfer::is_distillation(&args.run) {
-        return super::distill::finish(common, regraft_transfer::resume_distillation(&args.run, &tools.context())?);
+    if regraft::is_distillation(&args.run) {
+        return super::distill::finish(common, regraft::resume_distillation(&args.run, &tools.context())?);
     }
     let (_, config) = RunFolder::open(&args.run)?;
     let (hub, registry) = weights::hub(args.offline)?;
     weights::bring_back(&config, &registry, hub, &tools.downloads())?;
-    finish(common, regraft_transfer::resume(&args.run, &tools.context())?)
+    finish(common, regraft::resume(&args.run, &tools.context())?)
 }
 
 /// What a run works with, and who owns it.

@@ -3,7 +3,7 @@
 use std::collections::BTreeMap;
 use std::fs;
 
-use regraft_transfer::{Backbone, Source};
+use regraft::{Backbone, Source};
 
 use crate::common::Place;
 

@@ -1,0 +1,5 @@
+//! Measuring models.
+
+pub(crate) mod compare;
+pub(crate) mod evaluate;
+pub(crate) mod tta;

@@ -1,0 +1,110 @@
+//! Test-time augmentation: asking about a photo more than once.
+
+use regraft_engine::Session;
+use regraft_learn::linear::{HeadKind, log_probabilities};
+
+use crate::Result;
+
+/// How a photo is varied when a model is asked about it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Tta {
+    /// The photo and its mirror image: the mean of both answers' probabilities, or of both numbers.
+    Hflip,
+}
+
+impl Tta {
+    /// What [`infer`] gives for a head.
+    pub(crate) fn head(tta: Option<Self>, head: HeadKind) -> HeadKind {
+        if tta.is_some() && head == HeadKind::Ovr { HeadKind::Softmax } else { head }
+    }
+}
+
+/// The network's answers to photos `side` pixels wide, `[n, side, side, 3]`: logits of `head` or, with a variation, the
+/// logits of the mean probabilities: of classes, their logarithms, which are logits of a softmax; of numbers, the mean.
+///
+/// # Errors
+/// Those of [`Session::infer`].
+pub(crate) fn infer(
+    session: &mut dyn Session,
+    images: &[f32],
+    side: u32,
+    head: HeadKind,
+    tta: Option<Tta>,
+) -> Result<Vec<f32>> {
+    let logits = session.infer(images)?;
+    let Some(Tta::Hflip) = tta else { return Ok(logits) };
+    let mirrored = session.infer(&mirrored(images, side))?;
+    let photos = images.len() / (3 * side as usize * side as usize);
+    let classes = (logits.len() / photos.max(1)).max(1);
+    let mean = |(one, other): (f64, f64)| {
+        let top = one.max(other);
+        top + (((one - top).exp() + (other - top).exp()) / 2.0).ln()
+    };
+    let both = |one: &[f32], other: &[f32]| -> Vec<f32> {
+        let [one, other] = [one, other].map(|row| row.iter().map(|&z| f64::from(z)).collect::<Vec<_>>());
+        let opposite = |row: &[f64]| row.iter().map(|z| -z).collect::<Vec<_>>();
+        let means = |one: &[f64], other: &[f64]| -> Vec<f64> {
+            log_probabilities(head, one).into_iter().zip(log_probabilities(head, other)).map(mean).collect()
+        };
+        match head {
+            HeadKind::Softmax | HeadKind::Ovr => means(&one, &other).iter().map(|&log| log as f32).collect(),
+            // The logit of a mean of sigmoids: its logarithm less that of the opposite's.
+            HeadKind::Labels => {
+                let (yes, no) = (means(&one, &other), means(&opposite(&one), &opposite(&other)));
+                yes.iter().zip(no).map(|(yes, no)| (yes - no) as f32).collect()
+            }
+            HeadKind::Value => one.iter().zip(&other).map(|(a, b)| ((a + b) / 2.0) as f32).collect(),
+        }
+    };
+    let rows = logits.chunks_exact(classes).zip(mirrored.chunks_exact(classes));
+    Ok(rows.flat_map(|(one, other)| both(one, other)).collect())
+}
+
+/// The photos mirrored left to right.
+fn mirrored(images: &[f32], side: u32) -> Vec<f32> {
+    let mut images = images.to_vec();
+    for row in images.chunks_exact_mut(3 * side as usize) {
+        row.as_chunks_mut::<3>().0.reverse();
+    }
+    images
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::{Backbone, Config};
+    use regraft_engine::{Engine, SessionOptions};
+    use regraft_engine_cpu::CpuEngine;
+    use regraft_graph::Grafted;
+    use regraft_learn::linear::probabilities;
+    use regraft_testing::pattern;
+
+    #[test]
+    fn answers_are_the_mean_of_both_probabilities() {
+        let engine = CpuEngine::new(1).unwrap();
+        let backbone = Backbone::load("squeezenet1_1", &crate::Source::Random, 32, 0).unwrap();
+        let config = Config::tutorial("photos".into(), "squeezenet1_1".into());
+        let (Grafted { graph, .. }, state) = config.graft(&backbone, 3).unwrap();
+        let mut session = engine.compile(&graph, &state, SessionOptions::inference(&graph)).unwrap();
+        let (side, n) = (32, 3);
+        let images = pattern::values("photos", n * 32 * 32 * 3);
+        let flipped: Vec<f32> =
+            images.chunks_exact(32 * 3).flat_map(|row| row.rchunks_exact(3).flatten().copied()).collect();
+        for head in [HeadKind::Softmax, HeadKind::Ovr, HeadKind::Labels] {
+            let mut ask = |images: &[f32], tta| infer(session.as_mut(), images, side, head, tta).unwrap();
+            let probabilities_of = |logits: &[f32], head| {
+                let rows = logits.chunks_exact(3).map(|row| row.iter().map(|&z| f64::from(z)).collect::<Vec<_>>());
+                rows.flat_map(|row| probabilities(head, &row)).collect::<Vec<_>>()
+            };
+            let both = probabilities_of(&ask(&images, Some(Tta::Hflip)), Tta::head(Some(Tta::Hflip), head));
+            let one = probabilities_of(&ask(&images, None), Tta::head(None, head));
+            let other = probabilities_of(&ask(&flipped, None), head);
+            assert_eq!(both.len(), 3 * n);
+            for ((both, one), other) in both.iter().zip(&one).zip(&other) {
+                // The logarithms are rounded to f32.
+                assert!((both - (one + other) / 2.0).abs() < 1e-6, "{head:?}: {both} of {one} and {other}");
+            }
+            assert!(one.iter().zip(&other).any(|(one, other)| (one - other).abs() > 1e-5), "both answers are the same");
+        }
+    }
+}

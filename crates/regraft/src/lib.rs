@@ -1,0 +1,39 @@
+//! Transfer learning: what the commands do, as a library.
+//!
+//! [`train()`] takes a folder of photos and a pretrained network to a [`Model`] by one of three roads: the
+//! ConvNet as a feature extractor under a logistic regression (`probe`), the frozen network with a new
+//! `fc`, or fine-tuning (`epochs`); or by a [`Ladder`] of them. [`compare()`] says which backbone to take,
+//! [`distill()`] makes a small one. [`evaluate()`] measures a model, [`predict()`] uses it. A model is one
+//! file that holds everything serving needs. Printing and arguments are the caller's; what happens on the
+//! way is told to a [`Reporter`].
+
+mod context;
+mod error;
+mod evaluation;
+mod model;
+mod network;
+mod photos;
+mod run;
+mod settings;
+mod trainer;
+
+pub use context::{Context, Finished, Outcome};
+pub use error::{Error, Result};
+pub use evaluation::compare::{Candidate, CompareOptions, Comparison, Entry, SIGNIFICANT, compare};
+pub use evaluation::evaluate::evaluate;
+pub use evaluation::tta::Tta;
+pub use model::predict::{Answer, Prediction, Ranked, YES, predict};
+pub use model::sealed::{Golden, Model, Provenance, Taught};
+pub use network::backbone::Backbone;
+pub use network::head::{Head, InitHead};
+pub use network::onnx;
+pub use network::source::{Embedded, Source};
+pub use photos::targets::Unit;
+pub use run::folder::RunFolder;
+pub use run::report::{EpochEnd, Reporter};
+pub use settings::config::{BatchNorm, ClassWeights, Config, Keep, Mode, Published};
+pub use trainer::auto::{Ladder, Pair, Rung};
+pub use trainer::distill::{DistillConfig, Distilled, TeacherConfig, distill, is_distillation, resume_distillation};
+pub use trainer::find_lr::{FoundRate, Point, check_find_lr, find_lr};
+pub use trainer::probe::score_name;
+pub use trainer::start::{check, resume, train};

@@ -1,0 +1,293 @@
+//! Batch norms that have been folded into the convolutions before them, as published files sometimes have them.
+
+use std::sync::Arc;
+
+use regraft_data::{ImageStore, Preprocessing, Sample};
+use regraft_engine::SessionOptions;
+use regraft_graph::{BatchNorm2d, Graph, NodeId, Op, StateDict, Tensor};
+
+use crate::photos::features::{BATCH, loader};
+use crate::{Context, Result};
+
+/// Whether a network has batch norms and all of them are identities: they have been folded into the convolutions, and
+/// normalising by batch statistics would break the network.
+pub(crate) fn are_folded(graph: &Graph, state: &StateDict) -> bool {
+    let mut any = false;
+    for (id, bn) in batch_norms(graph) {
+        any = true;
+        let name = &graph.nodes()[id].name;
+        let tensor = |suffix: &str| state.get(&format!("{name}.{suffix}")).map(|t| t.data());
+        let (Some(weight), Some(mean), Some(var)) = (tensor("weight"), tensor("running_mean"), tensor("running_var"))
+        else {
+            return false;
+        };
+        // The bias may be anything: folding leaves the convolution's here.
+        let identity =
+            (0..bn.num_features).all(|c| mean[c] == 0.0 && (weight[c] / (var[c] + bn.eps).sqrt() - 1.0).abs() < 1e-3);
+        if !identity {
+            return false;
+        }
+    }
+    any
+}
+
+/// Photos that are enough to measure statistics by.
+pub(crate) const SAMPLE: usize = 64;
+
+/// Some of a collection's photos, evenly spread and prepared, `[n, height, width, channels]`: at most [`SAMPLE`].
+///
+/// # Errors
+/// Those of reading photos.
+pub(crate) fn sample(
+    photos: &[Sample],
+    store: &Arc<ImageStore>,
+    preprocessing: &Preprocessing,
+    context: &Context,
+) -> Result<Vec<f32>> {
+    let some: Vec<_> = photos.iter().step_by(photos.len().div_ceil(SAMPLE).max(1)).cloned().collect();
+    let mut images = Vec::new();
+    for batch in loader(&some, store, preprocessing, context)?.epoch(0, 0) {
+        images.extend(batch?.images);
+    }
+    Ok(images)
+}
+
+/// Gives folded batch norms their work back: the mean and variance of what reaches each of them, for these photos, become
+/// its running statistics, and its weight and bias undo them. The network computes what it did, and can be trained with
+/// the statistics of each batch.
+///
+/// A filter before a batch norm is brought to the length that PyTorch's initialisation gives it (`kaiming_normal_`,
+/// `fan_out`): folding has left them at lengths at which a learning rate that suits one layer tears another apart.
+///
+/// `images` are prepared photos, `[n, height, width, channels]`.
+///
+/// # Errors
+/// Those of compiling, inferring and interrupting.
+pub(crate) fn unfold(graph: &Graph, state: &mut StateDict, images: &[f32], context: &Context) -> Result<()> {
+    for_each("unfolding batch norms", graph, state, images, context, |state, id, moments| {
+        let before = graph.nodes()[id].inputs[0];
+        let stretch = stretch(graph, state, before).unwrap_or_else(|| vec![1.0; moments.mean.len()]);
+        let mut norm = Norm::take(graph, state, id);
+        for (c, stretch) in stretch.into_iter().enumerate() {
+            // What it has computed so far is `factor * x + offset`.
+            let factor = f64::from(norm.weight[c]) / (f64::from(norm.running_var[c]) + norm.eps).sqrt();
+            let offset = f64::from(norm.bias[c]) - factor * f64::from(norm.running_mean[c]);
+            norm.running_mean[c] = (moments.mean[c] * stretch) as f32;
+            norm.running_var[c] = (moments.var[c] * stretch.powi(2)) as f32;
+            let now = factor / stretch;
+            norm.weight[c] = (now * (f64::from(norm.running_var[c]) + norm.eps).sqrt()) as f32;
+            norm.bias[c] = (offset + now * f64::from(norm.running_mean[c])) as f32;
+        }
+        norm.put(graph, state, id);
+    })
+}
+
+/// Lets the batch norms of a random network normalise: they get the statistics of what reaches them for these photos, one
+/// after the other. With those they start from, the values of a deep network fade from layer to layer.
+///
+/// # Errors
+/// As [`unfold`].
+pub(crate) fn calibrate(graph: &Graph, state: &mut StateDict, images: &[f32], context: &Context) -> Result<()> {
+    for_each("calibrating batch norms", graph, state, images, context, |state, id, moments| {
+        let mut norm = Norm::take(graph, state, id);
+        norm.running_mean = moments.mean.iter().map(|&mean| mean as f32).collect();
+        norm.running_var = moments.var.iter().map(|&var| var as f32).collect();
+        norm.put(graph, state, id);
+    })
+}
+
+/// Measures what reaches each batch norm, in their order, and lets `change` act on it before the next.
+fn for_each(
+    what: &str,
+    graph: &Graph,
+    state: &mut StateDict,
+    images: &[f32],
+    context: &Context,
+    mut change: impl FnMut(&mut StateDict, NodeId, &Moments),
+) -> Result<()> {
+    let norms: Vec<NodeId> = batch_norms(graph).map(|(id, _)| id).collect();
+    context.reporter.begin(what, "layers", norms.len() as u64);
+    for (done, &id) in norms.iter().enumerate() {
+        let moments = Moments::of(&graph.cut(graph.nodes()[id].inputs[0]), state, images, context)?;
+        change(state, id, &moments);
+        context.reporter.advance(done as u64 + 1, &graph.nodes()[id].name);
+        context.go_on()?;
+    }
+    context.reporter.end();
+    Ok(())
+}
+
+/// The tensors of a batch norm.
+struct Norm {
+    eps: f64,
+    weight: Vec<f32>,
+    bias: Vec<f32>,
+    running_mean: Vec<f32>,
+    running_var: Vec<f32>,
+}
+
+impl Norm {
+    fn take(graph: &Graph, state: &mut StateDict, id: NodeId) -> Self {
+        let node = &graph.nodes()[id];
+        let Op::BatchNorm2d(bn) = node.op else { unreachable!("only batch norms come here") };
+        let mut values = |suffix: &str| {
+            let tensor = state.remove(&format!("{}.{suffix}", node.name));
+            tensor.expect("the network has just been run with this state").into_data()
+        };
+        let (weight, bias) = (values("weight"), values("bias"));
+        let (running_mean, running_var) = (values("running_mean"), values("running_var"));
+        Self { eps: f64::from(bn.eps), weight, bias, running_mean, running_var }
+    }
+
+    fn put(self, graph: &Graph, state: &mut StateDict, id: NodeId) {
+        let Self { weight, bias, running_mean, running_var, .. } = self;
+        let all = [("weight", weight), ("bias", bias), ("running_mean", running_mean), ("running_var", running_var)];
+        for (suffix, data) in all {
+            state.insert(format!("{}.{suffix}", graph.nodes()[id].name), Tensor::new([data.len()], data));
+        }
+    }
+}
+
+/// Brings the filters of a convolution to the length of fresh ones, and says by what factors. `None` where that would
+/// be noticed elsewhere: the node is no convolution, has a bias, or has another reader.
+fn stretch(graph: &Graph, state: &mut StateDict, node: NodeId) -> Option<Vec<f64>> {
+    let Op::Conv2d(conv) = graph.nodes()[node].op else { return None };
+    if conv.bias || graph.readers()[node] != 1 {
+        return None;
+    }
+    let [filters, columns, height, width] = conv.weight_shape();
+    let fan_in = columns * height * width;
+    let fan_out = filters / conv.groups * height * width;
+    let length = (2.0 * fan_in as f64 / fan_out as f64).sqrt();
+    let weight = state.get_mut(&format!("{}.weight", graph.nodes()[node].name))?;
+    Some(weight.data_mut().chunks_exact_mut(fan_in).map(|filter| bring_to(filter, length)).collect())
+}
+
+fn batch_norms(graph: &Graph) -> impl Iterator<Item = (NodeId, BatchNorm2d)> {
+    graph.nodes().iter().enumerate().filter_map(|(id, node)| match node.op {
+        Op::BatchNorm2d(bn) => Some((id, bn)),
+        _ => None,
+    })
+}
+
+/// Brings a filter to a length, and says by what factor; one of zeros stays.
+fn bring_to(filter: &mut [f32], length: f64) -> f64 {
+    let now = filter.iter().map(|&w| f64::from(w).powi(2)).sum::<f64>().sqrt();
+    let factor = if now > 0.0 { length / now } else { 1.0 };
+    filter.iter_mut().for_each(|w| *w = (f64::from(*w) * factor) as f32);
+    factor
+}
+
+/// Mean and variance of each channel of a network's value.
+struct Moments {
+    mean: Vec<f64>,
+    var: Vec<f64>,
+}
+
+impl Moments {
+    fn of(part: &Graph, state: &StateDict, images: &[f32], context: &Context) -> Result<Self> {
+        let mut session = context.engine.compile(part, state, SessionOptions::inference(part))?;
+        let channels = part.shapes()?[part.output()].channels();
+        let (mut mean, mut square, mut n) = (vec![0.0f64; channels], vec![0.0f64; channels], 0.0f64);
+        for batch in images.chunks(BATCH * part.input_shape().len()) {
+            for pixel in session.infer(batch)?.chunks_exact(channels) {
+                for ((sum, square), &x) in mean.iter_mut().zip(&mut square).zip(pixel) {
+                    *sum += f64::from(x);
+                    *square += f64::from(x).powi(2);
+                }
+                n += 1.0;
+            }
+        }
+        mean.iter_mut().for_each(|sum| *sum /= n);
+        let var = square.iter().zip(&mean).map(|(square, mean)| (square / n - mean * mean).max(0.0)).collect();
+        Ok(Self { mean, var })
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::sync::atomic::AtomicBool;
+
+    use super::*;
+    use crate::run::report::Silent;
+    use regraft_engine::Engine;
+    use regraft_engine_cpu::CpuEngine;
+    use regraft_graph::{Conv2d, Linear, Shape, init};
+
+    /// A small network whose batch norms are identities but for their biases, and photos for it.
+    fn folded() -> (Graph, StateDict, Vec<f32>) {
+        let mut graph = Graph::new(Shape::rgb(16));
+        let bn = |channels| Op::BatchNorm2d(BatchNorm2d { num_features: channels, eps: 1e-5, momentum: 0.1 });
+        let mut x = graph.push("conv1", Op::Conv2d(Conv2d::new(3, 16, 3).padding(1)), &[0]);
+        x = graph.push("bn1", bn(16), &[x]);
+        x = graph.push("relu1", Op::ReLU, &[x]);
+        // A second reader, so that the block's sum needs what the first batch norm gives.
+        let mut y = graph.push("conv2", Op::Conv2d(Conv2d::new(16, 16, 3).padding(1).groups(16)), &[x]);
+        y = graph.push("bn2", bn(16), &[y]);
+        x = graph.push("add", Op::Add, &[x, y]);
+        x = graph.push("conv3", Op::Conv2d(Conv2d::new(16, 32, 1).stride(2)), &[x]);
+        x = graph.push("bn3", bn(32), &[x]);
+        x = graph.push("relu3", Op::ReLU, &[x]);
+        x = graph.push("avgpool", Op::AdaptiveAvgPool2d { output_size: 1 }, &[x]);
+        x = graph.push("flatten", Op::Flatten, &[x]);
+        graph.push("fc", Op::Linear(Linear { in_features: 32, out_features: 5, bias: true }), &[x]);
+        let mut state = init::random(&graph, 3);
+        for (id, _) in batch_norms(&graph) {
+            let bias = state.get_mut(&format!("{}.bias", graph.nodes()[id].name)).unwrap();
+            bias.data_mut().iter_mut().enumerate().for_each(|(i, b)| *b = (i % 7) as f32 * 0.1 - 0.2);
+        }
+        let images = (0..6 * graph.input_shape().len()).map(|i| ((i * 7919) % 1009) as f32 / 500.0 - 1.0).collect();
+        (graph, state, images)
+    }
+
+    #[test]
+    fn an_unfolded_network_computes_what_it_did_and_normalises() {
+        let (graph, folded, images) = folded();
+        assert!(are_folded(&graph, &folded));
+        let engine = CpuEngine::new(1).unwrap();
+        let stop = AtomicBool::new(false);
+        let context = Context { engine: &engine, reporter: &Silent, interrupt: &stop, threads: 1 };
+        let mut state = folded.clone();
+        unfold(&graph, &mut state, &images, &context).unwrap();
+        assert!(!are_folded(&graph, &state));
+        let answers = |state: &StateDict| {
+            let mut session = engine.compile(&graph, state, SessionOptions::inference(&graph)).unwrap();
+            session.infer(&images).unwrap()
+        };
+        // A few layers of f32 in another order of rounding.
+        regraft_testing::assert_close_to_scale("answers", &answers(&state), &answers(&folded), 1e-5);
+        for (id, bn) in batch_norms(&graph) {
+            let (name, before) = (&graph.nodes()[id].name, graph.nodes()[id].inputs[0]);
+            let Moments { mean, var } = Moments::of(&graph.cut(before), &state, &images, &context).unwrap();
+            let narrowed = |values: Vec<f64>| values.into_iter().map(|v| v as f32).collect::<Vec<f32>>();
+            let is = |suffix: &str| state[&format!("{name}.{suffix}")].data();
+            regraft_testing::assert_close_to_scale(name, is("running_mean"), &narrowed(mean), 1e-4);
+            regraft_testing::assert_close_to_scale(name, is("running_var"), &narrowed(var), 1e-4);
+            let Op::Conv2d(conv) = graph.nodes()[before].op else { unreachable!("all follow convolutions") };
+            let [filters, columns, height, width] = conv.weight_shape();
+            let wanted = (2.0 * (columns * conv.groups) as f64 / filters as f64).sqrt();
+            let weight = &state[&format!("{}.weight", graph.nodes()[before].name)];
+            for filter in weight.data().chunks_exact(columns * height * width) {
+                let length = filter.iter().map(|&w| f64::from(w).powi(2)).sum::<f64>().sqrt();
+                assert!((length / wanted - 1.0).abs() < 1e-5, "{name}: {length}, not {wanted}");
+            }
+            assert_eq!(is("running_mean").len(), bn.num_features);
+        }
+    }
+
+    #[test]
+    fn a_calibrated_network_passes_normal_values_on() {
+        let (graph, mut state, images) = folded();
+        let engine = CpuEngine::new(1).unwrap();
+        let stop = AtomicBool::new(false);
+        let context = Context { engine: &engine, reporter: &Silent, interrupt: &stop, threads: 1 };
+        calibrate(&graph, &mut state, &images, &context).unwrap();
+        for (id, _) in batch_norms(&graph) {
+            let Moments { mean, var } = Moments::of(&graph.cut(id), &state, &images, &context).unwrap();
+            let bias = state[&format!("{}.bias", graph.nodes()[id].name)].data();
+            for ((mean, var), &bias) in mean.iter().zip(&var).zip(bias) {
+                assert!((mean - f64::from(bias)).abs() < 1e-3 && (var - 1.0).abs() < 1e-2, "{mean} {bias} {var}");
+            }
+        }
+    }
+}

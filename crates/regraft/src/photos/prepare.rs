@@ -1,0 +1,198 @@
+//! The photos of a run, looked at before the first epoch.
+
+use std::path::Path;
+use std::sync::Arc;
+
+use regraft_data::{
+    Dataset, Finding, FindingKind, Findings, ImageStore, Sample, SplitOptions, Task, default_cache_bytes, fingerprint,
+};
+use regraft_learn::linear::HeadKind;
+
+use crate::photos::targets::{Answers, Unit, head_kind};
+use crate::{Backbone, Config, Context, Error, Provenance, Reporter, Result};
+
+/// The photos, decoded once, with what cannot be used left out.
+pub(crate) struct Photos {
+    pub dataset: Dataset,
+    pub store: Arc<ImageStore>,
+    /// Hash over classes, split and content.
+    pub sha256: String,
+    /// The unit that a number is learned in.
+    pub unit: Option<Unit>,
+}
+
+impl Photos {
+    /// The right answers for some of them, numbers in the unit that they are learned in.
+    pub fn answers(&self, samples: &[Sample]) -> Answers {
+        Answers::new(samples, self.dataset.task, self.dataset.classes.len(), self.unit)
+    }
+
+    /// What the outputs of a network for them mean.
+    pub fn head_kind(&self, config: &Config) -> HeadKind {
+        head_kind(self.dataset.task, &config.head)
+    }
+}
+
+impl Provenance {
+    /// What is known of a model before it is trained.
+    pub(crate) fn of(config: &Config, backbone: &Backbone, photos: &Photos) -> Self {
+        Self {
+            regraft: env!("CARGO_PKG_VERSION").into(),
+            backbone: backbone.name.clone(),
+            weights_sha256: backbone.weights_sha256.clone(),
+            weights: config.published.clone(),
+            data_sha256: photos.sha256.clone(),
+            mode: Some(config.mode),
+            distilled: None,
+            seed: config.seed,
+            epoch: 0,
+            val_score: None,
+            val_n: photos.dataset.val.len(),
+        }
+    }
+}
+
+/// Looks at the network first, which is quick, then at the photos.
+///
+/// # Errors
+/// Those of both, and of what the settings ask of the network.
+pub(crate) fn look(config: &Config, context: &Context) -> Result<(Photos, Backbone)> {
+    context.engine.supports(config.precision)?;
+    let mut backbone = Backbone::load(&config.backbone, &config.weights, config.preprocessing.crop, config.seed)?;
+    backbone.notes.iter().for_each(|note| context.reporter.note(note));
+    config.tell_of_batch_norms(&backbone, context.reporter);
+    // How many classes there are is not known yet, and makes no difference to what may be wrong here.
+    config.trainable(&config.graft(&backbone, 2)?.0, 0)?;
+    let photos = photos(config, context)?;
+    config.validate_for(&photos.dataset)?;
+    if config.mode.probes() {
+        backbone.calibrate(&photos.dataset.train, &photos.store, &config.preprocessing, context)?;
+    }
+    Ok((photos, backbone))
+}
+
+/// How many findings of one kind are printed before they are only counted.
+const SHOWN: usize = 5;
+
+/// Opens the folder without looking into the photos.
+///
+/// # Errors
+/// Those of [`Dataset::open`]; with `strict`, that of [`refuse_false_photos`].
+pub(crate) fn open(config: &Config) -> Result<(Dataset, Findings)> {
+    let split = SplitOptions { val_fraction: config.val_fraction, seed: config.seed };
+    let (dataset, findings) = Dataset::open(&config.data, &split)?;
+    if config.strict {
+        refuse_false_photos(&findings)?;
+    }
+    Ok((dataset, findings))
+}
+
+/// Opens the folder, decodes every photo and reports what was found.
+///
+/// # Errors
+/// Those of [`Dataset::open`], [`Dataset::verify`] and [`fingerprint`], an interruption among them.
+pub(crate) fn photos(config: &Config, context: &Context) -> Result<Photos> {
+    let (mut dataset, mut findings) = open(config)?;
+    let store = Arc::new(ImageStore::new(
+        config.preprocessing.decode_options(),
+        config.cache_bytes.unwrap_or_else(default_cache_bytes),
+    ));
+    let total = dataset.train.len() + dataset.val.len();
+    let Context { reporter, interrupt, threads, .. } = *context;
+    reporter.begin("reading photos", "photos", total as u64);
+    let verified = dataset.verify(&store, threads, config.strict, interrupt, |done| reporter.advance(done as u64, ""));
+    reporter.end();
+    findings.extend(verified?);
+    report(&findings, reporter);
+    if dataset.train.is_empty() || dataset.val.is_empty() {
+        let part = if dataset.train.is_empty() { "training" } else { "validation" };
+        return Err(Error::File { path: config.data.clone(), reason: format!("has no readable {part} photos") });
+    }
+    let print = fingerprint(&dataset, interrupt)?;
+    if let Some(duplicate) = print.duplicates.first() {
+        reporter.warn(&format!(
+            "{} validation photo(s) are also in the training part, so the accuracy will be flattering; the first: {} is {}",
+            print.duplicates.len(),
+            duplicate.val.display(),
+            duplicate.train.display()
+        ));
+    }
+    let (train, val) = (dataset.train.len(), dataset.val.len());
+    let asked = match (dataset.task, dataset.classes.len()) {
+        (Task::Classes, classes) => format!("{classes} classes"),
+        (Task::Labels, labels) => format!("{labels} labels"),
+        (Task::Value, _) => "a number for each photo".into(),
+    };
+    reporter.note(&format!("{asked}, {train} photos to train on, {val} to validate on"));
+    if dataset.task == Task::Labels {
+        require_both_sides(&dataset, &config.data)?;
+    }
+    let unit = Unit::of(&dataset);
+    Ok(Photos { dataset, store, sha256: print.sha256, unit })
+}
+
+/// What all photos have, or none, cannot be learned.
+///
+/// # Errors
+/// [`Error::File`] naming the label.
+fn require_both_sides(dataset: &Dataset, manifest: &Path) -> Result<()> {
+    let mut counts = vec![0usize; dataset.classes.len()];
+    dataset.train.iter().flat_map(|sample| sample.target.indices()).for_each(|&label| counts[label] += 1);
+    let fault = counts.iter().zip(&dataset.classes).find(|(count, _)| **count == 0 || **count == dataset.train.len());
+    match fault {
+        Some((count, label)) => {
+            let have = if *count == 0 { "none" } else { "all" };
+            let reason = format!(
+                "{have} of the training photos have the label `{label}`, so it cannot be learned; add photos of the other \
+                 kind, or leave the label out"
+            );
+            Err(Error::File { path: manifest.to_owned(), reason })
+        }
+        None => Ok(()),
+    }
+}
+
+/// Endings of file names that promise a photo.
+const PHOTO_ENDINGS: [&str; 13] =
+    ["jpg", "jpeg", "jpe", "png", "webp", "gif", "bmp", "tif", "tiff", "pnm", "pbm", "pgm", "ppm"];
+
+/// A file that is called a photo but is none is passed over like any other file; strictly, it is an error.
+///
+/// # Errors
+/// [`Error::File`] with the first such file.
+pub(crate) fn refuse_false_photos(findings: &Findings) -> Result<()> {
+    let promises = |path: &Path| {
+        let ending = path.extension().map(|ending| ending.to_string_lossy().to_lowercase());
+        ending.is_some_and(|ending| PHOTO_ENDINGS.contains(&ending.as_str()))
+    };
+    let of_kind = findings.items.iter().filter(|finding| finding.kind == FindingKind::NotAnImage);
+    match of_kind.into_iter().find(|finding| promises(&finding.path)) {
+        Some(Finding { path, message, .. }) => Err(Error::File {
+            path: path.clone(),
+            reason: format!("{message}; remove or replace it, or leave out --strict"),
+        }),
+        None => Ok(()),
+    }
+}
+
+/// Tells what was found: troubles as warnings, choices as notes, a few of each kind and then their number.
+pub(crate) fn report(findings: &Findings, reporter: &dyn Reporter) {
+    for kind in [
+        FindingKind::Layout,
+        FindingKind::EmptyFolder,
+        FindingKind::NotAnImage,
+        FindingKind::Unreadable,
+        FindingKind::Hidden,
+    ] {
+        let of_kind = findings.items.iter().filter(|finding| finding.kind == kind);
+        let tell = |text: String| match kind {
+            FindingKind::Layout | FindingKind::Hidden => reporter.note(&text),
+            _ => reporter.warn(&text),
+        };
+        of_kind.take(SHOWN).for_each(|finding| tell(finding.to_string()));
+        let more = findings.count(kind).saturating_sub(SHOWN);
+        if more > 0 {
+            tell(format!("... and {more} more like that"));
+        }
+    }
+}

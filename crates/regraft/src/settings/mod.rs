@@ -1,0 +1,3 @@
+//! The settings of a run.
+
+pub(crate) mod config;

@@ -1,0 +1,379 @@
+//! Distillation: a small network learns to say of any photos what larger ones say ("Distilling the Knowledge in a Neural
+//! Network", Hinton et al. 2015; both see the same crop of a photo: "Knowledge distillation: A good teacher is patient and
+//! consistent", Beyer et al. 2022).
+//!
+//! The photos need no labels. What a teacher makes of each is computed once for each of a few views (crop, mirror image)
+//! and kept on disk; the student then learns all of it at once, its last layer giving every teacher's features and logits.
+//! That layer is taken off at the end, or, where the teacher is a trained model, becomes its classifier.
+
+mod product;
+mod start;
+mod student;
+mod targets;
+mod teacher;
+
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+
+use regraft_data::{
+    Augmentation, Dataset, DecodeOptions, ImageStore, Preprocessing, Sample, Target, Task, default_cache_bytes,
+    fingerprint, image_paths, verify,
+};
+use regraft_engine::UpdateRule;
+use regraft_learn::schedule::{Policy, Schedule, Warmup};
+use regraft_random::{Purpose, keyed, shuffle};
+use serde::{Deserialize, Serialize};
+
+use crate::photos::prepare::report;
+use crate::run::checkpoint::Loaded;
+use crate::{Context, Error, Published, Result, RunFolder, Source};
+
+/// Who is learned from.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(tag = "kind", rename_all = "lowercase")]
+pub enum TeacherConfig {
+    /// A backbone and a file of weights for it.
+    Backbone {
+        /// Name of the architecture.
+        backbone: String,
+        /// The file.
+        weights: PathBuf,
+        /// How it wants photos prepared.
+        preprocessing: Preprocessing,
+    },
+    /// A trained model.
+    Model {
+        /// Its file.
+        path: PathBuf,
+    },
+}
+
+/// Everything that decides the result of a distillation.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct DistillConfig {
+    /// Photos, and folders with photos anywhere inside.
+    pub images: Vec<PathBuf>,
+    /// Name of the student's architecture.
+    pub student: String,
+    /// What the student starts from.
+    #[serde(default, skip_serializing_if = "Source::is_random")]
+    pub weights: Source,
+    /// What these weights are, if they are published ones.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub published: Option<Published>,
+    /// Passes over the photos.
+    pub epochs: usize,
+    /// Photos a step.
+    pub batch_size: usize,
+    /// Highest learning rate.
+    pub lr: f64,
+    /// Weight decay of AdamW.
+    pub weight_decay: f64,
+    /// How many views of each photo there are, which come again after as many epochs.
+    pub views: usize,
+    /// Smallest part of a photo that a view may be.
+    pub min_scale: f64,
+    /// Fraction of the photos kept apart to see how well the student does on others.
+    pub val_fraction: f64,
+    /// Seed of every random decision.
+    pub seed: u64,
+    /// Whether the weights are saved in half precision.
+    pub half: bool,
+    /// Under which licence the weights are, for their file to say.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub licence: Option<String>,
+    /// How the student wants photos prepared.
+    pub preprocessing: Preprocessing,
+    /// Who is learned from.
+    pub teachers: Vec<TeacherConfig>,
+}
+
+/// Most photos kept apart.
+const MAX_VAL: usize = 2000;
+
+impl DistillConfig {
+    /// The usual settings for these photos, student and teachers: AdamW at 0.002 with a warm-up and half a cosine.
+    pub fn new(
+        images: Vec<PathBuf>,
+        student: String,
+        teachers: Vec<TeacherConfig>,
+        preprocessing: Preprocessing,
+    ) -> Self {
+        Self {
+            images,
+            student,
+            weights: Source::Random,
+            published: None,
+            epochs: 12,
+            batch_size: 64,
+            lr: 0.002,
+            weight_decay: 0.02,
+            views: 4,
+            min_scale: 0.2,
+            val_fraction: 0.02,
+            seed: 0,
+            half: false,
+            licence: None,
+            preprocessing,
+            teachers,
+        }
+    }
+
+    fn validate(&self) -> Result<()> {
+        let wrong = |text: String| Err(Error::Setting(text));
+        for (flag, value) in [("epochs", self.epochs), ("batch-size", self.batch_size), ("views", self.views)] {
+            if value == 0 {
+                return wrong(format!("--{flag} is 0; it must be at least 1"));
+            }
+        }
+        for (flag, value) in [("min-scale", self.min_scale), ("val-fraction", self.val_fraction)] {
+            if !(value > 0.0 && value < 1.0) {
+                return wrong(format!("--{flag} is {value}; it must be between 0 and 1"));
+            }
+        }
+        if !(self.lr.is_finite() && self.lr > 0.0) {
+            return wrong(format!("--lr is {}; it must be a positive number", self.lr));
+        }
+        if self.teachers.is_empty() {
+            return wrong("there is no --teacher to learn from".into());
+        }
+        Ok(self.preprocessing.validate()?)
+    }
+
+    fn optimizer(&self) -> UpdateRule {
+        UpdateRule::AdamW { betas: [0.9, 0.999], eps: 1e-8, weight_decay: self.weight_decay }
+    }
+
+    fn schedule(&self) -> Schedule {
+        // One value a step, so that few epochs fall as smoothly as many.
+        let policy = Policy::OneCycleLR { max_lr: self.lr, pct_start: 0.1, div_factor: 25.0, final_div_factor: 1e3 };
+        Schedule { policy, warmup: None::<Warmup> }
+    }
+
+    /// How views are made.
+    fn augmentation(&self) -> Augmentation {
+        Augmentation { scale: (self.min_scale, 1.0), ..Augmentation::default() }
+    }
+
+    /// What is learned from, and what the student starts from.
+    fn files(&self) -> impl Iterator<Item = &Path> {
+        let teachers = self.teachers.iter().map(|teacher| match teacher {
+            TeacherConfig::Backbone { weights: path, .. } | TeacherConfig::Model { path } => path.as_path(),
+        });
+        teachers.chain(self.weights.file())
+    }
+
+    /// The same settings with paths that hold wherever the run is resumed from.
+    fn resolved(&self) -> Result<Self> {
+        let whole = |path: &Path| {
+            let reason = |e: std::io::Error| Error::File { path: path.to_owned(), reason: e.to_string() };
+            std::path::absolute(path).map_err(reason)
+        };
+        let mut config = self.clone();
+        config.images = self.images.iter().map(|path| whole(path)).collect::<Result<_>>()?;
+        if let Source::File(path) = &self.weights {
+            config.weights = Source::File(whole(path)?);
+        }
+        for teacher in &mut config.teachers {
+            match teacher {
+                TeacherConfig::Backbone { weights: path, .. } | TeacherConfig::Model { path } => *path = whole(path)?,
+            }
+        }
+        Ok(config)
+    }
+}
+
+/// A distillation that came to its end, or was stopped.
+#[derive(Clone, Debug)]
+pub enum Distilled {
+    /// It is finished.
+    Finished {
+        /// Name of the student's architecture.
+        student: String,
+        /// Its weights.
+        weights: PathBuf,
+        /// The student as a trained model, where the teacher was one.
+        model: Option<PathBuf>,
+        /// How much of the variance of what the teachers say it explains on photos kept apart (R²).
+        val_r2: f64,
+        /// Photos that it has seen, repetitions included.
+        seen: u64,
+        /// Time spent training.
+        seconds: f64,
+    },
+    /// The state is in the run's folder.
+    Interrupted {
+        /// The run's folder.
+        folder: RunFolder,
+        /// Epochs finished.
+        epoch: usize,
+        /// Steps done in the next one.
+        step: usize,
+    },
+}
+
+/// The photos of a distillation.
+struct Pile {
+    train: Vec<Sample>,
+    val: Vec<Sample>,
+    store: Arc<ImageStore>,
+    /// The side that they are decoded for.
+    side: u32,
+    /// Hash over their names, their content and what is kept apart.
+    sha256: String,
+}
+
+/// Teaches a student. The run's folder is `output_dir`, or the next free `runs/distill`.
+///
+/// # Errors
+/// Any of [`Error`].
+pub fn distill(
+    config: &DistillConfig,
+    output_dir: Option<&Path>,
+    replace: bool,
+    context: &Context,
+) -> Result<Distilled> {
+    config.validate()?;
+    RunFolder::require_free(output_dir, replace)?;
+    let config = &config.resolved()?;
+    if let Some(folder) = output_dir.map(RunFolder::at) {
+        config.files().try_for_each(|file| folder.require_apart(file))?;
+    }
+    let pile = Pile::gather(config, context)?;
+    let folder = RunFolder::create(output_dir, "distill")?;
+    folder.clear()?;
+    let text = toml::to_string(config);
+    folder.write_distillation(&text.map_err(|e| Error::Setting(format!("these settings cannot be kept: {e}")))?)?;
+    context.reporter.run_folder(folder.path());
+    student::run(config, &pile, &folder, None, context)
+}
+
+/// Whether a folder is that of a distillation.
+pub fn is_distillation(run: &Path) -> bool {
+    RunFolder::at(run).distillation_path().is_file()
+}
+
+/// Goes on with an interrupted distillation.
+///
+/// # Errors
+/// Any of [`Error`]; [`Error::File`] if the folder is not that of one, it is complete, or its photos have changed.
+pub fn resume_distillation(run: &Path, context: &Context) -> Result<Distilled> {
+    let folder = RunFolder::at(run);
+    let path = folder.distillation_path();
+    let wrong = |reason: String| Error::File { path: path.clone(), reason };
+    let text = std::fs::read_to_string(&path).map_err(|e| wrong(format!("cannot be read: {e}")))?;
+    let config: DistillConfig =
+        toml::from_str(&text).map_err(|e| wrong(format!("is not the settings of a run: {e}")))?;
+    config.validate()?;
+    let checkpoint = folder.checkpoint_path().exists().then(|| Loaded::read(&folder.checkpoint_path())).transpose()?;
+    let trained = checkpoint.as_ref().is_some_and(|loaded| loaded.progress.epoch >= config.epochs);
+    // The student's weights are what is written last.
+    if trained && folder.student_path().is_file() {
+        let reason = format!("is complete; the student's weights are {}", folder.student_path().display());
+        return Err(Error::File { path: run.to_owned(), reason });
+    }
+    let pile = Pile::gather(&config, context)?;
+    if checkpoint.as_ref().is_some_and(|loaded| loaded.progress.data_sha256 != pile.sha256) {
+        let reason = "the photos have changed since this run began, so it cannot go on; start a new run";
+        return Err(Error::File { path: run.to_owned(), reason: reason.into() });
+    }
+    context.reporter.run_folder(folder.path());
+    student::run(&config, &pile, &folder, checkpoint, context)
+}
+
+impl Pile {
+    /// Finds the photos, decodes each once and sets some apart.
+    fn gather(config: &DistillConfig, context: &Context) -> Result<Self> {
+        let (mut paths, mut findings) = image_paths(&config.images)?;
+        paths.sort();
+        paths.dedup();
+        let mut samples: Vec<Sample> =
+            paths.into_iter().map(|path| Sample { path, target: Target::Value(0.0) }).collect();
+        let side = config.teachers.iter().map(TeacherConfig::side).collect::<Result<Vec<_>>>()?;
+        let side = side.into_iter().chain([config.preprocessing.resize]).max().unwrap_or(config.preprocessing.resize);
+        let options = DecodeOptions { min_side: Some(side), ..config.preprocessing.decode_options() };
+        let store = Arc::new(ImageStore::new(options, default_cache_bytes()));
+        let Context { reporter, interrupt, threads, .. } = *context;
+        reporter.begin("reading photos", "photos", samples.len() as u64);
+        let advance = |done: usize| reporter.advance(done as u64, "");
+        let verified = verify(&mut samples, &store, threads, false, interrupt, advance);
+        reporter.end();
+        findings.extend(verified?);
+        report(&findings, reporter);
+        if samples.len() < 2 {
+            let reason = "holds too few photos to learn from".into();
+            return Err(Error::File { path: config.images.first().cloned().unwrap_or_default(), reason });
+        }
+        // Both parts get a photo.
+        let most = MAX_VAL.min(samples.len() - 1);
+        let n_val = ((samples.len() as f64 * config.val_fraction).round() as usize).clamp(1, most);
+        let mut order: Vec<usize> = (0..samples.len()).collect();
+        shuffle(&mut order, &mut keyed(config.seed, Purpose::Split, regraft_random::hash_name("distill"), 0));
+        let (mut val, mut train) = (order[..n_val].to_vec(), order[n_val..].to_vec());
+        val.sort_unstable();
+        train.sort_unstable();
+        let pick = |indices: Vec<usize>| indices.into_iter().map(|i| samples[i].clone()).collect::<Vec<_>>();
+        let (train, val) = (pick(train), pick(val));
+        reporter.note(&format!("{} photos to learn from, {} kept apart", train.len(), val.len()));
+        let root = common_folder(&config.images);
+        let dataset = Dataset { root, task: Task::Value, classes: Vec::new(), train, val };
+        let sha256 = fingerprint(&dataset, interrupt)?.sha256;
+        let Dataset { train, val, .. } = dataset;
+        Ok(Self { train, val, store, side, sha256 })
+    }
+}
+
+/// The innermost folder that all of these are or lie in, so that a hash does not depend on where it is.
+fn common_folder(paths: &[PathBuf]) -> PathBuf {
+    let mut common = paths.first().cloned().unwrap_or_default();
+    // Of nothing, everything is the inside.
+    while !paths.iter().all(|path| path.starts_with(&common)) {
+        if !common.pop() {
+            common.clear();
+        }
+    }
+    common
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn settings_survive_their_file() {
+        let preprocessing = Preprocessing::default();
+        let teachers = vec![
+            TeacherConfig::Model { path: "/a/best.safetensors".into() },
+            TeacherConfig::Backbone {
+                backbone: "resnet18".into(),
+                weights: "/a/b.pth".into(),
+                preprocessing: preprocessing.clone(),
+            },
+        ];
+        let published = Published { name: "V1".into(), url: "https://host/weights.pth".into() };
+        let config = DistillConfig {
+            weights: Source::File("/a/weights.pth".into()),
+            published: Some(published),
+            licence: Some("MIT".into()),
+            ..DistillConfig::new(vec!["/photos".into()], "rootstock".into(), teachers, preprocessing)
+        };
+        let text = toml::to_string(&config).unwrap();
+        assert_eq!(toml::from_str::<DistillConfig>(&text).unwrap(), config, "{text}");
+    }
+
+    #[test]
+    fn the_folder_of_all_photos_is_found() {
+        for (paths, expected) in [
+            (&["/a/photos"][..], "/a/photos"),
+            (&["/a/pile", "/a/more/b"], "/a"),
+            (&["/a/pile", "/a/pile/inner"], "/a/pile"),
+            (&["/a/pile", "/a/pile2"], "/a"),
+            (&["/a", "b"], ""),
+            (&[], ""),
+        ] {
+            let paths: Vec<PathBuf> = paths.iter().map(PathBuf::from).collect();
+            assert_eq!(common_folder(&paths), Path::new(expected), "{paths:?}");
+        }
+    }
+}

@@ -1,0 +1,123 @@
+//! What a distillation leaves behind: the student's weights, and a trained model where the teacher was one.
+
+use std::collections::BTreeMap;
+use std::path::PathBuf;
+
+use regraft_engine::{Session, SessionOptions};
+use regraft_graph::{Graph, Op, StateDict, Tensor};
+use serde_json::json;
+
+use super::targets::Targets;
+use super::teacher::{About, Widths};
+use super::{DistillConfig, Pile};
+use crate::model::sealed::Golden;
+use crate::{Context, Model, Provenance, Result, RunFolder, Taught};
+
+/// A finished student, and what is known about it.
+pub(super) struct Product<'a> {
+    pub config: &'a DistillConfig,
+    pub graph: &'a Graph,
+    pub targets: &'a Targets<'a>,
+    pub pile: &'a Pile,
+    /// Hash of the weights that it started from.
+    pub weights_sha256: Option<String>,
+    pub val_r2: f64,
+}
+
+impl Product<'_> {
+    /// Writes the trained model, if there is one, and then the weights without the last layer, and what they were learned
+    /// from: a run is complete once these are there.
+    ///
+    /// # Errors
+    /// [`crate::Error::Weights`] if a file cannot be written.
+    pub fn save(
+        &self,
+        session: &mut dyn Session,
+        folder: &RunFolder,
+        context: &Context,
+    ) -> Result<(PathBuf, Option<PathBuf>)> {
+        let Self { config, graph, targets, pile, .. } = *self;
+        let mut state = session.trained_state();
+        let head = graph.nodes()[graph.head()?].name.clone();
+        let model = self.model(&state, &head, context)?;
+        state.retain(|tensor, _| !tensor.starts_with(&format!("{head}.")));
+        let about = json!({
+            "backbone": config.student,
+            "weights_sha256": self.weights_sha256,
+            "teachers": targets.about,
+            "photos": pile.train.len(),
+            "photos_sha256": pile.sha256,
+            "epochs": config.epochs,
+            "views": config.views,
+            "seed": config.seed,
+            "val_r2": self.val_r2,
+        });
+        let preprocessing =
+            serde_json::to_string(&config.preprocessing).expect("these values have no JSON that can fail");
+        let mut metadata = BTreeMap::from([
+            ("format".to_string(), "pt".to_string()),
+            ("distilled".to_string(), about.to_string()),
+            ("preprocessing".to_string(), preprocessing),
+        ]);
+        metadata.extend(config.licence.iter().map(|licence| ("licence".to_string(), licence.clone())));
+        let model = model.map(|model| model.save(&folder.best_path()).map(|()| folder.best_path())).transpose()?;
+        let path = folder.student_path();
+        match config.half {
+            true => regraft_weights::write_safetensors_half(&path, &state, &metadata)?,
+            false => regraft_weights::write_safetensors(&path, &state, &metadata)?,
+        }
+        Ok((path, model))
+    }
+
+    /// The student with the part of its last layer that gives the logits of a trained model, if it learned from one alone.
+    fn model(&self, state: &StateDict, head: &str, context: &Context) -> Result<Option<Model>> {
+        let Self { config, graph, targets, pile, .. } = *self;
+        let [teacher] = config.teachers.as_slice() else { return Ok(None) };
+        let Some(taught) = teacher.model()? else { return Ok(None) };
+        let head_node = graph.head()?;
+        let Op::Linear(linear) = graph.nodes()[head_node].op else { return Ok(None) };
+        let Widths { features, logits } = targets.widths[0];
+        let mut state = state.clone();
+        let (weight, bias) = (format!("{head}.weight"), format!("{head}.bias"));
+        let take = |name: &str| state.get(name).map(|tensor| tensor.data().to_vec()).unwrap_or_default();
+        let (all_weights, all_biases) = (take(&weight), take(&bias));
+        let (mut weights, mut biases) = (Vec::new(), Vec::new());
+        for k in features..features + logits {
+            // Out of the unit that it was learned in.
+            let (mean, factor) = (targets.mean[k], targets.factor[k]);
+            let scale = if factor > 0.0 { 1.0 / factor } else { 0.0 };
+            weights.extend(all_weights[k * linear.in_features..][..linear.in_features].iter().map(|w| w * scale));
+            biases.push(all_biases[k] * scale + mean);
+        }
+        state.insert(weight, Tensor::new([logits, linear.in_features], weights));
+        state.insert(bias, Tensor::new([logits], biases));
+        let mut graph = graph.clone();
+        graph.replace_head(logits)?;
+        let mut session = context.engine.compile(&graph, &state, SessionOptions::inference(&graph))?;
+        let golden = Golden::record(graph.input_shape(), |input| Ok(session.infer(input)?))?;
+        let About { backbone, sha256 } = targets.about[0].clone();
+        let provenance = Provenance {
+            regraft: env!("CARGO_PKG_VERSION").into(),
+            backbone: config.student.clone(),
+            weights_sha256: self.weights_sha256.clone(),
+            weights: config.published.clone(),
+            data_sha256: pile.sha256.clone(),
+            mode: None,
+            distilled: Some(Taught { teacher: backbone, teacher_sha256: sha256, r2: self.val_r2 }),
+            seed: config.seed,
+            epoch: config.epochs,
+            val_score: None,
+            val_n: pile.val.len(),
+        };
+        Ok(Some(Model {
+            graph,
+            state,
+            classes: taught.classes,
+            preprocessing: config.preprocessing.clone(),
+            head: taught.head,
+            unit: taught.unit,
+            provenance,
+            golden,
+        }))
+    }
+}

@@ -1,0 +1,68 @@
+//! What a student starts from.
+
+use std::path::Path;
+
+use regraft_graph::{Graph, StateDict, init, narrow, zoo};
+
+use super::{DistillConfig, Pile};
+use crate::network::batch_norms;
+use crate::run::checkpoint::Progress;
+use crate::{Backbone, Context, Error, Result, Source};
+
+/// The values that a student starts from.
+pub(super) struct Start {
+    pub state: StateDict,
+    /// Hash of the weights among them; `None` if all are random.
+    pub weights_sha256: Option<String>,
+}
+
+impl Start {
+    /// Random values, or weights that may be those of a wider network and may have their batch norms folded.
+    ///
+    /// # Errors
+    /// [`Error::WrongWeights`] for weights of another network; those of reading photos and of running the network.
+    pub fn new(config: &DistillConfig, graph: &Graph, pile: &Pile, context: &Context) -> Result<Self> {
+        let mut state = init::random(graph, config.seed);
+        let (begun, sha256) = match &config.weights {
+            Source::Random => return Ok(Self { state, weights_sha256: None }),
+            Source::Embedded => {
+                let backbone =
+                    Backbone::load(&config.student, &Source::Embedded, config.preprocessing.crop, config.seed)?;
+                (backbone.state, backbone.weights_sha256)
+            }
+            Source::File(path) => (narrowed(&config.student, graph, path)?, Some(regraft_weights::sha256(path)?)),
+        };
+        let folded = batch_norms::are_folded(graph, &begun);
+        state.extend(begun);
+        // A last layer of zeros asks nothing of what lies below until it knows something itself.
+        let head = format!("{}.", graph.nodes()[graph.head()?].name);
+        state
+            .iter_mut()
+            .filter(|(name, _)| name.starts_with(&head))
+            .for_each(|(_, tensor)| tensor.data_mut().fill(0.0));
+        if folded {
+            context
+                .reporter
+                .note("the batch norms of these weights are folded into the convolutions: they are unfolded");
+            let images = batch_norms::sample(&pile.train, &pile.store, &config.preprocessing, context)?;
+            batch_norms::unfold(graph, &mut state, &images, context)?;
+        }
+        Ok(Self { state, weights_sha256: sha256 })
+    }
+
+    /// For a run that goes on, with all its values in a checkpoint: what it started from need not be there any more.
+    pub fn resumed(config: &DistillConfig, graph: &Graph, progress: &Progress) -> Self {
+        Self { state: init::random(graph, config.seed), weights_sha256: progress.weights_sha256.clone() }
+    }
+}
+
+/// The weights of a file, narrowed where those of the student are.
+fn narrowed(student: &str, graph: &Graph, path: &Path) -> Result<StateDict> {
+    let found = regraft_weights::read(path)?.into_iter();
+    let found = found.filter_map(|(tensor, value)| Some((zoo::present_name(student, &tensor)?, value))).collect();
+    narrow(graph, &found).map_err(|error| Error::WrongWeights {
+        path: path.to_owned(),
+        backbone: student.into(),
+        reason: error.to_string(),
+    })
+}

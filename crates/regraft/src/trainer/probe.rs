@@ -1,0 +1,199 @@
+//! The ConvNet as a feature extractor: features once, then logistic regression on them.
+
+use std::time::Instant;
+
+use regraft_data::{Dataset, Sample, Target, Task};
+use regraft_engine::SessionOptions;
+use regraft_graph::{Grafted, Graph, NodeId, StateDict, Tensor};
+use regraft_learn::history::Row;
+use regraft_learn::linear::{
+    ClassWeight, Control, CvOptions, FitOptions, HeadKind, LinearHead, Progress, class_means, fit, fit_cv,
+};
+use regraft_learn::metrics::Tally;
+
+use crate::model::sealed::Golden;
+use crate::photos::features::Features;
+use crate::photos::prepare::Photos;
+use crate::photos::targets;
+use crate::{Backbone, ClassWeights, Config, Context, EpochEnd, Finished, Head, Model, Provenance, Result, RunFolder};
+
+/// Computes features, fits the head, and seals it on the network as an ordinary fully connected layer.
+///
+/// # Errors
+/// Any of [`crate::Error`].
+pub(crate) fn run(
+    config: &Config,
+    backbone: &Backbone,
+    photos: &Photos,
+    folder: &RunFolder,
+    context: &Context,
+) -> Result<Finished> {
+    let started = Instant::now();
+    let dataset = &photos.dataset;
+    let (Grafted { graph, classifier: head, .. }, mut state) = config.graft(backbone, dataset.classes.len())?;
+    let parameters: u64 = graph.parameters().iter().map(|spec| spec.len() as u64).sum();
+    folder.require_room(4 * parameters + (1 << 20))?;
+    let divided = graph.split(graph.nodes()[head].inputs[0])?;
+    let (extractor, top) = divided.expect("nothing goes past a head");
+    let mut below = context.engine.compile(&extractor, &state, SessionOptions::inference(&extractor))?;
+    let mut extract = |what: &str, samples: &[Sample]| {
+        Features::extract(what, samples, below.as_mut(), &photos.store, &config.preprocessing, context)
+    };
+    let train = extract("training features", &dataset.train)?;
+    let val = extract("validation features", &dataset.val)?;
+
+    let linear = fit_head(config, &train, photos, context)?;
+    let measure = |features: &Features, samples: &[Sample]| -> Result<Tally> {
+        let rows = features.values.chunks_exact(features.dim);
+        let logits: Vec<f32> = rows.flat_map(|row| linear.logits(row)).map(|z| z as f32).collect();
+        let mut tally = Tally::new(linear.kind, dataset.classes.len());
+        targets::add(&mut tally, &logits, photos.answers(samples).labels(0..samples.len()))?;
+        Ok(tally)
+    };
+    let (on_train, on_val) = (measure(&train, &dataset.train)?, measure(&val, &dataset.val)?);
+    let kind = linear.kind;
+    put(linear, &graph, head, &mut state);
+
+    let mut top = context.engine.compile(&top, &state, SessionOptions::inference(&top))?;
+    let golden = Golden::record(graph.input_shape(), |input| Ok(top.infer(&below.infer(input)?)?))?;
+    let model = Model {
+        graph,
+        state,
+        classes: dataset.classes.clone(),
+        preprocessing: config.preprocessing.clone(),
+        head: kind,
+        unit: photos.unit,
+        provenance: Provenance {
+            epoch: 1,
+            val_score: Some(on_val.score()),
+            ..Provenance::of(config, backbone, photos)
+        },
+        golden,
+    };
+    let seconds = started.elapsed().as_secs_f64();
+    let row = Row {
+        epoch: 1,
+        train_loss: on_train.loss(),
+        train_score: on_train.score(),
+        val_loss: on_val.loss(),
+        val_score: on_val.score(),
+        lr: 0.0,
+        seconds,
+    };
+    folder.write_results(&[row], kind)?;
+    // Last: the model is what tells a finished probe.
+    model.save(&folder.best_path())?;
+    context.reporter.epoch(EpochEnd { row: &row, epochs: 1, best: true, kind });
+    Ok(Finished {
+        folder: folder.clone(),
+        best_val_score: row.val_score,
+        kind,
+        best_epoch: 1,
+        chosen: false,
+        val_n: dataset.val.len(),
+        seconds,
+        ladder: None,
+    })
+}
+
+/// Gives the last layer of a network the weights that a probe of it finds, for fine-tuning to start from: linear probing,
+/// then fine-tuning ("Fine-Tuning can Distort Pretrained Features and Underperform Out-of-Distribution", Kumar et al. 2022).
+///
+/// # Errors
+/// Any of [`crate::Error`].
+pub(crate) fn initialise(
+    config: &Config,
+    grafted: &Grafted,
+    state: &mut StateDict,
+    photos: &Photos,
+    context: &Context,
+) -> Result<()> {
+    let Grafted { graph, classifier, .. } = grafted;
+    let extractor = graph.cut(graph.nodes()[*classifier].inputs[0]);
+    let mut below = context.engine.compile(&extractor, state, SessionOptions::inference(&extractor))?;
+    let dataset = &photos.dataset;
+    let train = Features::extract(
+        "features for the probe",
+        &dataset.train,
+        below.as_mut(),
+        &photos.store,
+        &config.preprocessing,
+        context,
+    )?;
+    let linear = fit_head(config, &train, photos, context)?;
+    put(linear, graph, *classifier, state);
+    Ok(())
+}
+
+/// Makes a fitted head the weights of a fully connected layer.
+fn put(linear: LinearHead, graph: &Graph, layer: NodeId, state: &mut StateDict) {
+    let (name, classes, dim) = (&graph.nodes()[layer].name, linear.classes(), linear.dim());
+    state.insert(format!("{name}.weight"), Tensor::new([classes, dim], linear.weight));
+    state.insert(format!("{name}.bias"), Tensor::new([classes], linear.bias));
+}
+
+/// Fits the head to the training photos with the given `C`, or chooses it by cross-validation.
+fn fit_head(config: &Config, train: &Features, photos: &Photos, context: &Context) -> Result<LinearHead> {
+    let answers = photos.answers(&photos.dataset.train);
+    let classes = answers.classes();
+    let samples = answers.samples(&train.values, train.dim, &classes)?;
+    if config.head == Head::Mean {
+        return Ok(class_means(samples)?);
+    }
+    let class_weight = match &config.class_weights {
+        ClassWeights::Uniform => ClassWeight::Uniform,
+        ClassWeights::Balanced => ClassWeight::Balanced,
+        ClassWeights::Given(weights) => ClassWeight::Given(weights.iter().map(|&w| f64::from(w)).collect()),
+    };
+    let options = FitOptions { class_weight, ..FitOptions::new(photos.head_kind(config)) };
+    let reporter = context.reporter;
+    if let Some(c) = config.c {
+        let control = Control { progress: &|_| (), cancel: context.interrupt };
+        return Ok(fit(samples, c, &options, control)?.head);
+    }
+    if let Some(why) = too_few_to_hold_out(&photos.dataset) {
+        reporter.warn(&format!("{why}, so C cannot be chosen by cross-validation: C = 1"));
+        let control = Control { progress: &|_| (), cancel: context.interrupt };
+        return Ok(fit(samples, 1.0, &options, control)?.head);
+    }
+    let cv = CvOptions::new(config.seed);
+    reporter.begin("cross-validating C", "fits", (cv.cs.len() * cv.folds) as u64);
+    let progress = |progress: Progress| {
+        if let Progress::Fold { done, .. } = progress {
+            reporter.advance(done as u64, "");
+        }
+    };
+    let fitted = fit_cv(samples, &options, &cv, Control { progress: &progress, cancel: context.interrupt });
+    reporter.end();
+    let fitted = fitted?;
+    let chosen = fitted.table.iter().find(|row| row.c == fitted.fit.c);
+    reporter.note(&format!(
+        "C = {:.4} by {}-fold cross-validation on the training photos ({} {:.4})",
+        fitted.fit.c,
+        fitted.folds,
+        score_name(options.kind),
+        chosen.map_or(f64::NAN, |row| row.score)
+    ));
+    Ok(fitted.fit.head)
+}
+
+/// Why no photo can be held out of the training photos, if so.
+fn too_few_to_hold_out(dataset: &Dataset) -> Option<&'static str> {
+    let of_class = |class| dataset.train.iter().filter(|sample| sample.target == Target::Class(class)).count();
+    match dataset.task {
+        Task::Classes if (0..dataset.classes.len()).any(|class| of_class(class) == 1) => {
+            Some("a class has a single training photo")
+        }
+        Task::Labels | Task::Value if dataset.train.len() < 2 => Some("there is a single training photo"),
+        _ => None,
+    }
+}
+
+/// What a score on validation photos is called.
+pub fn score_name(kind: HeadKind) -> &'static str {
+    match kind {
+        HeadKind::Softmax | HeadKind::Ovr => "accuracy",
+        HeadKind::Labels => "mean average precision",
+        HeadKind::Value => "R²",
+    }
+}

@@ -1,0 +1,69 @@
+//! Photos and settings for a run, and who hears about it.
+
+use std::fs;
+use std::path::Path;
+use std::sync::Mutex;
+use std::sync::atomic::{AtomicBool, Ordering};
+
+use regraft::{Config, EpochEnd, Reporter};
+use regraft_data::Preprocessing;
+
+/// Validation photos of both classes together.
+pub const VAL: usize = 4;
+
+/// A folder of photos, `train` of each of two classes to train on, and the settings of a run on them.
+pub fn settings(dir: &Path, train: u8) -> Config {
+    for (part, count) in [("train", train), ("val", VAL as u8 / 2)] {
+        for (class, grey) in [("dark", 40u8), ("light", 200)] {
+            let folder = dir.join("photos").join(part).join(class);
+            fs::create_dir_all(&folder).unwrap();
+            for i in 0..count {
+                let pixels = vec![grey + 9 * i + if part == "val" { 4 } else { 0 }; 40 * 40];
+                fs::write(folder.join(format!("{i}.pgm")), [&b"P5 40 40 255\n"[..], &pixels].concat()).unwrap();
+            }
+        }
+    }
+    Config {
+        preprocessing: Preprocessing { resize: 36, crop: 32, ..Preprocessing::default() },
+        epochs: 3,
+        ..Config::tutorial(dir.join("photos"), "squeezenet1_1".into())
+    }
+}
+
+/// Asks the run to stop when a piece of work begins or, `after` so many units of it, goes on.
+#[derive(Default)]
+pub struct Listener {
+    pub stop_at: &'static str,
+    pub after: u64,
+    pub stop: AtomicBool,
+    at_hand: Mutex<String>,
+}
+
+impl Listener {
+    pub fn stopping(stop_at: &'static str, after: u64) -> Self {
+        Self { stop_at, after, ..Self::default() }
+    }
+
+    fn hear(&self, done: u64) {
+        if *self.at_hand.lock().unwrap() == self.stop_at && done >= self.after {
+            self.stop.store(true, Ordering::Relaxed);
+        }
+    }
+}
+
+impl Reporter for Listener {
+    fn note(&self, _: &str) {}
+    fn warn(&self, _: &str) {}
+    fn begin(&self, what: &str, _: &str, _: u64) {
+        *self.at_hand.lock().unwrap() = what.into();
+        self.hear(0);
+    }
+    fn advance(&self, done: u64, _: &str) {
+        self.hear(done);
+    }
+    fn end(&self) {
+        self.at_hand.lock().unwrap().clear();
+    }
+    fn epoch(&self, _: EpochEnd) {}
+    fn run_folder(&self, _: &Path) {}
+}

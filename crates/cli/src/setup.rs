@@ -1,11 +1,10 @@
 //! What every command needs before it starts: threads and Ctrl-C.
 
 use std::process;
-use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, Ordering};
 use std::thread::available_parallelism;
 
 use anyhow::{Context, Result};
+use regraft::Cancel;
 use regraft_engine_cpu::CpuEngine;
 use regraft_kernels::simd::Level;
 
@@ -30,16 +29,16 @@ pub fn engine(threads: usize) -> Result<CpuEngine> {
     Ok(CpuEngine::new(threads)?)
 }
 
-/// A flag that the first Ctrl-C (or a polite kill) sets; the second ends the process at once.
-pub fn interrupt_flag() -> Result<Arc<AtomicBool>> {
-    let flag = Arc::new(AtomicBool::new(false));
-    let shared = flag.clone();
+/// A wish to stop that the first Ctrl-C (or SIGTERM) expresses; the second ends the process at once.
+pub fn cancel_on_interrupt() -> Result<Cancel> {
+    let cancel = Cancel::new();
+    let shared = cancel.clone();
     ctrlc::set_handler(move || {
-        if shared.swap(true, Ordering::SeqCst) {
+        if shared.cancel() {
             process::exit(i32::from(crate::INTERRUPTED));
         }
         eprintln!("\nstopping after this step (press Ctrl-C again to stop at once)");
     })
     .context("cannot listen for Ctrl-C")?;
-    Ok(flag)
+    Ok(cancel)
 }

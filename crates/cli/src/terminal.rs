@@ -7,8 +7,7 @@ use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
 use indicatif::{HumanBytes, ProgressBar, ProgressState, ProgressStyle};
-use regraft::{EpochEnd, Reporter};
-use regraft_learn::linear::Metric;
+use regraft::{Epoch, Progress};
 
 /// How often work without a terminal tells where it is.
 const PLAIN_INTERVAL: Duration = Duration::from_secs(10);
@@ -60,7 +59,7 @@ impl Terminal {
     }
 }
 
-impl Reporter for Terminal {
+impl Progress for Terminal {
     fn note(&self, text: &str) {
         self.tell(text);
     }
@@ -117,15 +116,15 @@ impl Reporter for Terminal {
         }
     }
 
-    fn epoch(&self, end: EpochEnd) {
-        let EpochEnd { row, epochs, best, kind } = end;
-        let Metric { train, val } = kind.metric();
-        let [train, val] = [train, val].map(metric_name);
+    fn epoch(&self, epoch: &Epoch) {
+        let Epoch { epochs, train_loss, train_score, val_loss, val_score, seconds, .. } = epoch;
+        let [train, val] = [epoch.train_metric, epoch.val_metric].map(metric_name);
         // Of a single epoch it says nothing.
-        let best = if best && epochs > 1 { ", best so far" } else { "" };
+        let best = if epoch.best && *epochs > 1 { ", best so far" } else { "" };
         let text = format!(
-            "Epoch {}/{epochs}\ntrain loss: {:.4} {train}: {:.4}\nval loss: {:.4} {val}: {:.4}\n{:.1} s{best}\n",
-            row.epoch, row.train_loss, row.train_score, row.val_loss, row.val_score, row.seconds
+            "Epoch {}/{epochs}\ntrain loss: {train_loss:.4} {train}: {train_score:.4}\nval loss: {val_loss:.4} {val}: \
+             {val_score:.4}\n{seconds:.1} s{best}\n",
+            epoch.epoch
         );
         if self.json {
             self.tell(&text);

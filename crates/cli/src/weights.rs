@@ -2,10 +2,9 @@
 
 use std::ffi::OsString;
 use std::path::{Path, PathBuf};
-use std::sync::atomic::{AtomicBool, Ordering};
 
 use anyhow::{Result, anyhow};
-use regraft::{Config, Embedded, Error, Published, Reporter, Source, onnx};
+use regraft::{Cancel, Config, Embedded, Error, Progress, Published, Source, onnx};
 use regraft_data::{Interpolation, Preprocessing};
 use regraft_hub::{Known, Registry, Settings, Watch, Weights, fetch};
 
@@ -61,15 +60,15 @@ impl Start {
     ///
     /// # Errors
     /// A name that no published weights of the backbone have.
-    pub fn find(choice: &Choice, backbone: &str, registry: &Registry, reporter: &dyn Reporter) -> Result<Self> {
+    pub fn find(choice: &Choice, backbone: &str, registry: &Registry, progress: &dyn Progress) -> Result<Self> {
         if let Some(path) = onnx::file(backbone) {
-            return Self::within(path, choice, reporter);
+            return Self::within(path, choice, progress);
         }
         match choice {
             Choice::Random => {
                 let preprocessing = match Embedded::of(backbone) {
                     Some(embedded) => embedded.preprocessing()?,
-                    None => usual(backbone, registry, reporter),
+                    None => usual(backbone, registry, progress),
                 };
                 Ok(Self { source: Source::Random, published: None, preprocessing })
             }
@@ -86,7 +85,7 @@ impl Start {
                 let (known, published) = match registry.recognise(backbone, path) {
                     Some(Known::Content(weights)) => (Some(weights), Some(weights.clone())),
                     Some(Known::Name(weights)) => {
-                        reporter.warn(&format!(
+                        progress.warn(&format!(
                             "{} is called as {}, but has another content than the published file",
                             path.display(),
                             title(weights)
@@ -96,12 +95,12 @@ impl Start {
                     None => (None, None),
                 };
                 // What a file says itself is about these very weights, unless they are the published ones.
-                let said = if published.is_none() { said(path, reporter) } else { None };
+                let said = if published.is_none() { said(path, progress) } else { None };
                 let preprocessing = match (said, known, Embedded::of(backbone)) {
                     (Some(said), _, _) => said,
-                    (None, Some(weights), _) => noted(weights, reporter),
+                    (None, Some(weights), _) => noted(weights, progress),
                     (None, None, Some(embedded)) => embedded.preprocessing()?,
-                    (None, None, None) => usual(backbone, registry, reporter),
+                    (None, None, None) => usual(backbone, registry, progress),
                 };
                 Ok(Self { source: Source::File(path.clone()), published, preprocessing })
             }
@@ -141,7 +140,7 @@ impl Start {
     }
 
     /// A network from an ONNX file has its weights with it. How photos are prepared for it is not in the file.
-    fn within(path: &Path, choice: &Choice, reporter: &dyn Reporter) -> Result<Self> {
+    fn within(path: &Path, choice: &Choice, progress: &dyn Progress) -> Result<Self> {
         if !matches!(choice, Choice::Named(name) if name == regraft_hub::DEFAULT) {
             let text =
                 format!("--weights does not go with --backbone {}, which has weights of its own", path.display());
@@ -152,7 +151,7 @@ impl Start {
         let resize = (crop * usual.resize / usual.crop).min(Preprocessing::MAX_SIDE);
         let list = |values: [f32; 3]| values.map(|x| x.to_string()).join(",");
         let (mean, std) = (list(usual.mean), list(usual.std));
-        reporter.note(&format!(
+        progress.note(&format!(
             "photos are prepared as for ImageNet's networks unless flags say otherwise: --val-resize-size {resize}, \
              --imgsz {crop}, --mean {mean}, --std {std}"
         ));
@@ -221,18 +220,18 @@ fn unknown(name: &str, backbone: &str, registry: &Registry) -> anyhow::Error {
 
 /// How photos are prepared for weights of unknown origin: in the usual way of ImageNet's networks, unless the published
 /// weights of this backbone want pictures of another size, or colours on another scale.
-fn usual(backbone: &str, registry: &Registry, reporter: &dyn Reporter) -> Preprocessing {
+fn usual(backbone: &str, registry: &Registry, progress: &dyn Progress) -> Preprocessing {
     let usual = Preprocessing::default();
     match registry.find(backbone, regraft_hub::DEFAULT) {
         Some(weights) if (weights.crop, weights.mean, weights.std) != (usual.crop, usual.mean, usual.std) => {
-            noted(weights, reporter)
+            noted(weights, progress)
         }
         _ => usual,
     }
 }
 
 /// How a file of weights says itself that photos are prepared for them: a distilled student's does, and a trained model.
-fn said(path: &Path, reporter: &dyn Reporter) -> Option<Preprocessing> {
+fn said(path: &Path, progress: &dyn Progress) -> Option<Preprocessing> {
     // What cannot be read, or is of another form, is for those who read the weights.
     let text = regraft_weights::read_safetensors_metadata(path).ok()?.remove(PREPROCESSING)?;
     let read = serde_json::from_str(&text).map_err(|e| e.to_string());
@@ -240,11 +239,11 @@ fn said(path: &Path, reporter: &dyn Reporter) -> Option<Preprocessing> {
         read.and_then(|prepared: Preprocessing| prepared.validate().map(|()| prepared).map_err(|e| e.to_string()));
     match checked {
         Ok(prepared) => {
-            tell(&prepared, &format!("{} says", path.display()), reporter);
+            tell(&prepared, &format!("{} says", path.display()), progress);
             Some(prepared)
         }
         Err(reason) => {
-            reporter.warn(&format!(
+            progress.warn(&format!(
                 "{}: its metadata entry {PREPROCESSING:?} does not say how photos are prepared ({reason}), so they are prepared \
                  in the usual way unless flags say otherwise",
                 path.display()
@@ -255,15 +254,15 @@ fn said(path: &Path, reporter: &dyn Reporter) -> Option<Preprocessing> {
 }
 
 /// [`preprocessing`], with a word about it.
-fn noted(weights: &Weights, reporter: &dyn Reporter) -> Preprocessing {
+fn noted(weights: &Weights, progress: &dyn Progress) -> Preprocessing {
     let prepared = preprocessing(weights);
-    tell(&prepared, &format!("for {}", title(weights)), reporter);
+    tell(&prepared, &format!("for {}", title(weights)), progress);
     prepared
 }
 
-fn tell(prepared: &Preprocessing, whose: &str, reporter: &dyn Reporter) {
+fn tell(prepared: &Preprocessing, whose: &str, progress: &dyn Progress) {
     let Preprocessing { resize, crop, .. } = prepared;
-    reporter.note(&format!("photos are prepared as {whose}: resize {resize}, crop {crop}"));
+    progress.note(&format!("photos are prepared as {whose}: resize {resize}, crop {crop}"));
 }
 
 /// How photos were prepared when the published accuracy was measured.
@@ -279,7 +278,7 @@ fn preprocessing(weights: &Weights) -> Preprocessing {
 /// Shows a download on the terminal, and ends it after Ctrl-C.
 pub struct Downloads<'a> {
     pub terminal: &'a Terminal,
-    pub interrupt: &'a AtomicBool,
+    pub cancel: &'a Cancel,
 }
 
 impl Watch for Downloads<'_> {
@@ -304,7 +303,7 @@ impl Watch for Downloads<'_> {
     }
 
     fn interrupted(&self) -> bool {
-        self.interrupt.load(Ordering::Relaxed)
+        self.cancel.is_cancelled()
     }
 }
 

@@ -1,11 +1,9 @@
 //! What a run is given, and what it gives back.
 
-use std::sync::atomic::{AtomicBool, Ordering};
-
 use regraft_engine::Engine;
 use regraft_learn::linear::HeadKind;
 
-use crate::{Error, Ladder, Reporter, Result, RunFolder};
+use crate::{Cancel, Error, Ladder, Progress, Result, RunFolder};
 
 /// What a run works with.
 #[derive(Clone, Copy)]
@@ -13,21 +11,21 @@ pub struct Context<'a> {
     /// Where networks run.
     pub engine: &'a dyn Engine,
     /// Who hears about the progress.
-    pub reporter: &'a dyn Reporter,
-    /// Set to true to stop after the step at hand, with everything saved.
-    pub interrupt: &'a AtomicBool,
+    pub progress: &'a dyn Progress,
+    /// The wish to stop after the current step, with everything saved.
+    pub cancel: &'a Cancel,
     /// Threads for reading and preparing photos.
     pub threads: usize,
 }
 
 impl Context<'_> {
-    /// Ends the piece of work at hand if the caller has asked to stop.
+    /// Ends the current stage if the caller has asked to stop.
     ///
     /// # Errors
     /// [`Error::Interrupted`].
-    pub(crate) fn go_on(&self) -> Result<()> {
-        if self.interrupt.load(Ordering::Relaxed) {
-            self.reporter.end();
+    pub(crate) fn check_cancelled(&self) -> Result<()> {
+        if self.cancel.is_cancelled() {
+            self.progress.end();
             return Err(Error::Interrupted);
         }
         Ok(())

@@ -17,9 +17,12 @@ pub enum Error {
     /// From the engine.
     #[error(transparent)]
     Engine(#[from] regraft_engine::Error),
+    /// From files: those that could not be read or written.
+    #[error(transparent)]
+    Io(#[from] regraft_io::Error),
     /// From the weights.
     #[error(transparent)]
-    Weights(#[from] regraft_weights::Error),
+    Weights(regraft_weights::Error),
     /// From an ONNX file.
     #[error(transparent)]
     Onnx(#[from] regraft_onnx::Error),
@@ -102,6 +105,15 @@ pub enum Error {
     /// The caller asked to stop before there was anything to save.
     #[error("interrupted")]
     Interrupted,
+}
+
+impl From<regraft_weights::Error> for Error {
+    fn from(error: regraft_weights::Error) -> Self {
+        match error {
+            regraft_weights::Error::Io(error) => Self::Io(error),
+            other => Self::Weights(other),
+        }
+    }
 }
 
 impl Error {

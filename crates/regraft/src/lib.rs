@@ -5,7 +5,7 @@
 //! `fc`, or fine-tuning (`epochs`); or by a [`Ladder`] of them. [`compare()`] says which backbone to take,
 //! [`distill()`] makes a small one. [`evaluate()`] measures a model, [`predict()`] uses it. A model is one
 //! file that holds everything serving needs. Printing and arguments are the caller's; what happens on the
-//! way is told to a [`Reporter`].
+//! way is told to a [`Progress`].
 
 mod context;
 mod error;
@@ -29,8 +29,8 @@ pub use network::head::{Head, InitHead};
 pub use network::onnx;
 pub use network::source::{Embedded, Source};
 pub use photos::targets::Unit;
+pub use regraft_progress::{Cancel, Epoch, Progress, Silent};
 pub use run::folder::RunFolder;
-pub use run::report::{EpochEnd, Reporter};
 pub use settings::config::{BatchNorm, ClassWeights, Config, Keep, Mode, Published};
 pub use trainer::auto::{Ladder, Pair, Rung};
 pub use trainer::distill::{DistillConfig, Distilled, TeacherConfig, distill, is_distillation, resume_distillation};

@@ -5,7 +5,8 @@
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 
-use regraft_weights::{Error, read, sha256, write_safetensors};
+use regraft_io::sha256_file;
+use regraft_weights::{Error, read, write_safetensors};
 
 fn main() {
     let mut arguments = std::env::args_os().skip(1).map(PathBuf::from);
@@ -24,7 +25,7 @@ fn main() {
 
 fn convert(from: &Path, to: &Path) -> Result<usize, Error> {
     let weights = read(from)?;
-    let metadata = BTreeMap::from([("source_sha256".to_string(), sha256(from)?)]);
+    let metadata = BTreeMap::from([("source_sha256".to_string(), sha256_file(from)?)]);
     write_safetensors(to, &weights, &metadata)?;
     Ok(weights.len())
 }

@@ -8,25 +8,9 @@ use crate::fit::Mismatch;
 /// Why a weight file could not be read, used or written.
 #[derive(Debug, thiserror::Error)]
 pub enum Error {
-    /// The operating system would not let the file be read.
-    #[error("cannot read {}: {source}", path.display())]
-    Read {
-        /// The file.
-        path: PathBuf,
-        /// The operating system's reason.
-        source: io::Error,
-    },
-    /// The file could not be written; what was at its path before is still there, unless the reason is that the disk would
-    /// not take the name of the new file, which is then there as a whole.
-    #[error("cannot write {}: {source}{}", path.display(), needed(*bytes_needed))]
-    Write {
-        /// The file.
-        path: PathBuf,
-        /// How many bytes the whole file needs, where a full disk, a quota or a limit was the reason.
-        bytes_needed: Option<u64>,
-        /// The operating system's reason.
-        source: io::Error,
-    },
+    /// The file could not be read or written.
+    #[error(transparent)]
+    Io(#[from] regraft_io::Error),
     /// The file's first bytes are those of no format known here.
     #[error(
         "{} is not a weight file: it begins with \"{start}\", which is neither safetensors nor a file that \
@@ -59,10 +43,6 @@ pub enum Error {
     Mismatch(#[from] Mismatch),
 }
 
-fn needed(bytes: Option<u64>) -> String {
-    bytes.map_or_else(String::new, |bytes| format!(" ({bytes} bytes are needed)"))
-}
-
 /// A fault found below the level that knows the file's path.
 #[derive(Debug)]
 pub(crate) enum Problem {
@@ -83,7 +63,7 @@ impl Problem {
     pub(crate) fn at(self, path: &Path) -> Error {
         let path = path.to_path_buf();
         match self {
-            Self::Io(source) => Error::Read { path, source },
+            Self::Io(source) => Error::Io(regraft_io::Error::Read { path, source }),
             Self::Malformed(reason) => Error::Malformed { path, reason },
             Self::Refused(reason) => Error::Refused { path, reason },
         }

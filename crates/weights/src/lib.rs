@@ -24,10 +24,8 @@
 //! serde-pickle knows no persistent ids, which is how PyTorch refers to tensor data. `memmap2` would
 //! need `unsafe` and gains nothing, as every element is converted anyway.
 
-mod atomic;
 mod error;
 mod fit;
-mod hash;
 mod pickle;
 mod pth;
 mod safetensors;
@@ -36,10 +34,8 @@ mod tensor;
 
 use std::path::Path;
 
-pub use atomic::write_atomically;
 pub use error::Error;
 pub use fit::{Mismatch, Misshapen, check, fit};
-pub use hash::{sha256, sha256_of};
 pub use regraft_graph::{StateDict, Tensor};
 pub use safetensors::{
     parse_safetensors, read_safetensors_metadata, read_safetensors_with_metadata, write_safetensors,

@@ -17,7 +17,7 @@ use serde_json::{Map, Value, json};
 use crate::error::{Error, Problem};
 use crate::source::{ByteOrder, Dtype, Source};
 use crate::tensor::{Storage, View, read_views};
-use crate::write_atomically;
+use regraft_io::write_atomically;
 
 /// The largest header that is read: a hundred times that of the largest networks here.
 const MAX_HEADER: u64 = 1 << 24;
@@ -152,7 +152,7 @@ fn write(
     put: impl Fn(f32, &mut Vec<u8>),
 ) -> Result<(), Error> {
     let header = header(weights, metadata, dtype);
-    write_atomically(path, |file| {
+    Ok(write_atomically(path, |file| {
         file.write_all(&(header.len() as u64).to_le_bytes())?;
         file.write_all(&header)?;
         let mut bytes = Vec::new();
@@ -162,7 +162,7 @@ fn write(
             file.write_all(&bytes)?;
         }
         Ok(())
-    })
+    })?)
 }
 
 /// The header, filled with blanks to a multiple of eight bytes so that the tensors lie aligned.

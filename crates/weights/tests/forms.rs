@@ -71,8 +71,8 @@ fn what_is_no_weight_file_is_named_by_its_beginning() {
     let error = read(&path).unwrap_err();
     assert!(matches!(error, Error::Unrecognised { .. }));
     assert!(error.to_string().contains("<!DOCTYPE html>"), "{error}");
-    assert!(matches!(read(&directory.path().join("absent")), Err(Error::Read { .. })));
-    assert!(matches!(read(directory.path()), Err(Error::Read { .. })));
+    assert!(matches!(read(&directory.path().join("absent")), Err(Error::Io(regraft_io::Error::Read { .. }))));
+    assert!(matches!(read(directory.path()), Err(Error::Io(regraft_io::Error::Read { .. }))));
 }
 
 #[test]

@@ -4,8 +4,8 @@ use std::collections::BTreeMap;
 use std::fs;
 
 use regraft_weights::{
-    Error, StateDict, Tensor, read, read_safetensors_metadata, read_safetensors_with_metadata, sha256,
-    write_safetensors, write_safetensors_half,
+    Error, StateDict, Tensor, read, read_safetensors_metadata, read_safetensors_with_metadata, write_safetensors,
+    write_safetensors_half,
 };
 
 fn weights() -> StateDict {
@@ -68,16 +68,6 @@ fn equal_content_gives_equal_bytes() {
     let header_len = u64::from_le_bytes(bytes[..8].try_into().unwrap());
     assert_eq!(header_len % 8, 0, "tensors begin aligned");
     assert!(bytes[8..].starts_with(br#"{"__metadata__":{"\"quoted\"\n":"\"quoted\"\n's value","a":"#));
-}
-
-#[test]
-fn the_fingerprint_is_sha_256() {
-    let directory = tempfile::tempdir().unwrap();
-    let path = directory.path().join("abc");
-    fs::write(&path, "abc").unwrap();
-    // FIPS 180-2, appendix B.1.
-    assert_eq!(sha256(&path).unwrap(), "ba7816bf8f01cfea414140de5dae2223b00361a396177a9cb410ff61f20015ad");
-    assert!(matches!(sha256(&directory.path().join("absent")), Err(Error::Read { .. })));
 }
 
 #[test]

@@ -3,7 +3,7 @@
 use std::io::{Write, stdout};
 
 use anyhow::Result;
-use regraft::{Candidate, CompareOptions, Comparison, Embedded, Entry, Reporter, SIGNIFICANT};
+use regraft::{Candidate, CompareOptions, Comparison, Embedded, Entry, Progress, SIGNIFICANT};
 use regraft_hub::{Cached, Registry, Settings};
 use regraft_learn::linear::HeadKind;
 use serde_json::{Value, json};

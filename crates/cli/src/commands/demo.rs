@@ -6,10 +6,10 @@ use std::path::{Path, PathBuf};
 use std::time::Instant;
 
 use anyhow::{Context as _, Result, bail};
-use regraft::{Answer, Config, Embedded, Finished, Head, Mode, Model, Outcome, Reporter, Source, evaluate, predict};
+use regraft::{Answer, Config, Embedded, Finished, Head, Mode, Model, Outcome, Progress, Source, evaluate, predict};
 use regraft_flowers::{KINDS, write_collection};
+use regraft_io::write_atomically;
 use regraft_learn::metrics::wilson;
-use regraft_weights::write_atomically;
 use serde_json::json;
 
 use super::train::Tools;
@@ -114,7 +114,7 @@ fn collection(args: &Demo, tools: &Tools) -> Result<PathBuf> {
         bail!("{} holds other things; give another --output-dir", folder.display());
     }
     let context = tools.context();
-    context.reporter.begin("drawing flowers", "pictures", (per_kind * KINDS.len()) as u64);
+    context.progress.begin("drawing flowers", "pictures", (per_kind * KINDS.len()) as u64);
     fs::create_dir_all(folder).with_context(|| format!("cannot draw into {}", folder.display()))?;
     write_atomically(&mark, |file| file.write_all(MARKED.as_bytes()))?;
     // What an earlier demo left would be learned from, too.
@@ -125,12 +125,12 @@ fn collection(args: &Demo, tools: &Tools) -> Result<PathBuf> {
     let mut before = 0;
     // Pictures of another seed are other pictures.
     for (part, per_kind, seed) in [("train", per_kind - val, *seed), ("val", val, !*seed)] {
-        let advance = |done: usize| context.reporter.advance((before + done) as u64, "");
+        let advance = |done: usize| context.progress.advance((before + done) as u64, "");
         let drawn = write_collection(&photos.join(part), per_kind, seed, SIDE, advance);
         drawn.with_context(|| format!("cannot draw into {}", photos.display()))?;
         before += per_kind * KINDS.len();
     }
-    context.reporter.end();
+    context.progress.end();
     Ok(photos)
 }
 

@@ -13,8 +13,8 @@ pub fn run(common: &Common, args: &Eval) -> Result<End> {
     let threads = setup::threads(common);
     let engine = setup::engine(threads)?;
     let terminal = Terminal::new(common.json);
-    let interrupt = setup::interrupt_flag()?;
-    let context = Context { engine: &engine, reporter: &terminal, interrupt: &interrupt, threads };
+    let cancel = setup::cancel_on_interrupt()?;
+    let context = Context { engine: &engine, progress: &terminal, cancel: &cancel, threads };
     let evaluation = regraft::evaluate(&args.model, &args.data, args.strict, args.tta.map(Into::into), &context)?;
     if common.json {
         writeln!(stdout(), "{}", serde_json::to_string(&evaluation)?)?;

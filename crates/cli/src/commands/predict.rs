@@ -4,7 +4,7 @@ use std::io::{BufRead, Write, stdin, stdout};
 use std::path::{Path, PathBuf};
 
 use anyhow::{Context as _, Result};
-use regraft::{Answer, Context, Error, Model, Prediction, Ranked, Reporter, YES};
+use regraft::{Answer, Context, Error, Model, Prediction, Progress, Ranked, YES};
 use regraft_data::{Task, image_paths};
 use serde_json::{Value, json};
 
@@ -19,8 +19,8 @@ pub fn run(common: &Common, args: &Predict) -> Result<End> {
     let threads = setup::threads(common);
     let engine = setup::engine(threads)?;
     let terminal = Terminal::new(common.json);
-    let interrupt = setup::interrupt_flag()?;
-    let context = Context { engine: &engine, reporter: &terminal, interrupt: &interrupt, threads };
+    let cancel = setup::cancel_on_interrupt()?;
+    let context = Context { engine: &engine, progress: &terminal, cancel: &cancel, threads };
     let model = Model::open(&args.model)?;
     let mut session = model.session(&engine, &args.model)?;
     let (paths, findings) = image_paths(&listed(&args.paths)?)?;

@@ -1,11 +1,9 @@
 //! `regraft train` and `regraft resume`.
 
 use std::io::{Write, stdout};
-use std::sync::Arc;
-use std::sync::atomic::AtomicBool;
 
 use anyhow::Result;
-use regraft::{Context, Embedded, FoundRate, Outcome, Reporter, RunFolder};
+use regraft::{Cancel, Context, Embedded, FoundRate, Outcome, Progress, RunFolder};
 use regraft_engine::Engine;
 use regraft_engine_cpu::CpuEngine;
 use regraft_hub::Registry;
@@ -75,7 +73,7 @@ pub(super) struct Tools {
     threads: usize,
     engine: CpuEngine,
     pub terminal: Terminal,
-    interrupt: Arc<AtomicBool>,
+    cancel: Cancel,
 }
 
 impl Tools {
@@ -85,16 +83,16 @@ impl Tools {
             threads,
             engine: setup::engine(threads)?,
             terminal: Terminal::new(common.json),
-            interrupt: setup::interrupt_flag()?,
+            cancel: setup::cancel_on_interrupt()?,
         })
     }
 
     pub fn context(&self) -> Context<'_> {
-        Context { engine: &self.engine, reporter: &self.terminal, interrupt: &self.interrupt, threads: self.threads }
+        Context { engine: &self.engine, progress: &self.terminal, cancel: &self.cancel, threads: self.threads }
     }
 
     pub fn downloads(&self) -> Downloads<'_> {
-        Downloads { terminal: &self.terminal, interrupt: &self.interrupt }
+        Downloads { terminal: &self.terminal, cancel: &self.cancel }
     }
 }
 

@@ -34,7 +34,7 @@ impl Scene {
         let path = place.path("made.safetensors");
         let state = init::random(&zoo::build("squeezenet1_1", 1000).unwrap(), 7);
         regraft_weights::write_safetensors(&path, &state, &Default::default()).unwrap();
-        let sha256 = regraft_weights::sha256(&path).unwrap();
+        let sha256 = regraft_io::sha256_file(&path).unwrap();
         let file = fs::read(&path).unwrap();
         fs::remove_file(path).unwrap();
         let entry = format!(

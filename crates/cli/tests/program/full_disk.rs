@@ -22,7 +22,7 @@ fn run_without_room(place: &Place, line: &str) -> Ended {
     let names = |folder| fs::read_dir(place.path(folder)).unwrap().map(|entry| entry.unwrap().file_name());
     assert_eq!(names("elsewhere").count(), 0);
     for name in names("run") {
-        assert!(!name.to_string_lossy().ends_with(".tmp"), "{name:?}");
+        assert!(!name.to_string_lossy().ends_with(".regraft.tmp"), "{name:?}");
     }
     ended
 }

@@ -22,7 +22,7 @@ fn a_network_from_a_file_is_probed_and_predicts() {
     ended.says(&["photos are prepared as for ImageNet's networks", "--val-resize-size 36", "--imgsz 32"]);
     let info = place.run("info run/best.safetensors --json").done().json();
     assert_eq!(info["provenance"]["backbone"], "net.onnx");
-    let hash = regraft_weights::sha256(&place.path("net.onnx")).unwrap();
+    let hash = regraft_io::sha256_file(&place.path("net.onnx")).unwrap();
     assert_eq!(info["provenance"]["weights_sha256"], hash);
     assert_eq!(info["preprocessing"]["crop"], 32);
     // The model holds the network: the file is no longer needed.

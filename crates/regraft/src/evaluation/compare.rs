@@ -145,14 +145,14 @@ pub fn compare(candidates: &[Candidate], options: &CompareOptions, context: &Con
         for head in heads.iter().cloned() {
             let started = Instant::now();
             let cs = CvOptions::new(options.seed).cs;
-            let reporter = context.reporter;
-            reporter.begin(&format!("{head} on {name}"), "fits", (cs.len() * options.folds) as u64);
-            let progress = |progress: Progress| {
-                if let Progress::Fold { done, .. } = progress {
-                    reporter.advance(done as u64, "");
+            let progress = context.progress;
+            progress.begin(&format!("{head} on {name}"), "fits", (cs.len() * options.folds) as u64);
+            let on_fold = |fold: Progress| {
+                if let Progress::Fold { done, .. } = fold {
+                    progress.advance(done as u64, "");
                 }
             };
-            let control = Control { progress: &progress, cancel: context.interrupt };
+            let control = Control { progress: &on_fold, cancel: context.cancel.flag() };
             let answers = match head {
                 Head::Mean => held_out_by_means(samples, &folds).map(|correct| {
                     let per_sample: Vec<f64> =
@@ -162,7 +162,7 @@ pub fn compare(candidates: &[Candidate], options: &CompareOptions, context: &Con
                 }),
                 _ => held_out_scores(samples, &folds, &cs, &FitOptions::new(head_kind(task, &head)), control),
             };
-            reporter.end();
+            progress.end();
             let HeldOutScores { per_sample, mut score, mut cs } = answers?;
             cs.sort_by(f64::total_cmp);
             cs.dedup();

@@ -32,12 +32,13 @@ pub fn evaluate(
         refuse_false_photos(&findings)?;
     }
     let store = Arc::new(ImageStore::new(model.preprocessing.decode_options(), regraft_data::default_cache_bytes()));
-    let Context { reporter, interrupt, threads, .. } = *context;
-    reporter.begin("reading photos", "photos", samples.len() as u64);
-    let verified = verify(&mut samples, &store, threads, strict, interrupt, |done| reporter.advance(done as u64, ""));
-    reporter.end();
+    let Context { progress, cancel, threads, .. } = *context;
+    progress.begin("reading photos", "photos", samples.len() as u64);
+    let verified =
+        verify(&mut samples, &store, threads, strict, cancel.flag(), |done| progress.advance(done as u64, ""));
+    progress.end();
     findings.extend(verified?);
-    report(&findings, reporter);
+    report(&findings, progress);
     let tally = measure("evaluating", &model, session.as_mut(), &samples, &store, tta, context)?;
     Ok(tally.finish(&model.classes)?)
 }

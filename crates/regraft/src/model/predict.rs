@@ -1,7 +1,6 @@
 //! Naming what is on photos.
 
 use std::path::{Path, PathBuf};
-use std::sync::atomic::Ordering;
 
 use rayon::prelude::*;
 use regraft_data::decode_file;
@@ -70,7 +69,7 @@ pub fn predict(
             let answer = input.map(|_| answer(model, head, rows.next().expect("a row an input"), top_k));
             take(Prediction { path: path.clone(), answer })?;
         }
-        if context.interrupt.load(Ordering::Relaxed) {
+        if context.cancel.is_cancelled() {
             return Err(Error::Interrupted);
         }
     }

@@ -6,10 +6,10 @@ use std::path::{Path, PathBuf};
 use regraft_data::{Preprocessing, Task};
 use regraft_engine::{Engine, Session, SessionOptions};
 use regraft_graph::{Graph, Shape, StateDict};
+use regraft_io::Sha256;
 use regraft_learn::linear::HeadKind;
 use regraft_random::{Purpose, keyed, unit_f32};
 use serde::{Deserialize, Serialize};
-use sha2::{Digest, Sha256};
 
 use crate::{Error, Mode, Published, Result, Unit};
 
@@ -81,7 +81,7 @@ fn seal(metadata: &BTreeMap<String, String>, state: &StateDict) -> String {
     let mut hasher = Sha256::new();
     // Every piece after its length, so that no two files give the same stream.
     let mut piece = |bytes: &[u8]| {
-        hasher.update((bytes.len() as u64).to_le_bytes());
+        hasher.update(&(bytes.len() as u64).to_le_bytes());
         hasher.update(bytes);
     };
     for (key, value) in metadata.iter().filter(|(key, _)| *key != SEAL) {
@@ -98,7 +98,7 @@ fn seal(metadata: &BTreeMap<String, String>, state: &StateDict) -> String {
             piece(&bytes);
         }
     }
-    hasher.finalize().iter().map(|byte| format!("{byte:02x}")).collect()
+    hasher.finish_hex()
 }
 
 /// How far golden logits may be off, relative to their scale: another instruction set rounds differently, at

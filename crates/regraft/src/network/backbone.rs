@@ -67,9 +67,9 @@ impl Backbone {
                 let no_weights = || Error::Setting(format!("there are no weights of {name} inside this program"));
                 let bytes = Embedded::of(name).ok_or_else(no_weights)?.bytes;
                 let (state, _) = regraft_weights::parse_safetensors(bytes)?;
-                (state, regraft_weights::sha256_of(bytes), Path::new("the weights inside this program"))
+                (state, regraft_io::sha256(bytes), Path::new("the weights inside this program"))
             }
-            Source::File(path) => (regraft_weights::read(path)?, regraft_weights::sha256(path)?, path.as_path()),
+            Source::File(path) => (regraft_weights::read(path)?, regraft_io::sha256_file(path)?, path.as_path()),
         };
         let expected: Vec<_> = graph.parameters().into_iter().map(|spec| (spec.name, spec.shape)).collect();
         // The head is not taken over; a file whose head was replaced by this program may call it `fc`.

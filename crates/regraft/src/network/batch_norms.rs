@@ -106,14 +106,14 @@ fn for_each(
     mut change: impl FnMut(&mut StateDict, NodeId, &Moments),
 ) -> Result<()> {
     let norms: Vec<NodeId> = batch_norms(graph).map(|(id, _)| id).collect();
-    context.reporter.begin(what, "layers", norms.len() as u64);
+    context.progress.begin(what, "layers", norms.len() as u64);
     for (done, &id) in norms.iter().enumerate() {
         let moments = Moments::of(&graph.cut(graph.nodes()[id].inputs[0]), state, images, context)?;
         change(state, id, &moments);
-        context.reporter.advance(done as u64 + 1, &graph.nodes()[id].name);
-        context.go_on()?;
+        context.progress.advance(done as u64 + 1, &graph.nodes()[id].name);
+        context.check_cancelled()?;
     }
-    context.reporter.end();
+    context.progress.end();
     Ok(())
 }
 
@@ -206,13 +206,12 @@ impl Moments {
 
 #[cfg(test)]
 mod tests {
-    use std::sync::atomic::AtomicBool;
-
     use super::*;
-    use crate::run::report::Silent;
+    use crate::Cancel;
     use regraft_engine::Engine;
     use regraft_engine_cpu::CpuEngine;
     use regraft_graph::{Conv2d, Linear, Shape, init};
+    use regraft_progress::Silent;
 
     /// A small network whose batch norms are identities but for their biases, and photos for it.
     fn folded() -> (Graph, StateDict, Vec<f32>) {
@@ -245,8 +244,8 @@ mod tests {
         let (graph, folded, images) = folded();
         assert!(are_folded(&graph, &folded));
         let engine = CpuEngine::new(1).unwrap();
-        let stop = AtomicBool::new(false);
-        let context = Context { engine: &engine, reporter: &Silent, interrupt: &stop, threads: 1 };
+        let stop = Cancel::new();
+        let context = Context { engine: &engine, progress: &Silent, cancel: &stop, threads: 1 };
         let mut state = folded.clone();
         unfold(&graph, &mut state, &images, &context).unwrap();
         assert!(!are_folded(&graph, &state));
@@ -279,8 +278,8 @@ mod tests {
     fn a_calibrated_network_passes_normal_values_on() {
         let (graph, mut state, images) = folded();
         let engine = CpuEngine::new(1).unwrap();
-        let stop = AtomicBool::new(false);
-        let context = Context { engine: &engine, reporter: &Silent, interrupt: &stop, threads: 1 };
+        let stop = Cancel::new();
+        let context = Context { engine: &engine, progress: &Silent, cancel: &stop, threads: 1 };
         calibrate(&graph, &mut state, &images, &context).unwrap();
         for (id, _) in batch_norms(&graph) {
             let Moments { mean, var } = Moments::of(&graph.cut(id), &state, &images, &context).unwrap();

@@ -57,11 +57,11 @@ pub(crate) fn load(path: &Path, size: u32) -> Result<Backbone> {
         Op::Conv2d(conv) => conv.bias = true,
         _ => unreachable!("a head is a Linear or a Conv2d"),
     }
-    let hashes = files.iter().map(|file| regraft_weights::sha256(file)).collect::<Result<Vec<_>, _>>()?;
+    let hashes = files.iter().map(|file| regraft_io::sha256_file(file)).collect::<Result<Vec<_>, _>>()?;
     // Weights in files of their own count as well.
     let weights_sha256 = Some(match &hashes[..] {
         [only] => only.clone(),
-        several => regraft_weights::sha256_of(several.concat().as_bytes()),
+        several => regraft_io::sha256(several.concat().as_bytes()),
     });
     let name = path.file_name().unwrap_or(path.as_os_str()).to_string_lossy().into_owned();
     Ok(Backbone { name, graph, state, weights_sha256, notes })
@@ -113,7 +113,7 @@ mod tests {
             let path = path(name);
             let backbone = Backbone::load(path.to_str().unwrap(), &crate::Source::Random, 64, 3).unwrap();
             assert_eq!(backbone.name, format!("{name}.onnx"));
-            assert_eq!(backbone.weights_sha256, Some(regraft_weights::sha256(&path).unwrap()));
+            assert_eq!(backbone.weights_sha256, Some(regraft_io::sha256_file(&path).unwrap()));
             for mode in [Mode::Frozen, Mode::Probe] {
                 let config = Config { mode, ..Config::tutorial("photos".into(), name.into()) };
                 let (Grafted { graph, first, .. }, state) = config.graft(&backbone, 5).unwrap();

@@ -123,7 +123,7 @@ mod tests {
         let preprocessing = Embedded::ROOTSTOCK.preprocessing().unwrap();
         preprocessing.validate().unwrap();
         let loaded = Backbone::load(backbone, &Source::Embedded, preprocessing.crop, 0).unwrap();
-        assert_eq!(loaded.weights_sha256, Some(regraft_weights::sha256_of(bytes)));
+        assert_eq!(loaded.weights_sha256, Some(regraft_io::sha256(bytes)));
         assert!(!loaded.batch_norms_are_folded(), "fine-tuning starts from batch norms that can learn");
         let (_, metadata) = regraft_weights::parse_safetensors(bytes).unwrap();
         assert!(metadata["distilled"].contains("teachers"), "where it comes from: {metadata:?}");

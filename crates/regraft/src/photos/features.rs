@@ -36,16 +36,16 @@ pub(crate) fn for_each_batch(
     context: &Context,
     mut take: impl FnMut(&[f32], &Batch) -> Result<()>,
 ) -> Result<()> {
-    context.reporter.begin(what, "img", loader.num_samples() as u64);
+    context.progress.begin(what, "img", loader.num_samples() as u64);
     let mut done = 0;
     for batch in loader.epoch(epoch, 0) {
         let batch = batch?;
         take(&infer(&batch.images)?, &batch)?;
         done += batch.n;
-        context.reporter.advance(done as u64, "");
-        context.go_on()?;
+        context.progress.advance(done as u64, "");
+        context.check_cancelled()?;
     }
-    context.reporter.end();
+    context.progress.end();
     Ok(())
 }
 

@@ -9,7 +9,7 @@ use regraft_data::{
 use regraft_learn::linear::HeadKind;
 
 use crate::photos::targets::{Answers, Unit, head_kind};
-use crate::{Backbone, Config, Context, Error, Provenance, Reporter, Result};
+use crate::{Backbone, Config, Context, Error, Progress, Provenance, Result};
 
 /// The photos, decoded once, with what cannot be used left out.
 pub(crate) struct Photos {
@@ -59,8 +59,8 @@ impl Provenance {
 pub(crate) fn look(config: &Config, context: &Context) -> Result<(Photos, Backbone)> {
     context.engine.supports(config.precision)?;
     let mut backbone = Backbone::load(&config.backbone, &config.weights, config.preprocessing.crop, config.seed)?;
-    backbone.notes.iter().for_each(|note| context.reporter.note(note));
-    config.tell_of_batch_norms(&backbone, context.reporter);
+    backbone.notes.iter().for_each(|note| context.progress.note(note));
+    config.tell_of_batch_norms(&backbone, context.progress);
     // How many classes there are is not known yet, and makes no difference to what may be wrong here.
     config.trainable(&config.graft(&backbone, 2)?.0, 0)?;
     let photos = photos(config, context)?;
@@ -98,19 +98,20 @@ pub(crate) fn photos(config: &Config, context: &Context) -> Result<Photos> {
         config.cache_bytes.unwrap_or_else(default_cache_bytes),
     ));
     let total = dataset.train.len() + dataset.val.len();
-    let Context { reporter, interrupt, threads, .. } = *context;
-    reporter.begin("reading photos", "photos", total as u64);
-    let verified = dataset.verify(&store, threads, config.strict, interrupt, |done| reporter.advance(done as u64, ""));
-    reporter.end();
+    let Context { progress, cancel, threads, .. } = *context;
+    progress.begin("reading photos", "photos", total as u64);
+    let verified =
+        dataset.verify(&store, threads, config.strict, cancel.flag(), |done| progress.advance(done as u64, ""));
+    progress.end();
     findings.extend(verified?);
-    report(&findings, reporter);
+    report(&findings, progress);
     if dataset.train.is_empty() || dataset.val.is_empty() {
         let part = if dataset.train.is_empty() { "training" } else { "validation" };
         return Err(Error::File { path: config.data.clone(), reason: format!("has no readable {part} photos") });
     }
-    let print = fingerprint(&dataset, interrupt)?;
+    let print = fingerprint(&dataset, cancel.flag())?;
     if let Some(duplicate) = print.duplicates.first() {
-        reporter.warn(&format!(
+        progress.warn(&format!(
             "{} validation photo(s) are also in the training part, so the accuracy will be flattering; the first: {} is {}",
             print.duplicates.len(),
             duplicate.val.display(),
@@ -123,7 +124,7 @@ pub(crate) fn photos(config: &Config, context: &Context) -> Result<Photos> {
         (Task::Labels, labels) => format!("{labels} labels"),
         (Task::Value, _) => "a number for each photo".into(),
     };
-    reporter.note(&format!("{asked}, {train} photos to train on, {val} to validate on"));
+    progress.note(&format!("{asked}, {train} photos to train on, {val} to validate on"));
     if dataset.task == Task::Labels {
         require_both_sides(&dataset, &config.data)?;
     }
@@ -176,7 +177,7 @@ pub(crate) fn refuse_false_photos(findings: &Findings) -> Result<()> {
 }
 
 /// Tells what was found: troubles as warnings, choices as notes, a few of each kind and then their number.
-pub(crate) fn report(findings: &Findings, reporter: &dyn Reporter) {
+pub(crate) fn report(findings: &Findings, progress: &dyn Progress) {
     for kind in [
         FindingKind::Layout,
         FindingKind::EmptyFolder,
@@ -186,8 +187,8 @@ pub(crate) fn report(findings: &Findings, reporter: &dyn Reporter) {
     ] {
         let of_kind = findings.items.iter().filter(|finding| finding.kind == kind);
         let tell = |text: String| match kind {
-            FindingKind::Layout | FindingKind::Hidden => reporter.note(&text),
-            _ => reporter.warn(&text),
+            FindingKind::Layout | FindingKind::Hidden => progress.note(&text),
+            _ => progress.warn(&text),
         };
         of_kind.take(SHOWN).for_each(|finding| tell(finding.to_string()));
         let more = findings.count(kind).saturating_sub(SHOWN);

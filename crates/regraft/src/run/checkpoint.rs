@@ -35,7 +35,7 @@ pub(crate) struct Sums {
 
 /// Where a run is. Everything random is keyed by place, so no generator has a state to keep.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
-pub(crate) struct Progress {
+pub(crate) struct Position {
     /// Epochs finished.
     pub epoch: usize,
     /// Steps done in the next one.
@@ -57,7 +57,7 @@ pub(crate) struct Progress {
     pub weights_sha256: Option<String>,
 }
 
-impl Progress {
+impl Position {
     pub fn start(data_sha256: String, weights_sha256: Option<String>) -> Self {
         Self {
             epoch: 0,
@@ -107,7 +107,7 @@ pub(crate) struct Changing<'a> {
 ///
 /// # Errors
 /// [`Error::Weights`] if the file cannot be written.
-pub(crate) fn save(path: &Path, changing: Changing, progress: &Progress) -> Result<()> {
+pub(crate) fn save(path: &Path, changing: Changing, progress: &Position) -> Result<()> {
     let Changing { session, accumulation, average } = changing;
     let (gradient, pending) = accumulation.state();
     let average = average.map(|average| average.state(session)).unwrap_or_default();
@@ -120,7 +120,7 @@ pub(crate) fn save(path: &Path, changing: Changing, progress: &Progress) -> Resu
     ] {
         tensors.extend(state.into_iter().map(|(name, tensor)| (format!("{prefix}{name}"), tensor)));
     }
-    let progress = Progress { pending, ..progress.clone() };
+    let progress = Position { pending, ..progress.clone() };
     let progress = serde_json::to_string(&progress).expect("progress has no JSON that can fail");
     let metadata = BTreeMap::from([("progress".to_string(), progress)]);
     Ok(regraft_weights::write_safetensors(path, &tensors, &metadata)?)
@@ -128,7 +128,7 @@ pub(crate) fn save(path: &Path, changing: Changing, progress: &Progress) -> Resu
 
 /// A checkpoint read back.
 pub(crate) struct Loaded {
-    pub progress: Progress,
+    pub position: Position,
     state: StateDict,
     optimizer: StateDict,
     average: StateDict,
@@ -154,7 +154,7 @@ impl Loaded {
             }
         }
         let [state, optimizer, average, gradient] = parts.map(|(_, part)| part);
-        Ok(Self { progress, state, optimizer, average, gradient })
+        Ok(Self { position: progress, state, optimizer, average, gradient })
     }
 
     /// Checks that a run would go on with the photos and the weights that it began with.
@@ -162,7 +162,7 @@ impl Loaded {
     /// # Errors
     /// [`Error::File`] naming what has changed.
     pub fn require_same(&self, config: &Config, photos: &Photos, backbone: &Backbone) -> Result<()> {
-        let Progress { data_sha256, weights_sha256, .. } = &self.progress;
+        let Position { data_sha256, weights_sha256, .. } = &self.position;
         require_same(data_sha256, weights_sha256.as_deref(), config, photos, backbone)
     }
 
@@ -170,19 +170,19 @@ impl Loaded {
     ///
     /// # Errors
     /// [`Error::Engine`] if a tensor is absent or misshapen.
-    pub fn restore(self, changing: Changing, path: &Path) -> Result<Progress> {
+    pub fn restore(self, changing: Changing, path: &Path) -> Result<Position> {
         let Changing { session, accumulation, average } = changing;
         session.restore_trained(&self.state)?;
         session.restore_optimizer(&self.optimizer)?;
         if let Some(average) = average {
             average.restore(session, &self.average)?;
         }
-        if !accumulation.restore(session, self.gradient, self.progress.pending) {
+        if !accumulation.restore(session, self.gradient, self.position.pending) {
             let reason = "was written in the middle of a step, and its gradients are not those of this network; start \
                           the run again";
             return Err(Error::File { path: path.to_owned(), reason: reason.into() });
         }
-        Ok(self.progress)
+        Ok(self.position)
     }
 }
 

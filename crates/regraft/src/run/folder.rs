@@ -190,7 +190,7 @@ impl RunFolder {
     pub(crate) fn adopt(&self, other: &Self) -> Result<()> {
         for (from, to) in [(other.results_path(), self.results_path()), (other.best_path(), self.best_path())] {
             let copy = |file: &mut dyn io::Write| io::copy(&mut fs::File::open(&from)?, file).map(|_| ());
-            regraft_weights::write_atomically(&to, copy)?;
+            regraft_io::write_atomically(&to, copy)?;
         }
         Ok(())
     }
@@ -284,7 +284,7 @@ impl RunFolder {
     /// [`Error::Weights`] if it cannot be written.
     pub(crate) fn write(&self, name: &str, text: &str) -> Result<PathBuf> {
         let path = self.path.join(name);
-        regraft_weights::write_atomically(&path, |file| file.write_all(text.as_bytes()))?;
+        regraft_io::write_atomically(&path, |file| file.write_all(text.as_bytes()))?;
         Ok(path)
     }
 }

@@ -162,7 +162,7 @@ fn higher(
         match plan(config, backbone, &head, photos, left, context)? {
             Ok(plan) => (plan, None),
             Err(reason) => {
-                context.reporter.note(&reason);
+                context.progress.note(&reason);
                 ladder.skipped = Some(reason);
                 return finish(config, folder, ladder, photos);
             }
@@ -178,7 +178,7 @@ fn higher(
         }
         Err(diverged @ Error::Diverged { .. }) => {
             let reason = format!("fine-tuning is given up, and the probe kept: {diverged}");
-            context.reporter.warn(&reason);
+            context.progress.warn(&reason);
             ladder.skipped = Some(reason);
             return finish(config, folder, ladder, photos);
         }
@@ -198,7 +198,7 @@ fn higher(
         ladder.kept = Mode::Finetune;
     }
     ladder.comparison = Some(pair);
-    context.reporter.note(&verdict(&ladder, pair, photos.head_kind(config)));
+    context.progress.note(&verdict(&ladder, pair, photos.head_kind(config)));
     finish(config, folder, ladder, photos)
 }
 
@@ -241,7 +241,7 @@ fn plan(
         )));
     }
     let epochs = config.epochs.min(fits);
-    context.reporter.note(&format!("{about}: {epochs} epochs are planned"));
+    context.progress.note(&format!("{about}: {epochs} epochs are planned"));
     Ok(Ok(Config { epochs, ..plan }))
 }
 
@@ -260,15 +260,15 @@ fn seconds_an_epoch(
         (train.num_steps(), Accumulation::new(config.accumulate).clipping(config.clip_grad_norm));
     let (mut began, mut measured) = (Instant::now(), 0);
     let mut steps = train.epoch(0, 0, &mut network, context)?;
-    context.reporter.begin("measuring a few steps", "steps", (1 + MEASURED_STEPS) as u64);
+    context.progress.begin("measuring a few steps", "steps", (1 + MEASURED_STEPS) as u64);
     while let Some(step) = steps.next(&mut network)? {
         // The rate is nothing: what is measured is time.
         if accumulation.take(network.top.as_mut(), &step, 0, loss.targets(&step), false)?.1 {
             network.top.update(0.0);
         }
         measured += 1;
-        context.reporter.advance(measured, "");
-        context.go_on()?;
+        context.progress.advance(measured, "");
+        context.check_cancelled()?;
         if measured == 1 && num_steps > 1 {
             began = Instant::now();
         }
@@ -276,7 +276,7 @@ fn seconds_an_epoch(
             break;
         }
     }
-    context.reporter.end();
+    context.progress.end();
     let timed = (measured.max(2) - 1) as f64;
     let training = began.elapsed().as_secs_f64() / timed * num_steps as f64;
     let mut val = Inputs::validation(config, photos, &mut network, context)?;

@@ -12,15 +12,14 @@ use regraft_learn::metrics::{Tally, argmax};
 use crate::model::sealed::Golden;
 use crate::network::divided::{self, Network, take_over};
 use crate::photos::prepare::Photos;
-use crate::run::checkpoint::{self, Best, Changing, Loaded, Progress, Sums};
+use crate::run::checkpoint::{self, Best, Changing, Loaded, Position, Sums};
+use crate::run::report;
 use crate::trainer::average::Average;
 use crate::trainer::gradients::Accumulation;
 use crate::trainer::inputs::{Inputs, Step};
 use crate::trainer::loss::Loss;
 use crate::trainer::validation::validate;
-use crate::{
-    Backbone, Config, Context, EpochEnd, Error, Finished, Keep, Model, Outcome, Provenance, Result, RunFolder,
-};
+use crate::{Backbone, Config, Context, Error, Finished, Keep, Model, Outcome, Provenance, Result, RunFolder};
 
 /// A run by gradient descent: its network, its photos and where it is.
 struct Run<'a> {
@@ -40,7 +39,7 @@ struct Run<'a> {
     /// The moving average of the weights, if it is asked for.
     average: Option<Average>,
     provenance: Provenance,
-    progress: Progress,
+    position: Position,
     /// Since when this sitting works on the epoch at hand.
     epoch_began: Instant,
     /// The best model, while it could not be written to the run's folder.
@@ -65,11 +64,11 @@ pub(crate) fn run(
     if checkpoint.is_none() {
         divided::initialise(config, &grafted, &mut state, head, photos, context)?;
     }
-    let epoch = checkpoint.as_ref().map_or(0, |loaded| loaded.progress.epoch);
+    let epoch = checkpoint.as_ref().map_or(0, |loaded| loaded.position.epoch);
     let mut run = Run::new(config, backbone, grafted, state, epoch, photos, folder, context)?;
     match checkpoint {
         Some(loaded) => {
-            run.progress = loaded.restore(run.changing(), &folder.checkpoint_path())?;
+            run.position = loaded.restore(run.changing(), &folder.checkpoint_path())?;
         }
         None => run.save_checkpoint()?,
     }
@@ -112,7 +111,7 @@ impl<'a> Run<'a> {
             accumulation: Accumulation::new(config.accumulate).clipping(config.clip_grad_norm),
             average: config.ema.map(Average::new),
             provenance: Provenance::of(config, backbone, photos),
-            progress: Progress::start(photos.sha256.clone(), backbone.weights_sha256.clone()),
+            position: Position::start(photos.sha256.clone(), backbone.weights_sha256.clone()),
             epoch_began: Instant::now(),
             unsaved_best: None,
         })
@@ -125,12 +124,12 @@ impl<'a> Run<'a> {
             result => result,
         };
         if let Err(error) = &result
-            && !matches!(error, Error::Rescued { .. } | Error::Weights(_))
+            && !matches!(error, Error::Rescued { .. } | Error::Io(_))
         {
             let diverged = matches!(error, Error::Diverged { .. });
             let saved = self.save_best().and_then(|()| if diverged { Ok(()) } else { self.save_checkpoint() });
             if let Err(unsaved) = self.or_rescue(saved) {
-                self.context.reporter.warn(&unsaved.to_string());
+                self.context.progress.warn(&unsaved.to_string());
             }
         }
         result
@@ -144,32 +143,32 @@ impl<'a> Run<'a> {
         let loss = Loss::new(self.config, dataset);
         let mut train = Inputs::training(self.config, photos, &mut self.network, self.context)?;
         let mut val = Inputs::validation(self.config, photos, &mut self.network, self.context)?;
-        while !self.progress.is_complete(self.config) {
+        while !self.position.is_complete(self.config) {
             self.epoch_began = Instant::now();
-            self.context.go_on()?;
-            let epoch = self.progress.epoch;
+            self.context.check_cancelled()?;
+            let epoch = self.position.epoch;
             let (num_steps, num_photos) = (train.num_steps(), train.num_photos());
-            let mut lr = self.rate(self.progress.step.saturating_sub(1), num_steps);
-            let mut steps = train.epoch(epoch as u64, self.progress.step, &mut self.network, self.context)?;
-            self.context.reporter.begin(&format!("epoch {}/{epochs}", epoch + 1), "img", num_photos as u64);
+            let mut lr = self.rate(self.position.step.saturating_sub(1), num_steps);
+            let mut steps = train.epoch(epoch as u64, self.position.step, &mut self.network, self.context)?;
+            self.context.progress.begin(&format!("epoch {}/{epochs}", epoch + 1), "img", num_photos as u64);
             while let Some(step) = steps.next(&mut self.network)? {
-                lr = self.rate(self.progress.step, num_steps);
+                lr = self.rate(self.position.step, num_steps);
                 let targets = loss.targets(&step);
                 let losses = self.step(&step, targets, lr, num_steps)?;
-                self.progress.sums.add(&losses, targets.labels, dataset.classes.len());
-                self.progress.step += 1;
-                let sums = self.progress.sums;
+                self.position.sums.add(&losses, targets.labels, dataset.classes.len());
+                self.position.step += 1;
+                let sums = self.position.sums;
                 if !sums.loss.is_finite() {
                     return Err(self.diverged("the loss", sums.loss, lr));
                 }
-                self.context.reporter.advance(sums.seen, &format!("loss {:.4}", sums.mean_loss()));
-                self.context.go_on()?;
+                self.context.progress.advance(sums.seen, &format!("loss {:.4}", sums.mean_loss()));
+                self.context.check_cancelled()?;
             }
-            self.context.reporter.end();
-            let sums = self.progress.sums;
+            self.context.progress.end();
+            let sums = self.position.sums;
             let (tally, better) = self.measure(&mut val, lr)?;
             let unfroze = epoch + 1 < epochs && self.unfreeze(epoch + 1)?;
-            let seconds = self.progress.epoch_seconds + self.epoch_began.elapsed().as_secs_f64();
+            let seconds = self.position.epoch_seconds + self.epoch_began.elapsed().as_secs_f64();
             let row = Row {
                 epoch: epoch + 1,
                 train_loss: sums.mean_loss(),
@@ -181,13 +180,13 @@ impl<'a> Run<'a> {
             };
             let best = keep == Keep::Best && better.is_some();
             if let Some(model) = better {
-                self.progress.best = Some(Best { epoch: row.epoch, val_score: row.val_score });
+                self.position.best = Some(Best { epoch: row.epoch, val_score: row.val_score });
                 self.unsaved_best = Some(model);
             }
-            self.progress.end_epoch(row);
+            self.position.end_epoch(row);
             self.save_epoch();
-            self.context.reporter.epoch(EpochEnd { row: &row, epochs, best, kind: self.kind });
-            if unfroze && !self.progress.is_complete(self.config) {
+            self.context.progress.epoch(&report::epoch(&row, epochs, best, self.kind));
+            if unfroze && !self.position.is_complete(self.config) {
                 train = Inputs::training(self.config, photos, &mut self.network, self.context)?;
                 val = Inputs::validation(self.config, photos, &mut self.network, self.context)?;
             }
@@ -197,13 +196,13 @@ impl<'a> Run<'a> {
 
     /// One batch: its gradients, and with the last of those that make a step, the optimiser's step.
     fn step(&mut self, step: &Step, targets: Targets, lr: f64, num_steps: usize) -> Result<Losses> {
-        let (top, progress) = (self.network.top.as_mut(), &self.progress);
+        let (top, progress) = (self.network.top.as_mut(), &self.position);
         let last = progress.step + 1 == num_steps;
         let (losses, due) = self.accumulation.take(top, step, progress.epoch, targets, last)?;
         if due {
             top.update(lr);
             if let Some(average) = &mut self.average {
-                let warms_up = self.config.schedule.warmup.is_some_and(|it| self.progress.epoch < it.total_iters);
+                let warms_up = self.config.schedule.warmup.is_some_and(|it| self.position.epoch < it.total_iters);
                 average.update(top, warms_up);
             }
         }
@@ -213,7 +212,7 @@ impl<'a> Run<'a> {
     /// The learning rate of the step that a batch belongs to.
     fn rate(&self, batch: usize, batches: usize) -> f64 {
         let Config { lr, epochs, schedule, accumulate, .. } = self.config;
-        schedule.rate(*lr, self.progress.epoch, batch / accumulate, batches.div_ceil(*accumulate), *epochs)
+        schedule.rate(*lr, self.position.epoch, batch / accumulate, batches.div_ceil(*accumulate), *epochs)
     }
 
     /// What the network, or its average, makes of the validation photos; and the model, if it is the best so far.
@@ -222,8 +221,8 @@ impl<'a> Run<'a> {
         let measured = validate(val, &mut self.network, self.kind, self.photos.dataset.classes.len(), self.context);
         let measured = measured.and_then(|tally| {
             let last = self.config.keep == Keep::Last;
-            let best = last || self.progress.best.is_none_or(|best| tally.score() > best.val_score);
-            let best = best.then(|| self.model(self.progress.epoch + 1, tally.score())).transpose()?;
+            let best = last || self.position.best.is_none_or(|best| tally.score() > best.val_score);
+            let best = best.then(|| self.model(self.position.epoch + 1, tally.score())).transpose()?;
             Ok((tally, best))
         });
         self.swap_average();
@@ -264,8 +263,8 @@ impl<'a> Run<'a> {
 
     /// The error that `what` has become `value` in the epoch at hand.
     fn diverged(&self, what: &'static str, value: f64, lr: f64) -> Error {
-        let best_epoch = self.progress.best.map(|best| best.epoch);
-        Error::Diverged { what, value, epoch: self.progress.epoch + 1, lr, best_epoch }
+        let best_epoch = self.position.best.map(|best| best.epoch);
+        Error::Diverged { what, value, epoch: self.position.epoch + 1, lr, best_epoch }
     }
 
     /// The network as it is now, after an epoch (from 1) with this validation score, sealed.
@@ -289,11 +288,11 @@ impl<'a> Run<'a> {
     /// Saves what an epoch brought. A full disk is no reason to throw the work away: the run goes on, and every
     /// later epoch tries again.
     fn save_epoch(&mut self) {
-        let results = self.save_best().and_then(|()| self.folder.write_results(&self.progress.rows, self.kind));
+        let results = self.save_best().and_then(|()| self.folder.write_results(&self.position.rows, self.kind));
         if let Err(error) = results.and_then(|()| self.save_checkpoint()) {
-            let more = !self.progress.is_complete(self.config);
+            let more = !self.position.is_complete(self.config);
             let plan = if more { "; training goes on and tries again after the next epoch" } else { "" };
-            self.context.reporter.warn(&format!("{error}{plan}"));
+            self.context.progress.warn(&format!("{error}{plan}"));
         }
     }
 
@@ -306,7 +305,7 @@ impl<'a> Run<'a> {
     }
 
     fn save_checkpoint(&mut self) -> Result<()> {
-        let (path, progress) = (self.folder.checkpoint_path(), self.progress.clone());
+        let (path, progress) = (self.folder.checkpoint_path(), self.position.clone());
         checkpoint::save(&path, self.changing(), &progress)
     }
 
@@ -317,33 +316,33 @@ impl<'a> Run<'a> {
 
     /// Saves the state between two steps.
     fn interrupt(&mut self) -> Result<Outcome> {
-        self.progress.epoch_seconds += self.epoch_began.elapsed().as_secs_f64();
+        self.position.epoch_seconds += self.epoch_began.elapsed().as_secs_f64();
         let saved = self.save_best().and_then(|()| self.save_checkpoint());
         self.or_rescue(saved)?;
-        Ok(Outcome::Interrupted { folder: self.folder.clone(), epoch: self.progress.epoch, step: self.progress.step })
+        Ok(Outcome::Interrupted { folder: self.folder.clone(), epoch: self.position.epoch, step: self.position.step })
     }
 
     /// The last save. What could not be saved after the last epoch is tried once more, or put elsewhere.
     fn finish(&mut self) -> Result<Outcome> {
-        let saved = self.save_best().and_then(|()| self.folder.write_results(&self.progress.rows, self.kind));
+        let saved = self.save_best().and_then(|()| self.folder.write_results(&self.position.rows, self.kind));
         self.or_rescue(saved)?;
-        let best = self.progress.best.expect("there was at least one epoch");
+        let best = self.position.best.expect("there was at least one epoch");
         let Config { epochs, patience, .. } = *self.config;
-        if let (Some(patience), true) = (patience, self.progress.epoch < epochs) {
-            let (epoch, best) = (self.progress.epoch, best.epoch);
+        if let (Some(patience), true) = (patience, self.position.epoch < epochs) {
+            let (epoch, best) = (self.position.epoch, best.epoch);
             let text = format!(
                 "stopped after epoch {epoch} of {epochs}: none since {best} was better (--patience {patience})"
             );
-            self.context.reporter.note(&text);
+            self.context.progress.note(&text);
         }
         Ok(Outcome::Finished(Finished {
             folder: self.folder.clone(),
             best_val_score: best.val_score,
             kind: self.kind,
             best_epoch: best.epoch,
-            chosen: self.config.keep == Keep::Best && self.progress.epoch > 1,
+            chosen: self.config.keep == Keep::Best && self.position.epoch > 1,
             val_n: self.photos.dataset.val.len(),
-            seconds: self.progress.seconds,
+            seconds: self.position.seconds,
             ladder: None,
         }))
     }

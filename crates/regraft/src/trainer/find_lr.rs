@@ -97,7 +97,7 @@ fn sweep(config: &Config, network: &mut Network, photos: &Photos, context: &Cont
     let num_steps = train.num_steps();
     for epoch in 0.. {
         let mut steps = train.epoch(epoch as u64, 0, network, context)?;
-        context.reporter.begin("trying learning rates", "steps", STEPS as u64);
+        context.progress.begin("trying learning rates", "steps", STEPS as u64);
         let (mut accumulation, mut batches) = (Accumulation::new(config.accumulate).clipping(config.clip_grad_norm), 0);
         let (mut loss, mut weight) = (0.0, 0.0);
         while let Some(step) = steps.next(network)? {
@@ -109,15 +109,15 @@ fn sweep(config: &Config, network: &mut Network, photos: &Photos, context: &Cont
                 let lr = curve.next_rate();
                 top.update(lr);
                 if !curve.add(lr, loss / weight) {
-                    context.reporter.end();
+                    context.progress.end();
                     return Ok(curve.points);
                 }
                 (loss, weight) = (0.0, 0.0);
-                context.reporter.advance(curve.points.len() as u64, &format!("lr {lr:.1e}"));
+                context.progress.advance(curve.points.len() as u64, &format!("lr {lr:.1e}"));
             }
-            context.go_on()?;
+            context.check_cancelled()?;
         }
-        context.reporter.end();
+        context.progress.end();
     }
     unreachable!("the curve ends")
 }

@@ -95,7 +95,7 @@ impl Inputs {
                 kept.resize_with(views, || None);
             } else {
                 let in_views = if views > 1 { format!(" in {views} views") } else { String::new() };
-                context.reporter.note(&format!(
+                context.progress.note(&format!(
                     "the {part} photos' values at {}{in_views} take {} MiB, more than the {} that are kept: every epoch \
                      computes them anew",
                     body.layer,
@@ -299,10 +299,9 @@ mod tests {
     use std::fs;
     use std::path::Path;
     use std::sync::Mutex;
-    use std::sync::atomic::AtomicBool;
 
     use crate::photos::prepare;
-    use crate::{Backbone, EpochEnd, Error, Mode, Reporter};
+    use crate::{Backbone, Cancel, Error, Mode, Progress};
     use regraft_data::{Augmentation, Preprocessing};
     use regraft_engine::{BatchNormMode, Precision, SessionOptions};
     use regraft_engine_cpu::CpuEngine;
@@ -313,22 +312,19 @@ mod tests {
     struct Listener {
         told: Mutex<Vec<String>>,
         stop_at: &'static str,
-        stop: AtomicBool,
+        stop: Cancel,
     }
 
-    impl Reporter for Listener {
+    impl Progress for Listener {
         fn note(&self, text: &str) {
             self.told.lock().unwrap().push(text.into());
         }
-        fn warn(&self, _: &str) {}
         fn begin(&self, what: &str, _: &str, _: u64) {
             self.note(what);
-            self.stop.store(what == self.stop_at, std::sync::atomic::Ordering::Relaxed);
+            if what == self.stop_at {
+                self.stop.cancel();
+            }
         }
-        fn advance(&self, _: u64, _: &str) {}
-        fn end(&self) {}
-        fn epoch(&self, _: EpochEnd) {}
-        fn run_folder(&self, _: &Path) {}
     }
 
     /// Settings for a folder of 11 photos to train on, in steps of 3.
@@ -414,7 +410,7 @@ mod tests {
             vary(&mut setup.config);
             let (config, network) = (&setup.config, &mut setup.network);
             let listener = Listener::default();
-            let context = Context { engine: &setup.engine, reporter: &listener, interrupt: &listener.stop, threads: 2 };
+            let context = Context { engine: &setup.engine, progress: &listener, cancel: &listener.stop, threads: 2 };
             let photos = prepare::photos(config, &context).unwrap();
             let mut inputs = Inputs::training(config, &photos, network, &context).unwrap();
             assert_eq!((inputs.num_steps(), inputs.num_photos()), (4, 11));
@@ -442,7 +438,7 @@ mod tests {
         let mut setup = Setup::new("conv1", 32);
         let mix = Mix { mixup_alpha: 0.5, cutmix_alpha: 1.0 };
         let listener = Listener::default();
-        let context = Context { engine: &setup.engine, reporter: &listener, interrupt: &listener.stop, threads: 1 };
+        let context = Context { engine: &setup.engine, progress: &listener, cancel: &listener.stop, threads: 1 };
         let photos = prepare::photos(&setup.config, &context).unwrap();
         let mut plain = Inputs::training(&setup.config, &photos, &mut setup.network, &context).unwrap();
         setup.config.augmentation = Some(Augmentation { mix: Some(mix), ..Augmentation::default() });
@@ -473,7 +469,7 @@ mod tests {
         let mut setup = Setup::new("fc", 32);
         setup.config.augmentation = None;
         let listener = Listener { stop_at: "training features", ..Listener::default() };
-        let context = Context { engine: &setup.engine, reporter: &listener, interrupt: &listener.stop, threads: 1 };
+        let context = Context { engine: &setup.engine, progress: &listener, cancel: &listener.stop, threads: 1 };
         let photos = prepare::photos(&setup.config, &context).unwrap();
         let mut inputs = Inputs::training(&setup.config, &photos, &mut setup.network, &context).unwrap();
         let error = inputs.epoch(0, 0, &mut setup.network, &context).err().unwrap();
@@ -487,7 +483,7 @@ mod tests {
         let mut setup = Setup::new("bn1", 1024);
         setup.config.augmentation = None;
         let listener = Listener::default();
-        let context = Context { engine: &setup.engine, reporter: &listener, interrupt: &listener.stop, threads: 1 };
+        let context = Context { engine: &setup.engine, progress: &listener, cancel: &listener.stop, threads: 1 };
         let photos = prepare::photos(&setup.config, &context).unwrap();
         let inputs = Inputs::training(&setup.config, &photos, &mut setup.network, &context).unwrap();
         assert!(inputs.kept.is_empty());

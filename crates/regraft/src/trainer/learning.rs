@@ -3,7 +3,7 @@
 use regraft_engine::BatchNormMode;
 use regraft_graph::{Grafted, NodeId, Op, Trainable};
 
-use crate::{Backbone, BatchNorm, Config, Error, InitHead, Reporter, Result};
+use crate::{Backbone, BatchNorm, Config, Error, InitHead, Progress, Result};
 
 impl Config {
     /// Checks what the rates of layers ask of the other settings.
@@ -87,22 +87,22 @@ impl Config {
     }
 
     /// Says what people should know about the batch norms of their weights.
-    pub(crate) fn tell_of_batch_norms(&self, backbone: &Backbone, reporter: &dyn Reporter) {
+    pub(crate) fn tell_of_batch_norms(&self, backbone: &Backbone, progress: &dyn Progress) {
         if !self.mode.fine_tunes() {
             return;
         }
         if !folded(backbone) {
             let any = backbone.graph.nodes().iter().any(|node| matches!(node.op, Op::BatchNorm2d(_)));
             if any && self.bn.is_none() && self.starts_from_a_probe() {
-                reporter.note("the head starts from a probe, which knows the batch norms as they are: --bn frozen");
+                progress.note("the head starts from a probe, which knows the batch norms as they are: --bn frozen");
             }
             return;
         }
         match self.bn {
             None => {
-                reporter.note("the batch norms of these weights are folded into the convolutions: --bn frozen");
+                progress.note("the batch norms of these weights are folded into the convolutions: --bn frozen");
             }
-            Some(BatchNorm::Train) => reporter.warn(
+            Some(BatchNorm::Train) => progress.warn(
                 "the batch norms of these weights are folded; with --bn train they will normalise again, and the network \
                  starts broken: use --bn frozen",
             ),

@@ -15,7 +15,8 @@ use crate::model::sealed::Golden;
 use crate::photos::features::Features;
 use crate::photos::prepare::Photos;
 use crate::photos::targets;
-use crate::{Backbone, ClassWeights, Config, Context, EpochEnd, Finished, Head, Model, Provenance, Result, RunFolder};
+use crate::run::report;
+use crate::{Backbone, ClassWeights, Config, Context, Finished, Head, Model, Provenance, Result, RunFolder};
 
 /// Computes features, fits the head, and seals it on the network as an ordinary fully connected layer.
 ///
@@ -83,7 +84,7 @@ pub(crate) fn run(
     folder.write_results(&[row], kind)?;
     // Last: the model is what tells a finished probe.
     model.save(&folder.best_path())?;
-    context.reporter.epoch(EpochEnd { row: &row, epochs: 1, best: true, kind });
+    context.progress.epoch(&report::epoch(&row, 1, true, kind));
     Ok(Finished {
         folder: folder.clone(),
         best_val_score: row.val_score,
@@ -146,28 +147,28 @@ fn fit_head(config: &Config, train: &Features, photos: &Photos, context: &Contex
         ClassWeights::Given(weights) => ClassWeight::Given(weights.iter().map(|&w| f64::from(w)).collect()),
     };
     let options = FitOptions { class_weight, ..FitOptions::new(photos.head_kind(config)) };
-    let reporter = context.reporter;
+    let progress = context.progress;
     if let Some(c) = config.c {
-        let control = Control { progress: &|_| (), cancel: context.interrupt };
+        let control = Control { progress: &|_| (), cancel: context.cancel.flag() };
         return Ok(fit(samples, c, &options, control)?.head);
     }
     if let Some(why) = too_few_to_hold_out(&photos.dataset) {
-        reporter.warn(&format!("{why}, so C cannot be chosen by cross-validation: C = 1"));
-        let control = Control { progress: &|_| (), cancel: context.interrupt };
+        progress.warn(&format!("{why}, so C cannot be chosen by cross-validation: C = 1"));
+        let control = Control { progress: &|_| (), cancel: context.cancel.flag() };
         return Ok(fit(samples, 1.0, &options, control)?.head);
     }
     let cv = CvOptions::new(config.seed);
-    reporter.begin("cross-validating C", "fits", (cv.cs.len() * cv.folds) as u64);
-    let progress = |progress: Progress| {
-        if let Progress::Fold { done, .. } = progress {
-            reporter.advance(done as u64, "");
+    progress.begin("cross-validating C", "fits", (cv.cs.len() * cv.folds) as u64);
+    let on_fold = |fold: Progress| {
+        if let Progress::Fold { done, .. } = fold {
+            progress.advance(done as u64, "");
         }
     };
-    let fitted = fit_cv(samples, &options, &cv, Control { progress: &progress, cancel: context.interrupt });
-    reporter.end();
+    let fitted = fit_cv(samples, &options, &cv, Control { progress: &on_fold, cancel: context.cancel.flag() });
+    progress.end();
     let fitted = fitted?;
     let chosen = fitted.table.iter().find(|row| row.c == fitted.fit.c);
-    reporter.note(&format!(
+    progress.note(&format!(
         "C = {:.4} by {}-fold cross-validation on the training photos ({} {:.4})",
         fitted.fit.c,
         fitted.folds,

@@ -37,14 +37,14 @@ pub fn train(config: &Config, output_dir: Option<&Path>, replace: bool, context:
     RunFolder::require_free(output_dir, replace)?;
     let (photos, backbone) = prepare::look(config, context)?;
     if config.weights.is_random() && onnx::file(&config.backbone).is_none() {
-        context.reporter.warn(&format!(
+        context.progress.warn(&format!(
             "{} starts from random weights, which have learned nothing yet and give a poor classifier",
             config.backbone
         ));
     }
     let folder = RunFolder::create(output_dir, "train")?;
     folder.start(&config.resolved()?, &photos.dataset.classes)?;
-    context.reporter.run_folder(folder.path());
+    context.progress.run_folder(folder.path());
     take_road(config, &backbone, &photos, &folder, None, started, context)
 }
 
@@ -74,12 +74,12 @@ pub fn resume(run: &Path, context: &Context) -> Result<Outcome> {
         Mode::Frozen | Mode::Finetune => Some(Loaded::read(&folder.checkpoint_path())?),
     };
     if let Some(loaded) = &checkpoint
-        && loaded.progress.is_complete(&config)
+        && loaded.position.is_complete(&config)
     {
-        let stopped = if loaded.progress.epoch < config.epochs { ", and then --patience ended it" } else { "" };
+        let stopped = if loaded.position.epoch < config.epochs { ", and then --patience ended it" } else { "" };
         let reason = format!(
             "is complete: {} of {} epochs are done{stopped}; its best model is {}",
-            loaded.progress.epoch,
+            loaded.position.epoch,
             config.epochs,
             folder.best_path().display()
         );
@@ -89,7 +89,7 @@ pub fn resume(run: &Path, context: &Context) -> Result<Outcome> {
     if let Some(loaded) = &checkpoint {
         loaded.require_same(&config, &photos, &backbone)?;
     }
-    context.reporter.run_folder(folder.path());
+    context.progress.run_folder(folder.path());
     take_road(&config, &backbone, &photos, &folder, checkpoint, started, context)
 }
 

@@ -24,13 +24,13 @@ pub(crate) fn validate(
     let mut done = 0;
     let n = photos.num_photos();
     let mut steps = photos.epoch(0, 0, network, context)?;
-    context.reporter.begin("validating", "img", n as u64);
+    context.progress.begin("validating", "img", n as u64);
     while let Some(step) = steps.next(network)? {
         targets::add(&mut tally, &network.top.infer(step.values)?, step.labels)?;
         done += step.samples.len();
-        context.reporter.advance(done as u64, "");
-        context.go_on()?;
+        context.progress.advance(done as u64, "");
+        context.check_cancelled()?;
     }
-    context.reporter.end();
+    context.progress.end();
     Ok(tally)
 }

@@ -3,9 +3,8 @@
 use std::fs;
 use std::path::Path;
 use std::sync::Mutex;
-use std::sync::atomic::{AtomicBool, Ordering};
 
-use regraft::{Config, EpochEnd, Reporter};
+use regraft::{Cancel, Config, Progress};
 use regraft_data::Preprocessing;
 
 /// Validation photos of both classes together.
@@ -35,7 +34,7 @@ pub fn settings(dir: &Path, train: u8) -> Config {
 pub struct Listener {
     pub stop_at: &'static str,
     pub after: u64,
-    pub stop: AtomicBool,
+    pub stop: Cancel,
     at_hand: Mutex<String>,
 }
 
@@ -46,14 +45,12 @@ impl Listener {
 
     fn hear(&self, done: u64) {
         if *self.at_hand.lock().unwrap() == self.stop_at && done >= self.after {
-            self.stop.store(true, Ordering::Relaxed);
+            self.stop.cancel();
         }
     }
 }
 
-impl Reporter for Listener {
-    fn note(&self, _: &str) {}
-    fn warn(&self, _: &str) {}
+impl Progress for Listener {
     fn begin(&self, what: &str, _: &str, _: u64) {
         *self.at_hand.lock().unwrap() = what.into();
         self.hear(0);
@@ -64,6 +61,4 @@ impl Reporter for Listener {
     fn end(&self) {
         self.at_hand.lock().unwrap().clear();
     }
-    fn epoch(&self, _: EpochEnd) {}
-    fn run_folder(&self, _: &Path) {}
 }

@@ -3,11 +3,10 @@
 use std::collections::BTreeMap;
 use std::fs;
 use std::path::{Path, PathBuf};
-use std::sync::Mutex;
-use std::sync::atomic::AtomicBool;
+use std::sync::{LazyLock, Mutex};
 
 use regraft::{
-    Backbone, Context, DistillConfig, Distilled, EpochEnd, Error, Golden, Model, Provenance, Reporter, Source,
+    Backbone, Cancel, Context, DistillConfig, Distilled, Error, Golden, Model, Progress, Provenance, Source,
     TeacherConfig, distill, resume_distillation,
 };
 use regraft_data::Preprocessing;
@@ -20,7 +19,7 @@ use crate::common::{Listener, settings};
 use crate::watched::{Watch, Watched};
 
 /// Nobody asks to stop.
-static NEVER: AtomicBool = AtomicBool::new(false);
+static NEVER: LazyLock<Cancel> = LazyLock::new(Cancel::new);
 
 /// A file of weights to learn from.
 fn teacher(dir: &Path, seed: u64) -> PathBuf {
@@ -45,8 +44,8 @@ fn distillation(dir: &Path) -> DistillConfig {
     }
 }
 
-fn context<'a>(engine: &'a dyn Engine, reporter: &'a dyn Reporter) -> Context<'a> {
-    Context { engine, reporter, interrupt: &NEVER, threads: 1 }
+fn context<'a>(engine: &'a dyn Engine, progress: &'a dyn Progress) -> Context<'a> {
+    Context { engine, progress, cancel: &NEVER, threads: 1 }
 }
 
 /// The student of a finished run, and its results without the seconds.
@@ -60,7 +59,7 @@ fn results(run: &Path) -> (Vec<u8>, Vec<String>) {
 #[track_caller]
 fn stopped(config: Option<&DistillConfig>, run: &Path, listener: &Listener) -> (usize, usize) {
     let engine = CpuEngine::new(1).unwrap();
-    let context = Context { engine: &engine, reporter: listener, interrupt: &listener.stop, threads: 1 };
+    let context = Context { engine: &engine, progress: listener, cancel: &listener.stop, threads: 1 };
     let distilled = match config {
         Some(config) => distill(config, Some(run), false, &context),
         None => resume_distillation(run, &context),
@@ -75,16 +74,10 @@ fn stopped(config: Option<&DistillConfig>, run: &Path, listener: &Listener) -> (
 #[derive(Default)]
 struct Asked(Mutex<Vec<String>>);
 
-impl Reporter for Asked {
-    fn note(&self, _: &str) {}
-    fn warn(&self, _: &str) {}
+impl Progress for Asked {
     fn begin(&self, what: &str, _: &str, _: u64) {
         self.0.lock().unwrap().extend(what.strip_prefix("asking squeezenet1_1, ").map(str::to_owned));
     }
-    fn advance(&self, _: u64, _: &str) {}
-    fn end(&self) {}
-    fn epoch(&self, _: EpochEnd) {}
-    fn run_folder(&self, _: &Path) {}
 }
 
 #[test]

@@ -1,9 +1,8 @@
 //! A network that diverges where the loss does not show it: what is said, and what is left of the run.
 
 use std::fs;
-use std::sync::atomic::AtomicBool;
 
-use regraft::{Context, Error, Model, Outcome, resume, train};
+use regraft::{Cancel, Context, Error, Model, Outcome, resume, train};
 use regraft_engine_cpu::CpuEngine;
 
 use crate::common::{Listener, VAL, settings};
@@ -50,15 +49,14 @@ impl Watch for Diverging {
 
 #[test]
 fn the_message_says_what_to_do_and_the_best_model_before_it_is_kept() {
-    let interrupt = AtomicBool::new(false);
+    let interrupt = Cancel::new();
     let sound = CpuEngine::new(1).unwrap();
     for fails in [Fails::Validation, Fails::Golden] {
         for epoch in [1, 2] {
             let dir = tempfile::tempdir().unwrap();
             let (config, run) = (settings(dir.path(), 2), dir.path().join("run"));
             let engine = Watched::by(Diverging { fails, last: epoch, epoch: 0 });
-            let context =
-                Context { engine: &engine, reporter: &Listener::default(), interrupt: &interrupt, threads: 1 };
+            let context = Context { engine: &engine, progress: &Listener::default(), cancel: &interrupt, threads: 1 };
             let error = train(&config, Some(&run), false, &context).unwrap_err();
             assert!(matches!(error, Error::Diverged { .. }), "{error:?}");
             let message = error.to_string();

@@ -23,7 +23,7 @@ fn sittings(config: &Config, run: &Path, listeners: &[Listener]) -> Vec<(usize, 
     let mut stopped = Vec::new();
     for (i, listener) in listeners.iter().enumerate() {
         let engine = CpuEngine::new(1 + i % 2).unwrap();
-        let context = Context { engine: &engine, reporter: listener, interrupt: &listener.stop, threads: 1 + i % 2 };
+        let context = Context { engine: &engine, progress: listener, cancel: &listener.stop, threads: 1 + i % 2 };
         let outcome = if i == 0 { train(config, Some(run), false, &context) } else { resume(run, &context) };
         match outcome.unwrap() {
             Outcome::Interrupted { epoch, step, .. } => stopped.push((epoch, step)),

@@ -245,7 +245,7 @@ pub fn distill(
     folder.clear()?;
     let text = toml::to_string(config);
     folder.write_distillation(&text.map_err(|e| Error::Setting(format!("these settings cannot be kept: {e}")))?)?;
-    context.reporter.run_folder(folder.path());
+    context.progress.run_folder(folder.path());
     student::run(config, &pile, &folder, None, context)
 }
 
@@ -267,18 +267,18 @@ pub fn resume_distillation(run: &Path, context: &Context) -> Result<Distilled> {
         toml::from_str(&text).map_err(|e| wrong(format!("is not the settings of a run: {e}")))?;
     config.validate()?;
     let checkpoint = folder.checkpoint_path().exists().then(|| Loaded::read(&folder.checkpoint_path())).transpose()?;
-    let trained = checkpoint.as_ref().is_some_and(|loaded| loaded.progress.epoch >= config.epochs);
+    let trained = checkpoint.as_ref().is_some_and(|loaded| loaded.position.epoch >= config.epochs);
     // The student's weights are what is written last.
     if trained && folder.student_path().is_file() {
         let reason = format!("is complete; the student's weights are {}", folder.student_path().display());
         return Err(Error::File { path: run.to_owned(), reason });
     }
     let pile = Pile::gather(&config, context)?;
-    if checkpoint.as_ref().is_some_and(|loaded| loaded.progress.data_sha256 != pile.sha256) {
+    if checkpoint.as_ref().is_some_and(|loaded| loaded.position.data_sha256 != pile.sha256) {
         let reason = "the photos have changed since this run began, so it cannot go on; start a new run";
         return Err(Error::File { path: run.to_owned(), reason: reason.into() });
     }
-    context.reporter.run_folder(folder.path());
+    context.progress.run_folder(folder.path());
     student::run(&config, &pile, &folder, checkpoint, context)
 }
 
@@ -294,13 +294,13 @@ impl Pile {
         let side = side.into_iter().chain([config.preprocessing.resize]).max().unwrap_or(config.preprocessing.resize);
         let options = DecodeOptions { min_side: Some(side), ..config.preprocessing.decode_options() };
         let store = Arc::new(ImageStore::new(options, default_cache_bytes()));
-        let Context { reporter, interrupt, threads, .. } = *context;
-        reporter.begin("reading photos", "photos", samples.len() as u64);
-        let advance = |done: usize| reporter.advance(done as u64, "");
-        let verified = verify(&mut samples, &store, threads, false, interrupt, advance);
-        reporter.end();
+        let Context { progress, cancel, threads, .. } = *context;
+        progress.begin("reading photos", "photos", samples.len() as u64);
+        let advance = |done: usize| progress.advance(done as u64, "");
+        let verified = verify(&mut samples, &store, threads, false, cancel.flag(), advance);
+        progress.end();
         findings.extend(verified?);
-        report(&findings, reporter);
+        report(&findings, progress);
         if samples.len() < 2 {
             let reason = "holds too few photos to learn from".into();
             return Err(Error::File { path: config.images.first().cloned().unwrap_or_default(), reason });
@@ -315,10 +315,10 @@ impl Pile {
         train.sort_unstable();
         let pick = |indices: Vec<usize>| indices.into_iter().map(|i| samples[i].clone()).collect::<Vec<_>>();
         let (train, val) = (pick(train), pick(val));
-        reporter.note(&format!("{} photos to learn from, {} kept apart", train.len(), val.len()));
+        progress.note(&format!("{} photos to learn from, {} kept apart", train.len(), val.len()));
         let root = common_folder(&config.images);
         let dataset = Dataset { root, task: Task::Value, classes: Vec::new(), train, val };
-        let sha256 = fingerprint(&dataset, interrupt)?.sha256;
+        let sha256 = fingerprint(&dataset, cancel.flag())?.sha256;
         let Dataset { train, val, .. } = dataset;
         Ok(Self { train, val, store, side, sha256 })
     }

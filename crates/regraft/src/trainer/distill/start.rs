@@ -6,7 +6,7 @@ use regraft_graph::{Graph, StateDict, init, narrow, zoo};
 
 use super::{DistillConfig, Pile};
 use crate::network::batch_norms;
-use crate::run::checkpoint::Progress;
+use crate::run::checkpoint::Position;
 use crate::{Backbone, Context, Error, Result, Source};
 
 /// The values that a student starts from.
@@ -30,7 +30,7 @@ impl Start {
                     Backbone::load(&config.student, &Source::Embedded, config.preprocessing.crop, config.seed)?;
                 (backbone.state, backbone.weights_sha256)
             }
-            Source::File(path) => (narrowed(&config.student, graph, path)?, Some(regraft_weights::sha256(path)?)),
+            Source::File(path) => (narrowed(&config.student, graph, path)?, Some(regraft_io::sha256_file(path)?)),
         };
         let folded = batch_norms::are_folded(graph, &begun);
         state.extend(begun);
@@ -42,7 +42,7 @@ impl Start {
             .for_each(|(_, tensor)| tensor.data_mut().fill(0.0));
         if folded {
             context
-                .reporter
+                .progress
                 .note("the batch norms of these weights are folded into the convolutions: they are unfolded");
             let images = batch_norms::sample(&pile.train, &pile.store, &config.preprocessing, context)?;
             batch_norms::unfold(graph, &mut state, &images, context)?;
@@ -51,7 +51,7 @@ impl Start {
     }
 
     /// For a run that goes on, with all its values in a checkpoint: what it started from need not be there any more.
-    pub fn resumed(config: &DistillConfig, graph: &Graph, progress: &Progress) -> Self {
+    pub fn resumed(config: &DistillConfig, graph: &Graph, progress: &Position) -> Self {
         Self { state: init::random(graph, config.seed), weights_sha256: progress.weights_sha256.clone() }
     }
 }

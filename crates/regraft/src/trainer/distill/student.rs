@@ -12,10 +12,11 @@ use super::start::Start;
 use super::targets::{Targets, View};
 use super::{DistillConfig, Distilled, Pile, product::Product};
 use crate::photos::features::{for_each_batch, loader};
-use crate::run::checkpoint::{self, Changing, Loaded, Progress};
+use crate::run::checkpoint::{self, Changing, Loaded, Position};
+use crate::run::report;
 use crate::trainer::gradients::Accumulation;
 use crate::trainer::inputs::Step;
-use crate::{Context, EpochEnd, Error, Result, RunFolder};
+use crate::{Context, Error, Result, RunFolder};
 
 /// Steps between two checkpoints within an epoch.
 const SAVE_EVERY: usize = 500;
@@ -39,13 +40,13 @@ pub(super) fn run(
     let graph = zoo::build(&config.student, targets.len())?.with_input_shape(shape)?;
     folder.require_room(targets.missing_bytes()?.saturating_add(bytes_beside_answers(config, &graph)))?;
     let start = targets.begin(context).and_then(|()| match &checkpoint {
-        Some(loaded) => Ok(Start::resumed(config, &graph, &loaded.progress)),
+        Some(loaded) => Ok(Start::resumed(config, &graph, &loaded.position)),
         None => Start::new(config, &graph, pile, context),
     });
     let start = match start {
         // What the teachers have said so far is kept, as is the checkpoint.
         Err(error) if error.is_interruption() => {
-            let (epoch, step) = checkpoint.map_or((0, 0), |loaded| (loaded.progress.epoch, loaded.progress.step));
+            let (epoch, step) = checkpoint.map_or((0, 0), |loaded| (loaded.position.epoch, loaded.position.step));
             return Ok(Distilled::Interrupted { folder: folder.clone(), epoch, step });
         }
         result => result?,
@@ -66,17 +67,17 @@ pub(super) fn run(
         context,
         session,
         accumulation: Accumulation::new(1).clipping(Some(MAX_NORM)),
-        progress: Progress::start(pile.sha256.clone(), start.weights_sha256.clone()),
+        position: Position::start(pile.sha256.clone(), start.weights_sha256.clone()),
         began: Instant::now(),
     };
     if let Some(loaded) = checkpoint {
-        student.progress = loaded.restore(student.changing(), &folder.checkpoint_path())?;
+        student.position = loaded.restore(student.changing(), &folder.checkpoint_path())?;
     }
     match student.epochs(&mut targets) {
         Err(error) if error.is_interruption() => {
-            student.progress.epoch_seconds += student.began.elapsed().as_secs_f64();
+            student.position.epoch_seconds += student.began.elapsed().as_secs_f64();
             student.save()?;
-            let Progress { epoch, step, .. } = student.progress;
+            let Position { epoch, step, .. } = student.position;
             Ok(Distilled::Interrupted { folder: folder.clone(), epoch, step })
         }
         Err(error) => {
@@ -105,7 +106,7 @@ struct Student<'a> {
     context: &'a Context<'a>,
     session: Box<dyn Session>,
     accumulation: Accumulation,
-    progress: Progress,
+    position: Position,
     /// Since when this sitting works on the epoch at hand.
     began: Instant,
 }
@@ -126,17 +127,17 @@ impl Student<'_> {
         let (samples, store) = (self.pile.train.clone(), self.pile.store.clone());
         let loader = Loader::new(samples, store, self.config.preprocessing.clone(), options)?;
         let (num_steps, len) = (loader.num_batches(), targets.len());
-        while self.progress.epoch < epochs {
+        while self.position.epoch < epochs {
             self.began = Instant::now();
-            let epoch = self.progress.epoch;
+            let epoch = self.position.epoch;
             let said = targets.of(View::Train(epoch % views), self.context)?;
             // All steps of the epoch may be done.
-            let mut rate = schedule.rate(lr, epoch, self.progress.step.saturating_sub(1), num_steps, epochs);
+            let mut rate = schedule.rate(lr, epoch, self.position.step.saturating_sub(1), num_steps, epochs);
             let what = format!("epoch {}/{epochs}", epoch + 1);
-            self.context.reporter.begin(&what, "img", loader.num_samples() as u64);
-            for batch in loader.epoch(epoch as u64, self.progress.step) {
+            self.context.progress.begin(&what, "img", loader.num_samples() as u64);
+            for batch in loader.epoch(epoch as u64, self.position.step) {
                 let batch = batch?;
-                rate = schedule.rate(lr, epoch, self.progress.step, num_steps, epochs);
+                rate = schedule.rate(lr, epoch, self.position.step, num_steps, epochs);
                 let rows = batch.sample_keys.iter().flat_map(|&photo| &said[photo as usize * len..][..len]);
                 let rows: Vec<f32> = rows.copied().collect();
                 let labels = Labels::Values(&rows);
@@ -147,23 +148,23 @@ impl Student<'_> {
                 if due {
                     session.update(rate);
                 }
-                let sums = &mut self.progress.sums;
+                let sums = &mut self.position.sums;
                 sums.loss += losses.sum;
                 sums.weight += losses.weight;
                 sums.seen += batch.n as u64;
-                self.progress.step += 1;
+                self.position.step += 1;
                 require_finite("the loss", sums.loss, epoch, rate)?;
                 let detail = format!("loss {:.4}", sums.loss / sums.weight);
-                self.context.reporter.advance(self.progress.sums.seen, &detail);
-                self.context.go_on()?;
-                if self.progress.step.is_multiple_of(SAVE_EVERY) {
-                    self.progress.epoch_seconds += self.began.elapsed().as_secs_f64();
+                self.context.progress.advance(self.position.sums.seen, &detail);
+                self.context.check_cancelled()?;
+                if self.position.step.is_multiple_of(SAVE_EVERY) {
+                    self.position.epoch_seconds += self.began.elapsed().as_secs_f64();
                     self.began = Instant::now();
                     self.try_to_save("; training goes on and tries again later");
                 }
             }
-            self.context.reporter.end();
-            let train_loss = self.progress.sums.loss / self.progress.sums.weight;
+            self.context.progress.end();
+            let train_loss = self.position.sums.loss / self.position.sums.weight;
             let val_loss = self.validate(targets)?;
             // Before it is saved: what has diverged is of no use to go on from.
             require_finite("the loss on the photos kept apart", val_loss, epoch, rate)?;
@@ -174,12 +175,12 @@ impl Student<'_> {
                 val_loss,
                 val_score: 1.0 - val_loss,
                 lr: rate,
-                seconds: self.progress.epoch_seconds + self.began.elapsed().as_secs_f64(),
+                seconds: self.position.epoch_seconds + self.began.elapsed().as_secs_f64(),
             };
-            self.progress.end_epoch(row);
+            self.position.end_epoch(row);
             let more = if epoch + 1 < epochs { "; training goes on and tries again later" } else { "" };
             self.try_to_save(more);
-            self.context.reporter.epoch(EpochEnd { row: &row, epochs, best: false, kind: HeadKind::Value });
+            self.context.progress.epoch(&report::epoch(&row, epochs, false, HeadKind::Value));
         }
         Ok(())
     }
@@ -187,13 +188,13 @@ impl Student<'_> {
     /// Writes what comes out. It may be that all epochs were done in an earlier sitting, and this alone was not.
     fn finish(mut self, graph: &Graph, targets: &Targets) -> Result<Distilled> {
         let Self { config, pile, folder, context, .. } = self;
-        folder.write_results(&self.progress.rows, HeadKind::Value)?;
-        let val_r2 = self.progress.rows.last().map_or(0.0, |row| row.val_score);
-        let weights_sha256 = self.progress.weights_sha256.clone();
+        folder.write_results(&self.position.rows, HeadKind::Value)?;
+        let val_r2 = self.position.rows.last().map_or(0.0, |row| row.val_score);
+        let weights_sha256 = self.position.weights_sha256.clone();
         let product = Product { config, graph, targets, pile, weights_sha256, val_r2 };
         let (weights, model) = product.save(self.session.as_mut(), folder, context)?;
         let (student, seen) = (config.student.clone(), (pile.train.len() * config.epochs) as u64);
-        Ok(Distilled::Finished { student, weights, model, val_r2, seen, seconds: self.progress.seconds })
+        Ok(Distilled::Finished { student, weights, model, val_r2, seen, seconds: self.position.seconds })
     }
 
     /// The mean loss on the photos kept apart.
@@ -219,14 +220,14 @@ impl Student<'_> {
 
     /// Saves the run's state and results. A full disk is no reason to throw the work away: it is told, with the `plan`.
     fn try_to_save(&mut self, plan: &str) {
-        let results = self.folder.write_results(&self.progress.rows, HeadKind::Value);
+        let results = self.folder.write_results(&self.position.rows, HeadKind::Value);
         if let Err(error) = results.and_then(|()| self.save()) {
-            self.context.reporter.warn(&format!("{error}{plan}"));
+            self.context.progress.warn(&format!("{error}{plan}"));
         }
     }
 
     fn save(&mut self) -> Result<()> {
-        let (path, progress) = (self.folder.checkpoint_path(), self.progress.clone());
+        let (path, progress) = (self.folder.checkpoint_path(), self.position.clone());
         checkpoint::save(&path, self.changing(), &progress)
     }
 }

@@ -81,7 +81,7 @@ impl Teacher {
             }
             TeacherConfig::Model { path } => {
                 let Model { graph, state, preprocessing, provenance, .. } = Model::open(path)?;
-                let about = About { backbone: provenance.backbone, sha256: regraft_weights::sha256(path)? };
+                let about = About { backbone: provenance.backbone, sha256: regraft_io::sha256_file(path)? };
                 Self::new(&graph, &state, true, preprocessing, about, path, context)
             }
         }

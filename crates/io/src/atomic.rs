@@ -6,17 +6,16 @@ use std::path::{Path, PathBuf};
 
 use tempfile::Builder;
 
-use crate::error::Error;
+use crate::{Error, stale};
 
-/// Writes a file at `path` so that at every instant, even after a crash or a power failure, the whole
-/// new file is there or the old one is (or none, if there was none). Which of them it is after a power failure right behind
-/// this call is certain only where the system can flush a directory.
+/// Writes the file at `path`, whole or not at all: at every instant, even after a crash or a power failure, the whole new
+/// file is there or the old one (or none, if there was none). After a power failure just behind this call it is the new
+/// one where the system can flush a folder.
 ///
-/// `content` writes to a temporary sibling, which is flushed to the disk and then takes the name
-/// `path`; if anything fails the sibling is removed. Only a kill leaves it (`.NAME....tmp`), to be deleted
-/// at will. `content` must write the same each time it is
-/// called: when the disk (or a limit) is full it is called again to count what would have been needed. A link at
-/// `path` is followed, and a file that is replaced keeps its permissions.
+/// `content` writes to a temporary sibling, which is flushed to the disk and then takes the name `path`. If anything
+/// fails the sibling is removed; what a kill leaves is for [`remove_stale`](crate::remove_stale). `content` must write the
+/// same each time: where the disk is full it is called again to count what would have been needed. A link at `path` is
+/// followed, and a file that is replaced keeps its permissions.
 ///
 /// # Errors
 /// [`Error::Write`] with the path and the reason.
@@ -47,11 +46,13 @@ fn replace(path: &Path, content: &impl Fn(&mut dyn Write) -> io::Result<()>) -> 
     let mut prefix = std::ffi::OsString::from(".");
     prefix.push(name);
     let mut builder = Builder::new();
-    builder.prefix(&prefix).suffix(".tmp");
+    builder.prefix(&prefix).suffix(stale::SUFFIX);
     // As any new file has them, less the umask; a temporary file would be private otherwise.
     #[cfg(unix)]
     builder.permissions(std::os::unix::fs::PermissionsExt::from_mode(0o666));
     let temporary = builder.tempfile_in(&directory)?;
+    // Tells the file from one that a killed process left, for `remove_stale`. Where files cannot be locked, nothing is lost.
+    let _ = temporary.as_file().try_lock();
     if let Some(old) = old {
         temporary.as_file().set_permissions(old.permissions())?;
     }

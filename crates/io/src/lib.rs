@@ -1,0 +1,13 @@
+//! Files: whole or absent, hashed, read within bounds.
+
+mod atomic;
+mod error;
+mod hash;
+mod read;
+mod stale;
+
+pub use atomic::write_atomically;
+pub use error::Error;
+pub use hash::{Sha256, hex, sha256, sha256_file};
+pub use read::read_bounded;
+pub use stale::remove_stale;

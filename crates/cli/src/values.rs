@@ -6,7 +6,7 @@ use std::str::FromStr;
 
 use clap::builder::{OsStringValueParser, PossibleValue, PossibleValuesParser, RangedI64ValueParser, TypedValueParser};
 use clap::{Arg, Command};
-use regraft::{ClassWeights, onnx};
+use regraft::{Backbone, ClassWeights};
 use regraft_data::{Augmentation, ColorJitter, Preprocessing};
 use regraft_graph::zoo;
 
@@ -39,7 +39,7 @@ impl TypedValueParser for BackboneParser {
 
     fn parse_ref(&self, command: &Command, arg: Option<&Arg>, value: &OsStr) -> Result<String, clap::Error> {
         match value.to_str() {
-            Some(text) if onnx::file(text).is_some() => Ok(text.to_owned()),
+            Some(text) if Backbone::from(text).onnx_file().is_some() => Ok(text.to_owned()),
             _ => self.0.parse_ref(command, arg, value),
         }
     }
@@ -63,7 +63,7 @@ pub fn weights() -> impl TypedValueParser<Value = Choice> {
 
 /// Parses a backbone's name with what it starts from: its default weights, unless `=` and something else follows.
 pub fn backbone_and_weights(text: &str) -> Result<(String, Choice), String> {
-    if onnx::file(text).is_some() {
+    if Backbone::from(text).onnx_file().is_some() {
         return Ok((text.into(), Choice::Named(regraft_hub::DEFAULT.into())));
     }
     let (name, weights) = text.split_once('=').unwrap_or((text, regraft_hub::DEFAULT));

@@ -4,7 +4,7 @@ use std::ffi::OsString;
 use std::path::{Path, PathBuf};
 
 use anyhow::{Result, anyhow};
-use regraft::{Cancel, Config, Embedded, Error, Progress, Published, Source, onnx};
+use regraft::{Backbone, Cancel, Config, Embedded, Error, Progress, Published, Source, onnx};
 use regraft_data::{Interpolation, Preprocessing};
 use regraft_hub::{Known, Registry, Settings, Watch, Weights, fetch};
 
@@ -61,8 +61,8 @@ impl Start {
     /// # Errors
     /// A name that no published weights of the backbone have.
     pub fn find(choice: &Choice, backbone: &str, registry: &Registry, progress: &dyn Progress) -> Result<Self> {
-        if let Some(path) = onnx::file(backbone) {
-            return Self::within(path, choice, progress);
+        if let Backbone::Onnx(path) = Backbone::from(backbone) {
+            return Self::within(&path, choice, progress);
         }
         match choice {
             Choice::Random => {

@@ -27,6 +27,7 @@ pub use model::sealed::{Golden, Model, Provenance, Taught};
 pub use network::backbone::Backbone;
 pub use network::head::{Head, InitHead};
 pub use network::onnx;
+pub use network::pretrained::Pretrained;
 pub use network::source::{Embedded, Source};
 pub use photos::targets::Unit;
 pub use regraft_progress::{Cancel, Epoch, Progress, Silent};

@@ -13,7 +13,7 @@ use super::train::{
 impl Train {
     /// The run's settings but for the weights; `usual` is how photos are prepared where no flag says otherwise.
     pub fn config(&self, usual: &Preprocessing) -> Config {
-        let (data, backbone) = (self.data.clone(), self.backbone.clone());
+        let (data, backbone) = (self.data.clone(), self.backbone.as_str().into());
         let base = match self.mode {
             ModeArg::Auto => Config::ladder(data, backbone),
             _ => Config::tutorial(data, backbone),

@@ -19,7 +19,7 @@ const WARM_UP: usize = 2;
 pub fn run(common: &Common, args: &Bench) -> Result<End> {
     let threads = setup::threads(common);
     let engine = setup::engine(threads)?;
-    let graph = Backbone::graph(&args.backbone, args.imgsz)?;
+    let graph = Backbone::from(args.backbone.as_str()).graph(args.imgsz)?;
     let classes = graph.shapes()?[graph.output()].len();
     let n = args.batch as usize;
     let options = SessionOptions {

@@ -22,7 +22,7 @@ pub fn run(common: &Common, args: &Compare) -> Result<End> {
         let start = Start::find(&choice, &backbone, &registry, &tools.terminal)?;
         let preprocessing = start.preprocessing.clone();
         let (weights, _) = start.bring(&hub, &tools.downloads())?;
-        candidates.push(Candidate { backbone, weights, preprocessing });
+        candidates.push(Candidate { backbone: backbone.into(), weights, preprocessing });
     }
     let options =
         CompareOptions { data: args.data.clone(), strict: args.strict, folds: args.folds.into(), seed: args.seed };

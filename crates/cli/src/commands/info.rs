@@ -53,7 +53,7 @@ pub fn run(common: &Common, args: &Info) -> Result<End> {
         let pre = &model.preprocessing;
         writeln!(out, "input: resize {}, crop {}, mean {:?}, std {:?}", pre.resize, pre.crop, pre.mean, pre.std)?;
     } else if let Some(name) = &args.backbone {
-        let graph = Backbone::graph(name, None)?;
+        let graph = Backbone::from(name.as_str()).graph(None)?;
         let trainable = match &args.freeze_until {
             Some(layer) => Trainable::from_layer(&graph, layer)?,
             None => Trainable::all(&graph),

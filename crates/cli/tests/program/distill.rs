@@ -3,7 +3,7 @@
 use std::collections::BTreeMap;
 use std::fs;
 
-use regraft::{Backbone, Source};
+use regraft::{Pretrained, Source};
 
 use crate::common::Place;
 
@@ -65,7 +65,7 @@ fn a_file_that_says_nothing_sensible_of_photos_is_used_with_a_warning() {
         ("word", "\"small\""),
         ("side", r#"{"resize":36,"crop":0,"mean":[0,0,0],"std":[1,1,1],"exif_orientation":true}"#),
     ] {
-        let state = Backbone::load("squeezenet1_1", &Source::Random, 32, 0).unwrap().state;
+        let state = Pretrained::load(&"squeezenet1_1".into(), &Source::Random, 32, 0).unwrap().state;
         let metadata = BTreeMap::from([("preprocessing".to_owned(), said.to_owned())]);
         regraft_weights::write_safetensors(&place.path(name), &state, &metadata).unwrap();
         let train =

@@ -15,7 +15,7 @@ use regraft_learn::metrics::{paired_p_value, wilson};
 use crate::photos::features::Features;
 use crate::photos::prepare;
 use crate::photos::targets::head_kind;
-use crate::{Backbone, Config, Context, Error, Head, Mode, Result, Source};
+use crate::{Backbone, Config, Context, Error, Head, Mode, Pretrained, Result, Source};
 
 /// Two classifiers whose difference has a larger p-value may as well be equally good.
 pub const SIGNIFICANT: f64 = 0.05;
@@ -24,7 +24,7 @@ pub const SIGNIFICANT: f64 = 0.05;
 #[derive(Clone, Debug)]
 pub struct Candidate {
     /// Name of the architecture.
-    pub backbone: String,
+    pub backbone: Backbone,
     /// File of its weights; random ones without.
     pub weights: Source,
     /// How photos are prepared for it.
@@ -102,10 +102,10 @@ pub fn compare(candidates: &[Candidate], options: &CompareOptions, context: &Con
         preprocessing: largest.preprocessing.clone(),
         ..Config::tutorial(options.data.clone(), largest.backbone.clone())
     };
-    let mut backbones: Vec<Backbone> = candidates
+    let mut backbones: Vec<Pretrained> = candidates
         .iter()
         .map(|Candidate { backbone, weights, preprocessing }| {
-            Backbone::load(backbone, weights, preprocessing.crop, options.seed)
+            Pretrained::load(backbone, weights, preprocessing.crop, options.seed)
         })
         .collect::<Result<_>>()?;
     let photos = prepare::photos(&config, context)?;
@@ -174,7 +174,7 @@ pub fn compare(candidates: &[Candidate], options: &CompareOptions, context: &Con
                 interval = Some(wilson(correct as u64, n as u64));
             }
             let entry = Entry {
-                backbone: name.clone(),
+                backbone: name.to_string(),
                 head,
                 score,
                 interval,

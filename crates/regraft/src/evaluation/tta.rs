@@ -72,7 +72,7 @@ fn mirrored(images: &[f32], side: u32) -> Vec<f32> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::{Backbone, Config};
+    use crate::{Config, Pretrained};
     use regraft_engine::{Engine, SessionOptions};
     use regraft_engine_cpu::CpuEngine;
     use regraft_graph::Grafted;
@@ -82,7 +82,7 @@ mod tests {
     #[test]
     fn answers_are_the_mean_of_both_probabilities() {
         let engine = CpuEngine::new(1).unwrap();
-        let backbone = Backbone::load("squeezenet1_1", &crate::Source::Random, 32, 0).unwrap();
+        let backbone = Pretrained::load(&"squeezenet1_1".into(), &crate::Source::Random, 32, 0).unwrap();
         let config = Config::tutorial("photos".into(), "squeezenet1_1".into());
         let (Grafted { graph, .. }, state) = config.graft(&backbone, 3).unwrap();
         let mut session = engine.compile(&graph, &state, SessionOptions::inference(&graph)).unwrap();

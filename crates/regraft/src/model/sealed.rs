@@ -290,13 +290,13 @@ impl Model {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::{Backbone, Config};
+    use crate::{Config, Pretrained};
     use regraft_engine_cpu::CpuEngine;
     use regraft_graph::Grafted;
 
     fn model(engine: &CpuEngine) -> Model {
         let preprocessing = Preprocessing { resize: 40, crop: 32, ..Preprocessing::default() };
-        let backbone = Backbone::load("squeezenet1_1", &crate::Source::Random, 32, 0).unwrap();
+        let backbone = Pretrained::load(&"squeezenet1_1".into(), &crate::Source::Random, 32, 0).unwrap();
         let config = Config { mode: Mode::Probe, ..Config::tutorial("photos".into(), "squeezenet1_1".into()) };
         let (Grafted { graph, .. }, state) = config.graft(&backbone, 2).unwrap();
         let mut session = engine.compile(&graph, &state, SessionOptions::inference(&graph)).unwrap();

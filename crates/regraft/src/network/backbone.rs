@@ -1,118 +1,96 @@
-//! A pretrained network, ready to be grafted on.
+//! Which network is grafted on.
 
-use std::path::Path;
-use std::sync::Arc;
+use std::fmt;
+use std::path::{Path, PathBuf};
 
-use regraft_data::{ImageStore, Preprocessing, Sample};
-use regraft_graph::{Graph, Shape, StateDict, init, zoo};
+use regraft_graph::{Graph, Shape, zoo};
+use serde::{Deserialize, Serialize};
 
-use crate::network::batch_norms;
 use crate::network::onnx;
-use crate::{Context, Embedded, Error, Result, Source};
+use crate::{Embedded, Error, Result};
 
-/// A network and the weights below its head.
-pub struct Backbone {
-    /// Name of the architecture; that of the file for a network from an ONNX file.
-    pub name: String,
-    /// The architecture, with a head of as many classes as it was built with.
-    pub graph: Graph,
-    /// The weights, without the head's.
-    pub state: StateDict,
-    /// SHA-256 of the file the weights came from; `None` for random ones.
-    pub weights_sha256: Option<String>,
-    /// What people should know about how the network was read.
-    pub notes: Vec<String>,
+/// A network to graft on: an architecture of the zoo, or a user-supplied one.
+///
+/// As text (in settings and on the command line) it is the architecture's name or the file's path; everything that ends
+/// in `.onnx` is a path.
+#[derive(Clone, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
+#[serde(from = "String", into = "String")]
+pub enum Backbone {
+    /// An architecture by torchvision's name. Whether there is one of that name is checked when its graph is built.
+    Zoo(String),
+    /// An ONNX file with the network and its weights.
+    Onnx(PathBuf),
 }
 
 impl Backbone {
-    /// The architecture `name`, or the network of an ONNX file, with the head it was published with, for square pictures
-    /// of `size` pixels: as many as it was published for without.
+    /// The backbone whose weights are inside the program.
+    pub fn embedded() -> Self {
+        Self::Zoo(Embedded::ROOTSTOCK.backbone.into())
+    }
+
+    /// The architecture's name, if it is of the zoo.
+    pub fn zoo_name(&self) -> Option<&str> {
+        match self {
+            Self::Zoo(name) => Some(name),
+            Self::Onnx(_) => None,
+        }
+    }
+
+    /// The ONNX file, if it is one.
+    pub fn onnx_file(&self) -> Option<&Path> {
+        match self {
+            Self::Zoo(_) => None,
+            Self::Onnx(path) => Some(path),
+        }
+    }
+
+    /// The network with the head it was published with, for square images of `size` pixels; for those it was published
+    /// for if absent.
     ///
     /// # Errors
-    /// As [`load`](Self::load).
-    pub fn graph(name: &str, size: Option<u32>) -> Result<Graph> {
-        if let Some(path) = onnx::file(name) {
-            return Ok(onnx::network(path, size)?.graph);
-        }
-        let Some(size) = size else { return Ok(zoo::build(name, 1000)?) };
-        zoo::build(name, 1000)?
+    /// [`Error::Graph`] for an unknown name, [`Error::Onnx`] for a file that cannot be read, [`Error::Setting`] for a size
+    /// that the network cannot take.
+    pub fn graph(&self, size: Option<u32>) -> Result<Graph> {
+        let name = match self {
+            Self::Onnx(path) => return Ok(onnx::network(path, size)?.graph),
+            Self::Zoo(name) => name,
+        };
+        let graph = zoo::build(name, 1000)?;
+        let Some(size) = size else { return Ok(graph) };
+        graph
             .with_input_shape(Shape::rgb(size as usize))
             .map_err(|error| Error::Setting(format!("--imgsz {size} does not go with --backbone {name}: {error}")))
     }
+}
 
-    /// The architecture `name` for square pictures of `size` pixels, with the weights of a file, those inside the program, or
-    /// random ones. If `name`
-    /// is that of an ONNX file, network and weights are that file's.
-    ///
-    /// # Errors
-    /// [`Error::Onnx`] and [`Error::Headless`] for an ONNX file that cannot be used;
-    /// [`Error::Graph`] for an unknown name, [`Error::Setting`] for a size the network cannot take; [`Error::Weights`]
-    /// if the file cannot be read; [`Error::WrongWeights`] naming every tensor that does not fit.
-    pub fn load(name: &str, weights: &Source, size: u32, seed: u64) -> Result<Self> {
-        if let Some(path) = onnx::file(name) {
-            if !weights.is_random() {
-                return Err(Error::Setting(format!("--weights does not go with {name}, which has weights of its own")));
-            }
-            return onnx::load(path, size);
+impl From<&str> for Backbone {
+    fn from(text: &str) -> Self {
+        let path = Path::new(text);
+        match path.extension() {
+            Some(ending) if ending.eq_ignore_ascii_case("onnx") => Self::Onnx(path.into()),
+            _ => Self::Zoo(text.into()),
         }
-        let graph = Self::graph(name, Some(size))?;
-        let head = graph.nodes()[graph.head()?].name.clone();
-        let (found, weights_sha256, path) = match weights {
-            Source::Random => {
-                let mut state = init::random(&graph, seed);
-                state.retain(|tensor, _| !tensor.starts_with(&format!("{head}.")));
-                return Ok(Self { name: name.into(), graph, state, weights_sha256: None, notes: Vec::new() });
-            }
-            Source::Embedded => {
-                let no_weights = || Error::Setting(format!("there are no weights of {name} inside this program"));
-                let bytes = Embedded::of(name).ok_or_else(no_weights)?.bytes;
-                let (state, _) = regraft_weights::parse_safetensors(bytes)?;
-                (state, regraft_io::sha256(bytes), Path::new("the weights inside this program"))
-            }
-            Source::File(path) => (regraft_weights::read(path)?, regraft_io::sha256_file(path)?, path.as_path()),
-        };
-        let expected: Vec<_> = graph.parameters().into_iter().map(|spec| (spec.name, spec.shape)).collect();
-        // The head is not taken over; a file whose head was replaced by this program may call it `fc`.
-        let found =
-            found.into_iter().filter_map(|(tensor, value)| Some((zoo::present_name(name, &tensor)?, value))).collect();
-        let state = regraft_weights::fit(&expected, found, &[&head, "fc"]);
-        let state = state.map_err(|error| match error {
-            regraft_weights::Error::Mismatch(mismatch) => {
-                Error::WrongWeights { path: path.to_owned(), backbone: name.into(), reason: mismatch.to_string() }
-            }
-            other => other.into(),
-        })?;
-        let (weights_sha256, notes) = (Some(weights_sha256), Vec::new());
-        Ok(Self { name: name.into(), graph, state, weights_sha256, notes })
     }
+}
 
-    /// Whether the weights have batch norms and all of them are identities: they have been folded into the
-    /// convolutions, and normalising by batch statistics would break the network.
-    pub fn batch_norms_are_folded(&self) -> bool {
-        batch_norms::are_folded(&self.graph, &self.state)
+impl From<String> for Backbone {
+    fn from(text: String) -> Self {
+        text.as_str().into()
     }
+}
 
-    /// Gives the batch norms of random weights the statistics of some photos, before anything is learned from features:
-    /// without, a deep network's features fade. Weights of a file stay as they are.
-    ///
-    /// # Errors
-    /// Those of reading photos and of the engine.
-    pub(crate) fn calibrate(
-        &mut self,
-        photos: &[Sample],
-        store: &Arc<ImageStore>,
-        preprocessing: &Preprocessing,
-        context: &Context,
-    ) -> Result<()> {
-        if self.weights_sha256.is_some() {
-            return Ok(());
+impl From<Backbone> for String {
+    fn from(backbone: Backbone) -> Self {
+        backbone.to_string()
+    }
+}
+
+impl fmt::Display for Backbone {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Zoo(name) => f.write_str(name),
+            Self::Onnx(path) => write!(f, "{}", path.display()),
         }
-        let extractor = self.graph.cut(self.graph.nodes()[self.graph.head()?].inputs[0]);
-        if batch_norms::are_folded(&extractor, &self.state) {
-            let images = batch_norms::sample(photos, store, preprocessing, context)?;
-            batch_norms::calibrate(&extractor, &mut self.state, &images, context)?;
-        }
-        Ok(())
     }
 }
 
@@ -121,18 +99,19 @@ mod tests {
     use super::*;
 
     #[test]
-    fn folded_batch_norms_are_recognised() {
-        let mut backbone = Backbone::load("resnet18", &Source::Random, 224, 0).unwrap();
-        // A fresh network has identities too: nothing was ever normalised.
-        assert!(backbone.batch_norms_are_folded());
-        backbone.state.get_mut("layer3.0.bn1.running_var").unwrap().data_mut()[7] = 0.5;
-        assert!(!backbone.batch_norms_are_folded());
-        assert!(!Backbone::load("squeezenet1_1", &Source::Random, 224, 0).unwrap().batch_norms_are_folded());
+    fn backbone_is_a_file_if_it_ends_in_onnx() {
+        assert_eq!(Backbone::from("folder/Net.ONNX"), Backbone::Onnx("folder/Net.ONNX".into()));
+        for name in ["resnet18", "onnx"] {
+            assert_eq!(Backbone::from(name), Backbone::Zoo(name.into()));
+        }
+        for text in ["resnet18", "/a/b.onnx"] {
+            assert_eq!(Backbone::from(text).to_string(), text);
+        }
     }
 
     #[test]
-    fn a_size_the_network_cannot_take_is_an_error() {
-        let message = Backbone::load("vgg16", &Source::Random, 20, 0).err().unwrap().to_string();
+    fn backbone_graph_refuses_a_size_it_cannot_take() {
+        let message = Backbone::from("vgg16").graph(Some(20)).err().unwrap().to_string();
         assert!(message.contains("--imgsz 20") && message.contains("larger images"), "{message}");
     }
 }

@@ -6,7 +6,7 @@ use regraft_graph::{Grafted, Graph, StateDict, Trainable};
 
 use crate::photos::prepare::Photos;
 use crate::trainer::probe;
-use crate::{Backbone, Config, Context, InitHead, Result};
+use crate::{Config, Context, InitHead, Pretrained, Result};
 
 /// A network that trains.
 pub(crate) struct Network {
@@ -97,7 +97,7 @@ pub(crate) fn initialise(
 /// Those of the probe, where the head starts from one, and of compiling.
 pub(crate) fn first(
     config: &Config,
-    backbone: &Backbone,
+    backbone: &Pretrained,
     head: Option<&StateDict>,
     photos: &Photos,
     context: &Context,

@@ -7,7 +7,7 @@ use regraft_graph::{Grafted, Graph, HeadConvolution, HeadLayers, StateDict, init
 use regraft_learn::linear::HeadKind;
 use serde::{Deserialize, Serialize};
 
-use crate::{Backbone, Config, Error, Mode, Result};
+use crate::{Config, Error, Mode, Pretrained, Result};
 
 /// The kind of a new head, as `--head` names it.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -197,7 +197,7 @@ impl Config {
     ///
     /// # Errors
     /// As there.
-    pub(crate) fn graft(&self, backbone: &Backbone, classes: usize) -> Result<(Grafted, StateDict)> {
+    pub(crate) fn graft(&self, backbone: &Pretrained, classes: usize) -> Result<(Grafted, StateDict)> {
         let grafted = self.graft_on(&backbone.graph, classes)?;
         let graph = &grafted.graph;
         let mut state = StateDict::new();
@@ -255,7 +255,7 @@ mod tests {
 
     #[test]
     fn a_new_head_is_all_that_is_added() {
-        let backbone = Backbone::load("squeezenet1_1", &crate::Source::Random, 224, 3).unwrap();
+        let backbone = Pretrained::load(&"squeezenet1_1".into(), &crate::Source::Random, 224, 3).unwrap();
         let config = |change: fn(&mut Config)| {
             let mut config = Config::tutorial("photos".into(), "squeezenet1_1".into());
             change(&mut config);

@@ -5,4 +5,5 @@ pub(crate) mod batch_norms;
 pub(crate) mod divided;
 pub(crate) mod head;
 pub mod onnx;
+pub(crate) mod pretrained;
 pub(crate) mod source;

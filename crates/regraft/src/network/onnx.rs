@@ -5,16 +5,10 @@ use std::path::Path;
 use regraft_graph::{Graph, Op, Shape};
 use regraft_onnx::Network;
 
-use crate::{Backbone, Error, Result};
+use crate::{Error, Pretrained, Result};
 
 /// The side of pictures in pixels where a file leaves it open.
 const USUAL_SIZE: usize = 224;
-
-/// The file that the name of a backbone speaks of: every name that ends in `.onnx` does.
-pub fn file(backbone: &str) -> Option<&Path> {
-    let path = Path::new(backbone);
-    path.extension().is_some_and(|ending| ending.eq_ignore_ascii_case("onnx")).then_some(path)
-}
 
 /// The side of pictures in pixels that the file at `path` fixes, or else the usual one.
 ///
@@ -43,8 +37,8 @@ pub(crate) fn network(path: &Path, size: Option<u32>) -> Result<Network> {
 /// The network in the file at `path` and the weights below its head.
 ///
 /// # Errors
-/// Those of [`Backbone::load`].
-pub(crate) fn load(path: &Path, size: u32) -> Result<Backbone> {
+/// Those of [`Pretrained::load`].
+pub(crate) fn load(path: &Path, size: u32) -> Result<Pretrained> {
     let Network { mut graph, mut state, notes, files, .. } = network(path, Some(size))?;
     check_head(&graph).map_err(|reason| Error::Headless { path: path.to_owned(), reason })?;
     let head = graph.head()?;
@@ -64,7 +58,7 @@ pub(crate) fn load(path: &Path, size: u32) -> Result<Backbone> {
         several => regraft_io::sha256(several.concat().as_bytes()),
     });
     let name = path.file_name().unwrap_or(path.as_os_str()).to_string_lossy().into_owned();
-    Ok(Backbone { name, graph, state, weights_sha256, notes })
+    Ok(Pretrained { name, graph, state, weights_sha256, notes })
 }
 
 /// Whether the network gives one number a class, and goes on doing so with another number of classes.
@@ -90,7 +84,7 @@ fn check_head(graph: &Graph) -> Result<(), String> {
 mod tests {
     use std::path::PathBuf;
 
-    use crate::{Backbone, Config, Mode};
+    use crate::{Config, Mode, Pretrained};
     use regraft_graph::{AvgPool2d, Conv2d, Grafted, Linear};
     use regraft_testing::fixture;
 
@@ -101,17 +95,10 @@ mod tests {
     }
 
     #[test]
-    fn files_are_told_from_names_by_their_ending() {
-        assert_eq!(file("folder/Net.ONNX"), Some(Path::new("folder/Net.ONNX")));
-        assert_eq!(file("resnet18"), None);
-        assert_eq!(file("onnx"), None);
-    }
-
-    #[test]
     fn a_new_head_is_all_that_is_added_to_a_network_from_a_file() {
         for name in ["resnet", "squeezenet", "mobilenet_v2", "shufflenet", "convnext"] {
             let path = path(name);
-            let backbone = Backbone::load(path.to_str().unwrap(), &crate::Source::Random, 64, 3).unwrap();
+            let backbone = Pretrained::load(&path.to_str().unwrap().into(), &crate::Source::Random, 64, 3).unwrap();
             assert_eq!(backbone.name, format!("{name}.onnx"));
             assert_eq!(backbone.weights_sha256, Some(regraft_io::sha256_file(&path).unwrap()));
             for mode in [Mode::Frozen, Mode::Probe] {
@@ -131,7 +118,8 @@ mod tests {
     #[test]
     fn a_size_that_the_network_cannot_take_is_an_error() {
         let name = path("vgg");
-        let message = Backbone::load(name.to_str().unwrap(), &crate::Source::Random, 64, 0).err().unwrap().to_string();
+        let message =
+            Pretrained::load(&name.to_str().unwrap().into(), &crate::Source::Random, 64, 0).err().unwrap().to_string();
         assert!(message.contains("--imgsz 64"), "{message}");
         assert_eq!(image_size(&name).unwrap(), 32);
         assert_eq!(image_size(&path("resnet")).unwrap(), 224);
@@ -140,7 +128,7 @@ mod tests {
     #[test]
     fn weights_do_not_go_with_a_file_that_has_its_own() {
         let (name, weights) = (path("resnet"), Path::new("resnet18.pth"));
-        let message = Backbone::load(name.to_str().unwrap(), &crate::Source::File(weights.into()), 32, 0)
+        let message = Pretrained::load(&name.to_str().unwrap().into(), &crate::Source::File(weights.into()), 32, 0)
             .err()
             .unwrap()
             .to_string();

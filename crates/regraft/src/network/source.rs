@@ -96,7 +96,7 @@ impl Embedded {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::Backbone;
+    use crate::Pretrained;
 
     #[test]
     fn sources_survive_their_text() {
@@ -122,7 +122,7 @@ mod tests {
         assert!(bytes.len() <= 4 << 20, "{} bytes", bytes.len());
         let preprocessing = Embedded::ROOTSTOCK.preprocessing().unwrap();
         preprocessing.validate().unwrap();
-        let loaded = Backbone::load(backbone, &Source::Embedded, preprocessing.crop, 0).unwrap();
+        let loaded = Pretrained::load(&backbone.into(), &Source::Embedded, preprocessing.crop, 0).unwrap();
         assert_eq!(loaded.weights_sha256, Some(regraft_io::sha256(bytes)));
         assert!(!loaded.batch_norms_are_folded(), "fine-tuning starts from batch norms that can learn");
         let (_, metadata) = regraft_weights::parse_safetensors(bytes).unwrap();

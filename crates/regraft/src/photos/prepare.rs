@@ -9,7 +9,7 @@ use regraft_data::{
 use regraft_learn::linear::HeadKind;
 
 use crate::photos::targets::{Answers, Unit, head_kind};
-use crate::{Backbone, Config, Context, Error, Progress, Provenance, Result};
+use crate::{Config, Context, Error, Pretrained, Progress, Provenance, Result};
 
 /// The photos, decoded once, with what cannot be used left out.
 pub(crate) struct Photos {
@@ -35,7 +35,7 @@ impl Photos {
 
 impl Provenance {
     /// What is known of a model before it is trained.
-    pub(crate) fn of(config: &Config, backbone: &Backbone, photos: &Photos) -> Self {
+    pub(crate) fn of(config: &Config, backbone: &Pretrained, photos: &Photos) -> Self {
         Self {
             regraft: env!("CARGO_PKG_VERSION").into(),
             backbone: backbone.name.clone(),
@@ -56,9 +56,9 @@ impl Provenance {
 ///
 /// # Errors
 /// Those of both, and of what the settings ask of the network.
-pub(crate) fn look(config: &Config, context: &Context) -> Result<(Photos, Backbone)> {
+pub(crate) fn look(config: &Config, context: &Context) -> Result<(Photos, Pretrained)> {
     context.engine.supports(config.precision)?;
-    let mut backbone = Backbone::load(&config.backbone, &config.weights, config.preprocessing.crop, config.seed)?;
+    let mut backbone = Pretrained::load(&config.backbone, &config.weights, config.preprocessing.crop, config.seed)?;
     backbone.notes.iter().for_each(|note| context.progress.note(note));
     config.tell_of_batch_norms(&backbone, context.progress);
     // How many classes there are is not known yet, and makes no difference to what may be wrong here.

@@ -8,11 +8,10 @@ use regraft_graph::StateDict;
 use regraft_learn::history::Row;
 use serde::{Deserialize, Serialize};
 
-use crate::network::onnx;
 use crate::photos::prepare::Photos;
 use crate::trainer::average::Average;
 use crate::trainer::gradients::{Accumulation, Pending};
-use crate::{Backbone, Config, Error, Result};
+use crate::{Config, Error, Pretrained, Result};
 
 /// The best epoch so far.
 #[derive(Clone, Copy, Debug, PartialEq, Serialize, Deserialize)]
@@ -161,7 +160,7 @@ impl Loaded {
     ///
     /// # Errors
     /// [`Error::File`] naming what has changed.
-    pub fn require_same(&self, config: &Config, photos: &Photos, backbone: &Backbone) -> Result<()> {
+    pub fn require_same(&self, config: &Config, photos: &Photos, backbone: &Pretrained) -> Result<()> {
         let Position { data_sha256, weights_sha256, .. } = &self.position;
         require_same(data_sha256, weights_sha256.as_deref(), config, photos, backbone)
     }
@@ -195,7 +194,7 @@ pub(crate) fn require_same(
     weights_sha256: Option<&str>,
     config: &Config,
     photos: &Photos,
-    backbone: &Backbone,
+    backbone: &Pretrained,
 ) -> Result<()> {
     let changed = |what: &str, path: &Path| {
         let reason = format!("{what} have changed since this run began, so it cannot go on; start a new run");
@@ -205,7 +204,7 @@ pub(crate) fn require_same(
         return changed("the photos", &config.data);
     }
     if weights_sha256 != backbone.weights_sha256.as_deref() {
-        let pretrained = config.weights.file().or(onnx::file(&config.backbone));
+        let pretrained = config.weights.file().or(config.backbone.onnx_file());
         // Another version of the program may have other weights inside.
         return changed("these weights", pretrained.unwrap_or(Path::new("the weights inside this program")));
     }

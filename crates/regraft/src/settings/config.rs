@@ -8,7 +8,7 @@ use regraft_engine::{Precision, UpdateRule};
 use regraft_learn::schedule::{Policy, Schedule};
 use serde::{Deserialize, Serialize};
 
-use crate::{Error, Head, InitHead, Result, Source};
+use crate::{Backbone, Error, Head, InitHead, Result, Source};
 
 /// The road from a pretrained network to a classifier.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -100,7 +100,7 @@ pub struct Config {
     /// Whether an unreadable photo is an error.
     pub strict: bool,
     /// Name of the architecture, or an ONNX file with the network and its weights.
-    pub backbone: String,
+    pub backbone: Backbone,
     /// What the backbone starts from.
     #[serde(default, skip_serializing_if = "Source::is_random")]
     pub weights: Source,
@@ -196,7 +196,7 @@ fn one() -> usize {
 impl Config {
     /// The tutorial's settings: 25 epochs of batches of 4, SGD at 0.001 with momentum 0.9, a tenth of the rate
     /// every 7 epochs, random crops and flips.
-    pub fn tutorial(data: PathBuf, backbone: String) -> Self {
+    pub fn tutorial(data: PathBuf, backbone: Backbone) -> Self {
         Self {
             data,
             val_fraction: 0.2,
@@ -240,7 +240,7 @@ impl Config {
     /// The settings of a run that decides itself: a probe, then at most 10 epochs of fine-tuning that starts from its
     /// solution (LP-FT), with AdamW, since its steps don't depend on how the weights of a file are scaled. Where fine-tuning
     /// has something to gain it takes a rate that moves; where not, the probe is kept.
-    pub fn ladder(data: PathBuf, backbone: String) -> Self {
+    pub fn ladder(data: PathBuf, backbone: Backbone) -> Self {
         Self {
             mode: Mode::Auto,
             init_head: InitHead::Probe,

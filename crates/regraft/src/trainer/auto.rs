@@ -22,7 +22,8 @@ use crate::trainer::probe;
 use crate::trainer::probe::score_name;
 use crate::trainer::validation::validate;
 use crate::{
-    Backbone, Config, Context, Error, Finished, Keep, Mode, Model, Outcome, Provenance, Result, RunFolder, SIGNIFICANT,
+    Config, Context, Error, Finished, Keep, Mode, Model, Outcome, Pretrained, Provenance, Result, RunFolder,
+    SIGNIFICANT,
 };
 
 /// Share of the time that is planned for: machines are slower at times than when they were measured.
@@ -113,7 +114,7 @@ impl Pair {
 /// Any of [`Error`]; the model of the first rung stays.
 pub(crate) fn climb(
     config: &Config,
-    backbone: &Backbone,
+    backbone: &Pretrained,
     photos: &Photos,
     folder: &RunFolder,
     started: Instant,
@@ -143,7 +144,7 @@ pub(crate) fn climb(
 /// The rung above the probe, and the verdict.
 fn higher(
     config: &Config,
-    backbone: &Backbone,
+    backbone: &Pretrained,
     photos: &Photos,
     folder: &RunFolder,
     mut ladder: Ladder,
@@ -214,7 +215,7 @@ fn head_of(probe: &RunFolder) -> Result<StateDict> {
 /// is none.
 fn plan(
     config: &Config,
-    backbone: &Backbone,
+    backbone: &Pretrained,
     head: &StateDict,
     photos: &Photos,
     left: Option<f64>,
@@ -248,7 +249,7 @@ fn plan(
 /// How long an epoch takes, validation included, measured on a few steps of a network of its own.
 fn seconds_an_epoch(
     config: &Config,
-    backbone: &Backbone,
+    backbone: &Pretrained,
     head: &StateDict,
     photos: &Photos,
     context: &Context,

@@ -19,7 +19,7 @@ use crate::trainer::gradients::Accumulation;
 use crate::trainer::inputs::{Inputs, Step};
 use crate::trainer::loss::Loss;
 use crate::trainer::validation::validate;
-use crate::{Backbone, Config, Context, Error, Finished, Keep, Model, Outcome, Provenance, Result, RunFolder};
+use crate::{Config, Context, Error, Finished, Keep, Model, Outcome, Pretrained, Provenance, Result, RunFolder};
 
 /// A run by gradient descent: its network, its photos and where it is.
 struct Run<'a> {
@@ -53,7 +53,7 @@ struct Run<'a> {
 /// Any of [`Error`]; what was saved before stays.
 pub(crate) fn run(
     config: &Config,
-    backbone: &Backbone,
+    backbone: &Pretrained,
     head: Option<&StateDict>,
     photos: &Photos,
     folder: &RunFolder,
@@ -79,7 +79,7 @@ impl<'a> Run<'a> {
     #[allow(clippy::too_many_arguments)] // one call: what a run is about
     fn new(
         config: &'a Config,
-        backbone: &Backbone,
+        backbone: &Pretrained,
         grafted: Grafted,
         state: StateDict,
         epoch: usize,

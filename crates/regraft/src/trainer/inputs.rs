@@ -301,7 +301,7 @@ mod tests {
     use std::sync::Mutex;
 
     use crate::photos::prepare;
-    use crate::{Backbone, Cancel, Error, Mode, Progress};
+    use crate::{Cancel, Error, Mode, Pretrained, Progress};
     use regraft_data::{Augmentation, Preprocessing};
     use regraft_engine::{BatchNormMode, Precision, SessionOptions};
     use regraft_engine_cpu::CpuEngine;
@@ -357,7 +357,7 @@ mod tests {
         fn new(layer: &str, side: u32) -> Self {
             let (dir, engine) = (tempfile::tempdir().unwrap(), CpuEngine::new(1).unwrap());
             let config = config(dir.path(), side);
-            let backbone = Backbone::load("resnet18", &crate::Source::Random, side, 0).unwrap();
+            let backbone = Pretrained::load(&"resnet18".into(), &crate::Source::Random, side, 0).unwrap();
             let (Grafted { graph, .. }, state) = config.graft(&backbone, 2).unwrap();
             let trainable = Trainable::from_layer(&graph, layer).unwrap();
             let (batch_norm, update) = (BatchNormMode::Train, config.optimizer);

@@ -3,7 +3,7 @@
 use regraft_engine::BatchNormMode;
 use regraft_graph::{Grafted, NodeId, Op, Trainable};
 
-use crate::{Backbone, BatchNorm, Config, Error, InitHead, Progress, Result};
+use crate::{BatchNorm, Config, Error, InitHead, Pretrained, Progress, Result};
 
 impl Config {
     /// Checks what the rates of layers ask of the other settings.
@@ -73,7 +73,7 @@ impl Config {
     /// What batch norms of layers that learn do: what was asked for; if nothing was, they take the batch's statistics, unless
     /// those of the weights are folded, which that would break, or the head starts from a probe's solution, which was found
     /// with the running statistics and is worth little with others.
-    pub(crate) fn batch_norm_mode(&self, backbone: &Backbone) -> BatchNormMode {
+    pub(crate) fn batch_norm_mode(&self, backbone: &Pretrained) -> BatchNormMode {
         match self.bn {
             Some(BatchNorm::Train) => BatchNormMode::Train,
             Some(BatchNorm::Frozen) => BatchNormMode::Frozen,
@@ -87,7 +87,7 @@ impl Config {
     }
 
     /// Says what people should know about the batch norms of their weights.
-    pub(crate) fn tell_of_batch_norms(&self, backbone: &Backbone, progress: &dyn Progress) {
+    pub(crate) fn tell_of_batch_norms(&self, backbone: &Pretrained, progress: &dyn Progress) {
         if !self.mode.fine_tunes() {
             return;
         }
@@ -131,7 +131,7 @@ impl Config {
 }
 
 /// Whether a file's batch norms are folded into its convolutions.
-fn folded(backbone: &Backbone) -> bool {
+fn folded(backbone: &Pretrained) -> bool {
     backbone.weights_sha256.is_some() && backbone.batch_norms_are_folded()
 }
 
@@ -141,7 +141,7 @@ mod tests {
     use crate::Mode;
 
     fn grafted(config: &Config) -> Grafted {
-        let backbone = Backbone::load(&config.backbone, &crate::Source::Random, 224, 0).unwrap();
+        let backbone = Pretrained::load(&config.backbone, &crate::Source::Random, 224, 0).unwrap();
         config.graft(&backbone, 3).unwrap().0
     }
 
@@ -190,7 +190,7 @@ mod tests {
 
     #[test]
     fn batch_norms_that_a_probe_has_seen_stay_as_they_are() {
-        let backbone = Backbone::load("resnet18", &crate::Source::Random, 64, 0).unwrap();
+        let backbone = Pretrained::load(&"resnet18".into(), &crate::Source::Random, 64, 0).unwrap();
         let mode = |change: fn(&mut Config)| config(change).batch_norm_mode(&backbone);
         assert_eq!(mode(|_| ()), BatchNormMode::Train);
         assert_eq!(mode(|c| c.init_head = InitHead::Probe), BatchNormMode::Frozen);

@@ -16,7 +16,7 @@ use crate::photos::features::Features;
 use crate::photos::prepare::Photos;
 use crate::photos::targets;
 use crate::run::report;
-use crate::{Backbone, ClassWeights, Config, Context, Finished, Head, Model, Provenance, Result, RunFolder};
+use crate::{ClassWeights, Config, Context, Finished, Head, Model, Pretrained, Provenance, Result, RunFolder};
 
 /// Computes features, fits the head, and seals it on the network as an ordinary fully connected layer.
 ///
@@ -24,7 +24,7 @@ use crate::{Backbone, ClassWeights, Config, Context, Finished, Head, Model, Prov
 /// Any of [`crate::Error`].
 pub(crate) fn run(
     config: &Config,
-    backbone: &Backbone,
+    backbone: &Pretrained,
     photos: &Photos,
     folder: &RunFolder,
     context: &Context,

@@ -3,13 +3,12 @@
 use std::path::Path;
 use std::time::Instant;
 
-use crate::network::onnx;
 use crate::photos::prepare::{self, Photos};
 use crate::run::checkpoint::Loaded;
 use crate::trainer::auto;
 use crate::trainer::epochs;
 use crate::trainer::probe;
-use crate::{Backbone, Config, Context, Error, InitHead, Mode, Outcome, Result, RunFolder, Source};
+use crate::{Backbone, Config, Context, Error, InitHead, Mode, Outcome, Pretrained, Result, RunFolder, Source};
 
 /// Looks for what is wrong with a run whose weights are not here yet: its settings, its output folder, the network for
 /// that size of pictures, the folder of photos. All of it is looked at again by [`train`].
@@ -20,7 +19,7 @@ pub fn check(config: &Config, output_dir: Option<&Path>, replace: bool, context:
     config.validate()?;
     RunFolder::require_free(output_dir, replace)?;
     context.engine.supports(config.precision)?;
-    let graph = Backbone::graph(&config.backbone, Some(config.preprocessing.crop))?;
+    let graph = config.backbone.graph(Some(config.preprocessing.crop))?;
     config.trainable(&config.graft_on(&graph, 2)?, 0)?;
     let (dataset, _) = prepare::open(config)?;
     config.validate_for(&dataset)
@@ -36,7 +35,7 @@ pub fn train(config: &Config, output_dir: Option<&Path>, replace: bool, context:
     config.validate()?;
     RunFolder::require_free(output_dir, replace)?;
     let (photos, backbone) = prepare::look(config, context)?;
-    if config.weights.is_random() && onnx::file(&config.backbone).is_none() {
+    if config.weights.is_random() && config.backbone.zoo_name().is_some() {
         context.progress.warn(&format!(
             "{} starts from random weights, which have learned nothing yet and give a poor classifier",
             config.backbone
@@ -95,7 +94,7 @@ pub fn resume(run: &Path, context: &Context) -> Result<Outcome> {
 
 fn take_road(
     config: &Config,
-    backbone: &Backbone,
+    backbone: &Pretrained,
     photos: &Photos,
     folder: &RunFolder,
     checkpoint: Option<Loaded>,
@@ -125,10 +124,9 @@ impl Config {
             Source::File(path) => Source::File(whole(path)?),
             other => other.clone(),
         };
-        let backbone = match onnx::file(&self.backbone) {
-            // A name that is text stays text where the folder above it is; if not, it is left as it was given.
-            Some(path) => whole(path)?.into_os_string().into_string().unwrap_or_else(|_| self.backbone.clone()),
-            None => self.backbone.clone(),
+        let backbone = match &self.backbone {
+            Backbone::Onnx(path) => Backbone::Onnx(whole(path)?),
+            zoo => zoo.clone(),
         };
         Ok(Self { data: whole(&self.data)?, backbone, weights, ..self.clone() })
     }

@@ -6,7 +6,7 @@ use std::path::{Path, PathBuf};
 use std::sync::{LazyLock, Mutex};
 
 use regraft::{
-    Backbone, Cancel, Context, DistillConfig, Distilled, Error, Golden, Model, Progress, Provenance, Source,
+    Cancel, Context, DistillConfig, Distilled, Error, Golden, Model, Pretrained, Progress, Provenance, Source,
     TeacherConfig, distill, resume_distillation,
 };
 use regraft_data::Preprocessing;
@@ -24,7 +24,7 @@ static NEVER: LazyLock<Cancel> = LazyLock::new(Cancel::new);
 /// A file of weights to learn from.
 fn teacher(dir: &Path, seed: u64) -> PathBuf {
     let path = dir.join(format!("teacher-{seed}.safetensors"));
-    let state = Backbone::load("squeezenet1_1", &Source::Random, 32, seed).unwrap().state;
+    let state = Pretrained::load(&"squeezenet1_1".into(), &Source::Random, 32, seed).unwrap().state;
     regraft_weights::write_safetensors(&path, &state, &BTreeMap::new()).unwrap();
     path
 }

@@ -7,7 +7,7 @@ use regraft_graph::{Graph, StateDict, init, narrow, zoo};
 use super::{DistillConfig, Pile};
 use crate::network::batch_norms;
 use crate::run::checkpoint::Position;
-use crate::{Backbone, Context, Error, Result, Source};
+use crate::{Context, Error, Pretrained, Result, Source};
 
 /// The values that a student starts from.
 pub(super) struct Start {
@@ -26,8 +26,12 @@ impl Start {
         let (begun, sha256) = match &config.weights {
             Source::Random => return Ok(Self { state, weights_sha256: None }),
             Source::Embedded => {
-                let backbone =
-                    Backbone::load(&config.student, &Source::Embedded, config.preprocessing.crop, config.seed)?;
+                let backbone = Pretrained::load(
+                    &config.student.as_str().into(),
+                    &Source::Embedded,
+                    config.preprocessing.crop,
+                    config.seed,
+                )?;
                 (backbone.state, backbone.weights_sha256)
             }
             Source::File(path) => (narrowed(&config.student, graph, path)?, Some(regraft_io::sha256_file(path)?)),

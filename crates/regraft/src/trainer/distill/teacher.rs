@@ -8,7 +8,7 @@ use regraft_graph::{Graph, Shape, StateDict};
 use serde::{Deserialize, Serialize};
 
 use super::TeacherConfig;
-use crate::{Backbone, Context, Error, Model, Result, Source};
+use crate::{Context, Error, Model, Pretrained, Result, Source};
 
 /// A teacher, ready to be asked.
 pub(super) struct Teacher {
@@ -71,7 +71,8 @@ impl Teacher {
     pub fn open(config: &TeacherConfig, context: &Context) -> Result<Self> {
         match config {
             TeacherConfig::Backbone { backbone: name, weights, preprocessing } => {
-                let backbone = Backbone::load(name, &Source::File(weights.clone()), preprocessing.crop, 0)?;
+                let backbone =
+                    Pretrained::load(&name.as_str().into(), &Source::File(weights.clone()), preprocessing.crop, 0)?;
                 let mut state = backbone.state;
                 let head = head_of(name, &backbone.graph, weights)?;
                 let has_head = head.is_some();

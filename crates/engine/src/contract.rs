@@ -1,44 +1,12 @@
-//! What every engine offers.
+//! The contract: what every engine offers.
 
-use crate::Labels;
-use regraft_graph::{Graph, NodeId, StateDict, Trainable};
+use std::fmt;
+
+use regraft_collective::Collective;
+use regraft_graph::{Graph, NodeId, StateDict, Tensor, Trainable};
 use serde::{Deserialize, Serialize};
 
-use crate::{Error, UpdateRule};
-
-/// Samples on their way into a network.
-#[derive(Clone, Copy, Debug)]
-pub struct Batch<'a> {
-    /// `[n, height, width, channels]` for images, `[n, features]` for features: normalised, row-major.
-    pub inputs: &'a [f32],
-    /// One key a sample, different for each sample and epoch: random masks are keyed by it, so that they
-    /// don't depend on how samples are dealt to batches, threads or machines. Only training reads it.
-    pub keys: &'a [u64],
-}
-
-/// What a batch should have given, and how a miss is counted.
-#[derive(Clone, Copy, Debug)]
-pub struct Targets<'a> {
-    /// The class of each sample, the probabilities of all classes, answers to a yes/no question a class, or numbers: what
-    /// they are decides what the loss is.
-    pub labels: Labels<'a>,
-    /// Share of the target spread evenly over all classes, of a yes/no question's over both answers; numbers have none.
-    pub label_smoothing: f64,
-    /// Weight of each class, or of the yes to each question; all 1 without. Numbers have none.
-    pub class_weights: Option<&'a [f32]>,
-}
-
-/// The outcome of a training step's forward pass.
-#[derive(Clone, Debug, PartialEq)]
-pub struct Losses {
-    /// The samples' weighted losses added up; over `weight` it is the mean loss.
-    pub sum: f64,
-    /// The weights of the samples' classes added up; without class weights, or where labels are not classes, the number
-    /// of samples.
-    pub weight: f64,
-    /// `[n, classes]`, row-major.
-    pub logits: Vec<f32>,
-}
+use crate::{Activation, Batch, Error, Images, Input, Losses, SessionState, Targets, UpdateRule, Want};
 
 /// What the batch norms of trainable layers do in training. Those of frozen layers never move, and those of
 /// [new](Trainable::is_new) layers always do: their running statistics stand for nothing yet.
@@ -57,7 +25,7 @@ impl BatchNormMode {
     }
 }
 
-/// What the convolutions of a session are computed in. Parameters, sums and everything else are `f32` in any case.
+/// Precision of the convolutions. Parameters, sums and everything else are `f32` in any case.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]
 pub enum Precision {
@@ -66,6 +34,25 @@ pub enum Precision {
     F32,
     /// bfloat16, where the engine finds that faster.
     Bf16,
+}
+
+impl fmt::Display for Precision {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Precision::F32 => "f32",
+            Precision::Bf16 => "bf16",
+        })
+    }
+}
+
+/// Which nodes [`Session::infer`] and [`Session::gradient_at`] may be asked about.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum Outputs {
+    /// The network's output alone, so that the engine may free what it only needs to prepare its weights.
+    #[default]
+    Final,
+    /// Any node.
+    Any,
 }
 
 /// How a network is to be compiled.
@@ -79,10 +66,12 @@ pub struct SessionOptions {
     pub update: UpdateRule,
     /// Seed of random masks.
     pub seed: u64,
-    /// What [`Session::gradients`] computes in.
+    /// Precision of the training step.
     pub precision: Precision,
-    /// What [`Session::infer`] computes in.
+    /// Precision of inference.
     pub infer_precision: Precision,
+    /// Which nodes may be asked about.
+    pub outputs: Outputs,
 }
 
 impl SessionOptions {
@@ -95,11 +84,90 @@ impl SessionOptions {
             seed: 0,
             precision: Precision::F32,
             infer_precision: Precision::F32,
+            outputs: Outputs::Final,
         }
+    }
+
+    /// The same for any node's value.
+    pub fn inspection(graph: &Graph) -> Self {
+        Self { outputs: Outputs::Any, ..Self::inference(graph) }
     }
 }
 
-/// The time that one layer took in one pass over a batch, for `bench`.
+/// A kind of device.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum DeviceKind {
+    /// The machine's processor.
+    Cpu,
+    /// A graphics card or another accelerator with memory of its own.
+    Gpu,
+}
+
+/// Where an engine runs, for people and for planning.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Device {
+    /// Its kind.
+    pub kind: DeviceKind,
+    /// What it is, such as `avx512, 2 threads`.
+    pub name: String,
+    /// Memory of its own in bytes; absent where it shares the machine's.
+    pub memory_bytes: Option<u64>,
+    /// Precisions that it has.
+    pub precisions: Vec<Precision>,
+}
+
+impl fmt::Display for Device {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let kind = match self.kind {
+            DeviceKind::Cpu => "cpu",
+            DeviceKind::Gpu => "gpu",
+        };
+        write!(f, "{kind}, {}", self.name)
+    }
+}
+
+/// The exponential moving average that a step updates: torchvision's `ExponentialMovingAverage`, running statistics
+/// included.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub struct MovingAverage {
+    /// `average = decay * average + (1 - decay) * tensor` after the step.
+    pub decay: f64,
+    /// Start anew from the tensors after this step, as in every step of a warm-up. The first step does so in any case.
+    pub restart: bool,
+}
+
+/// How [`Session::step`] changes the parameters.
+#[derive(Clone, Copy, Default)]
+pub struct StepOptions<'a> {
+    /// Learning rate, before each layer's own factor.
+    pub lr: f64,
+    /// Gradients are scaled down so that their norm, over all parameters, is at most this:
+    /// `torch.nn.utils.clip_grad_norm_`.
+    pub max_grad_norm: Option<f64>,
+    /// The moving average to update.
+    pub average: Option<MovingAverage>,
+    /// The group that trains together: gradients and weights of all members are summed first.
+    pub collective: Option<&'a dyn Collective>,
+}
+
+/// What a step did.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub struct StepReport {
+    /// Norm of the gradients before clipping, if they are clipped.
+    pub grad_norm: Option<f64>,
+}
+
+/// The frozen layers below everything that learns or draws random masks, which a session runs in evaluation mode.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Trunk {
+    /// Its last node.
+    pub node: NodeId,
+    /// Elements of one sample's features there.
+    pub len: usize,
+}
+
+/// The time that one layer took in one pass over a batch, for benchmarks.
 #[derive(Clone, Debug, PartialEq)]
 pub struct LayerTime {
     /// Name of the layer in its graph.
@@ -110,93 +178,118 @@ pub struct LayerTime {
     pub kernel: &'static str,
     /// Seconds, summed over the batches that were measured.
     pub seconds: f64,
-    /// Multiplications and additions that the definition of a convolution asks for, in the same batches; 0 for the rest.
+    /// Multiplications and additions by the definition of a convolution, in the same batches; 0 for other layers.
     pub operations: f64,
 }
 
 /// A way to run networks: a kind of device with its kernels.
 pub trait Engine: Send + Sync {
-    /// What runs where, for people: device, instruction set, threads.
-    fn describe(&self) -> String;
+    /// Where it runs.
+    fn device(&self) -> Device;
 
-    /// Whether the device has a precision, before anything is compiled for it.
+    /// Checks that the device has a precision, before anything is compiled for it.
     ///
     /// # Errors
     /// [`Error::Precision`] if not.
     fn supports(&self, precision: Precision) -> Result<(), Error>;
 
-    /// Makes a network ready to train and to infer.
+    /// Largest difference of a network's outputs from those of another correct engine, relative to the largest output:
+    /// what rounding in this precision may cost through the deepest networks.
+    fn tolerance(&self, precision: Precision) -> f32;
+
+    /// Compiles a network.
     ///
     /// `state` holds every tensor that the graph names, in PyTorch's layouts; others are ignored.
     ///
     /// # Errors
     /// [`Error::Tensor`] if one is absent or misshapen, [`Error::Graph`] if the layers don't fit together,
-    /// [`Error::Unsupported`] if the engine lacks an operation, [`Error::Precision`] if the device lacks a precision.
+    /// [`Error::Unsupported`] if the engine lacks an operation, [`Error::Precision`] if the device lacks a precision,
+    /// [`Error::Device`] if the device fails.
     fn compile(&self, graph: &Graph, state: &StateDict, options: SessionOptions) -> Result<Box<dyn Session>, Error>;
 }
 
 /// A network on a device.
 ///
-/// A training step is [`gradients`](Self::gradients), then [`update`](Self::update). Data-parallel training
-/// is an engine whose session wraps another: it deals out the batch, calls `gradients` on each share, weighs
-/// and sums the results through [`visit_gradients`](Self::visit_gradients) and calls `update` everywhere.
-/// The gradient of each share is that of its own mean loss, so its part in the whole is
-/// `losses.weight / total weight`.
-///
-/// What such a wrapper has to settle itself: a batch of fewer samples than sessions leaves some without a share, for an
-/// empty one is an error; running statistics move by each share's own batch, so they are averaged through
-/// [`visit_trained`](Self::visit_trained) or stay with [`BatchNormMode::Frozen`]; and where one share is refused, others
-/// may have moved their statistics already, so it compares shares with what a session refuses before it deals them out:
-/// that depends on their sizes and labels alone.
+/// A training step is one [`accumulate`](Self::accumulate) or more, then [`step`](Self::step). Weights, gradients,
+/// optimiser state and cached features stay on the device; nothing but what is asked for leaves it. Every method fails
+/// with [`Error::Device`] if the device is lost.
 pub trait Session: Send {
-    /// The network's output in evaluation mode: `[n, outputs]`, row-major.
+    /// The values of some nodes in evaluation mode, in the order of `outputs`: `[n, features]` or
+    /// `[n, channels, height, width]`.
     ///
     /// # Errors
-    /// [`Error::Batch`] if the inputs are not a whole number of samples.
-    fn infer(&mut self, inputs: &[f32]) -> Result<Vec<f32>, Error>;
+    /// [`Error::Batch`] if the input is not a whole number of samples, or a key is not cached; [`Error::Output`] for a
+    /// node other than the output where the session was compiled with [`Outputs::Final`], or one that lies within the
+    /// trunk where the input is cached.
+    fn infer(&mut self, input: Input, outputs: &[NodeId]) -> Result<Vec<Tensor>, Error>;
 
-    /// Forward in training mode, then backward: leaves the gradient of the *mean* loss in the session and
+    /// Forward in training mode, then backward: adds the batch's gradient to those that wait for the next step, and
     /// moves the running statistics of training batch norms.
+    ///
+    /// Each batch counts by its [`Losses::weight`], so the step is that of all of them as one batch, whatever their
+    /// sizes; only batch norms that take each batch's own statistics tell the difference.
     ///
     /// # Errors
     /// [`Error::Batch`] if the batch does not fit or leaves a training batch norm a single value per channel,
-    /// [`Error::NothingToTrain`] without trainable layers; nothing is moved then.
-    fn gradients(&mut self, batch: Batch, targets: Targets) -> Result<Losses, Error>;
+    /// [`Error::NothingToTrain`] without trainable layers, [`Error::AverageInUse`]; nothing is moved then.
+    fn accumulate(&mut self, batch: Batch, targets: Targets, want: Want) -> Result<Losses, Error>;
 
-    /// Shows the gradient of every trainable parameter, always in the same order, to read or to change.
-    /// The layout of the elements is the engine's own, the same on every session of one engine.
-    fn visit_gradients(&mut self, visit: &mut dyn FnMut(&str, &mut [f32]));
-
-    /// Changes the trainable parameters by the gradients, with this learning rate times each layer's own
-    /// [`rate`](Trainable::rate).
-    fn update(&mut self, lr: f64);
-
-    /// Shows every tensor that training changes (trainable parameters, moving statistics), always in the same order, to
-    /// read or to change. The layout of the elements is the engine's own, as in
-    /// [`visit_gradients`](Self::visit_gradients).
-    fn visit_trained(&mut self, visit: &mut dyn FnMut(&str, &mut [f32]));
-
-    /// The tensors that training changes (trainable parameters, moving statistics), in PyTorch's layouts.
-    fn trained_state(&self) -> StateDict;
-
-    /// The optimiser's tensors, named `<parameter>.<slot>`, in PyTorch's layouts. Where the rule counts steps, each
-    /// parameter has a count of its own, `<parameter>.step` of shape `[1]`, as in PyTorch: one that starts to learn later
-    /// than others has taken fewer.
-    fn optimizer_state(&self) -> StateDict;
-
-    /// Puts back what [`trained_state`](Self::trained_state) gave.
+    /// Changes the trainable parameters by the mean of the gradients that wait, and forgets these.
+    ///
+    /// With a collective, sums and weights of all members are added first, in the order of the ranks, and running
+    /// statistics that move are averaged; a member without a share of this step may call it without a batch.
     ///
     /// # Errors
-    /// [`Error::Tensor`] if one is absent or misshapen; nothing is changed then.
-    fn restore_trained(&mut self, state: &StateDict) -> Result<(), Error>;
+    /// [`Error::NothingToTrain`] without trainable layers, [`Error::NothingAccumulated`], [`Error::AverageInUse`],
+    /// [`Error::Collective`]; nothing is moved then.
+    fn step(&mut self, options: &StepOptions) -> Result<StepReport, Error>;
 
-    /// Puts back what [`optimizer_state`](Self::optimizer_state) gave.
+    /// Puts the moving average in the place of the trained tensors for [`infer`](Self::infer) and
+    /// [`weights`](Self::weights), or takes it away again. Without an average nothing changes.
     ///
     /// # Errors
-    /// [`Error::Tensor`] if one is absent or misshapen; nothing is changed then.
-    fn restore_optimizer(&mut self, state: &StateDict) -> Result<(), Error>;
+    /// [`Error::Device`].
+    fn use_average(&mut self, on: bool) -> Result<(), Error>;
 
-    /// Starts to measure how long each layer takes, from zero. An engine that cannot tell leaves it.
+    /// A node's value for one image in evaluation mode, and the gradient of the network's output number `output` with
+    /// respect to it. Works whatever is frozen.
+    ///
+    /// # Errors
+    /// [`Error::Batch`] if it is not one image, [`Error::Output`] if there is no such output, no path from the node to
+    /// it, or the session was compiled with [`Outputs::Final`].
+    fn gradient_at(&mut self, image: Images, node: NodeId, output: usize) -> Result<Activation, Error>;
+
+    /// The tensors that training changes as [`infer`](Self::infer) uses them: the average while it is in use.
+    ///
+    /// # Errors
+    /// [`Error::Device`].
+    fn weights(&self) -> Result<StateDict, Error>;
+
+    /// Everything that training has changed, whether the average is in use or not.
+    ///
+    /// # Errors
+    /// [`Error::Device`].
+    fn state(&self) -> Result<SessionState, Error>;
+
+    /// Puts back what [`state`](Self::state) gave.
+    ///
+    /// # Errors
+    /// [`Error::Tensor`] if a tensor is absent or misshapen; nothing is changed then.
+    fn restore(&mut self, state: &SessionState) -> Result<(), Error>;
+
+    /// The frozen layers whose features can be cached; `None` if the first layer learns or nothing does.
+    fn trunk(&self) -> Option<Trunk>;
+
+    /// Runs the trunk on some images and keeps their features under these keys, on the device if they fit.
+    ///
+    /// # Errors
+    /// [`Error::Batch`] if the images are not one for each key, [`Error::NoTrunk`].
+    fn cache_features(&mut self, images: Images, keys: &[u64]) -> Result<(), Error>;
+
+    /// Frees all cached features.
+    fn forget_features(&mut self);
+
+    /// Starts to measure how long each layer takes, from zero. An engine that cannot tell does nothing.
     fn measure_layers(&mut self) {}
 
     /// What has been measured since, in the order of the work.

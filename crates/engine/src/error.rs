@@ -48,4 +48,32 @@ pub enum Error {
         /// The system's reason.
         reason: String,
     },
+    /// A step was asked for without a batch before it.
+    #[error("there is no gradient to take a step with: accumulate a batch first")]
+    NothingAccumulated,
+    /// The moving average stands in the place of the weights.
+    #[error("the moving average is in use, and training would change it: switch it off first")]
+    AverageInUse,
+    /// A node's value cannot be had.
+    #[error("node {node:?} cannot be had: {reason}")]
+    Output {
+        /// Its name, or its number where there is no such node.
+        node: String,
+        /// Why not.
+        reason: String,
+    },
+    /// Features were to be cached of a network that has none.
+    #[error("no layers below those that learn are frozen, so there are no features to keep")]
+    NoTrunk,
+    /// The device failed or was lost.
+    #[error("{device} failed: {reason}")]
+    Device {
+        /// The device.
+        device: String,
+        /// What it said.
+        reason: String,
+    },
+    /// The group that trains together lost a member.
+    #[error(transparent)]
+    Collective(#[from] regraft_collective::Error),
 }

@@ -4,7 +4,6 @@ use std::path::PathBuf;
 use std::time::Instant;
 
 use regraft_data::{Preprocessing, Target, Task};
-use regraft_engine::SessionOptions;
 use regraft_graph::Grafted;
 use regraft_learn::linear::{
     Control, CvOptions, FitOptions, HeadKind, HeldOutScores, Progress, held_out_by_means, held_out_scores,
@@ -12,6 +11,8 @@ use regraft_learn::linear::{
 };
 use regraft_learn::metrics::{paired_p_value, wilson};
 
+use crate::network::extractor::feature_extractor;
+use crate::network::session::Network;
 use crate::photos::features::Features;
 use crate::photos::prepare;
 use crate::photos::targets::head_kind;
@@ -111,8 +112,8 @@ pub fn compare(candidates: &[Candidate], options: &CompareOptions, context: &Con
     let photos = prepare::photos(&config, context)?;
     let samples = [photos.dataset.train.as_slice(), &photos.dataset.val].concat();
     let classes = photos.dataset.classes.len();
-    let answers = photos.answers(&samples);
-    let labels = answers.classes();
+    let targets = photos.targets(&samples);
+    let labels = targets.classes();
     let count = |class: usize| samples.iter().filter(|sample| sample.target == Target::Class(class)).count();
     let task = photos.dataset.task;
     if let (Task::Classes, Some(class)) = (task, (0..classes).find(|&class| count(class) < 2)) {
@@ -133,13 +134,13 @@ pub fn compare(candidates: &[Candidate], options: &CompareOptions, context: &Con
         let started = Instant::now();
         backbone.calibrate(&samples, &photos.store, &candidate.preprocessing, context)?;
         let (Grafted { graph, classifier: head, .. }, state) = config.graft(backbone, classes)?;
-        let (extractor, _) = graph.split(graph.nodes()[head].inputs[0])?.expect("nothing goes past a head");
-        let mut session = context.engine.compile(&extractor, &state, SessionOptions::inference(&extractor))?;
+        let (trunk, _) = feature_extractor(&graph, head)?.expect("nothing goes past a new head");
+        let mut network = Network::new(context.engine, &trunk, &state)?;
         let what = format!("features of {name}");
         let preprocessing = &candidate.preprocessing;
-        let features = Features::extract(&what, &samples, session.as_mut(), &photos.store, preprocessing, context)?;
+        let features = Features::extract(&what, &samples, &mut network, &photos.store, preprocessing, context)?;
         let feature_seconds = started.elapsed().as_secs_f64();
-        let samples = answers.samples(&features.values, features.dim, &labels)?;
+        let samples = targets.with_features(&features.values, features.dim, &labels)?;
         // The same for all, so that the answers to each photo can be compared.
         folds = stratified_folds(samples, options.folds, options.seed)?;
         for head in heads.iter().cloned() {

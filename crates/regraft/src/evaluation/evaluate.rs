@@ -4,13 +4,14 @@ use std::path::Path;
 use std::sync::Arc;
 
 use regraft_data::{ImageStore, Sample, open_eval, verify};
-use regraft_engine::Session;
+use regraft_engine::Images;
 use regraft_learn::metrics::{Evaluation, Tally};
 
 use crate::evaluation::tta;
+use crate::network::session::Network;
 use crate::photos::features::{for_each_batch, loader};
 use crate::photos::prepare::{refuse_false_photos, report};
-use crate::photos::targets::{self, Answers};
+use crate::photos::targets::{self, SampleTargets};
 use crate::{Context, Model, Result, Tta};
 
 /// Evaluates the model at `model_path` on a folder of class folders or a manifest (or the validation part of one), asking about each
@@ -26,7 +27,7 @@ pub fn evaluate(
     context: &Context,
 ) -> Result<Evaluation> {
     let model = Model::open(model_path)?;
-    let mut session = model.session(context.engine, model_path)?;
+    let mut network = model.network(context.engine, model_path)?;
     let (mut samples, mut findings) = open_eval(data, model.task(), &model.classes)?;
     if strict {
         refuse_false_photos(&findings)?;
@@ -39,7 +40,7 @@ pub fn evaluate(
     progress.end();
     findings.extend(verified?);
     report(&findings, progress);
-    let tally = measure("evaluating", &model, session.as_mut(), &samples, &store, tta, context)?;
+    let tally = measure("evaluating", &model, &mut network, &samples, &store, tta, context)?;
     Ok(tally.finish(&model.classes)?)
 }
 
@@ -50,7 +51,7 @@ pub fn evaluate(
 pub(crate) fn measure(
     what: &str,
     model: &Model,
-    session: &mut dyn Session,
+    network: &mut Network,
     samples: &[Sample],
     store: &Arc<ImageStore>,
     tta: Option<Tta>,
@@ -58,11 +59,11 @@ pub(crate) fn measure(
 ) -> Result<Tally> {
     let loader = loader(samples, store, &model.preprocessing, context)?;
     let mut tally = Tally::new(Tta::head(tta, model.head), model.classes.len());
-    let right = Answers::new(samples, model.task(), model.classes.len(), None);
-    let infer = |images: &[f32]| tta::infer(&mut *session, images, model.preprocessing.crop, model.head, tta);
+    let right = SampleTargets::new(samples, model.task(), model.classes.len(), None);
+    let infer = |images: Images| tta::infer(network, images, model.preprocessing.crop, model.head, tta);
     for_each_batch(what, &loader, 0, infer, context, |outputs, batch| {
-        let right = right.of(&batch.sample_keys);
-        let numbers = model.unit.map(|unit| outputs.iter().map(|&z| unit.to_value(z) as f32).collect::<Vec<_>>());
+        let right = right.select(&batch.sample_keys);
+        let numbers = model.scale.map(|scale| outputs.iter().map(|&z| scale.to_value(z) as f32).collect::<Vec<_>>());
         targets::add(&mut tally, numbers.as_deref().unwrap_or(outputs), right.labels(0..batch.n))
     })?;
     Ok(tally)

@@ -1,11 +1,12 @@
-//! Test-time augmentation: asking about a photo more than once.
+//! Test-time augmentation: inferring variations of an image.
 
-use regraft_engine::Session;
+use regraft_engine::Images;
 use regraft_learn::linear::{HeadKind, log_probabilities};
 
 use crate::Result;
+use crate::network::session::Network;
 
-/// How a photo is varied when a model is asked about it.
+/// How an image is varied when a model is asked about it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Tta {
     /// The photo and its mirror image: the mean of both answers' probabilities, or of both numbers.
@@ -19,23 +20,28 @@ impl Tta {
     }
 }
 
-/// The network's answers to photos `side` pixels wide, `[n, side, side, 3]`: logits of `head` or, with a variation, the
-/// logits of the mean probabilities: of classes, their logarithms, which are logits of a softmax; of numbers, the mean.
+/// The network's outputs for images `side` pixels wide, `[n, outputs]`: logits of `head` or, with a variation, the logits of
+/// the mean probabilities: of classes, their logarithms, which are logits of a softmax; of numbers, the mean.
 ///
 /// # Errors
-/// Those of [`Session::infer`].
+/// Those of [`Network::infer`].
 pub(crate) fn infer(
-    session: &mut dyn Session,
-    images: &[f32],
+    network: &mut Network,
+    images: Images,
     side: u32,
     head: HeadKind,
     tta: Option<Tta>,
 ) -> Result<Vec<f32>> {
-    let logits = session.infer(images)?;
+    let logits = network.infer(images)?;
     let Some(Tta::Hflip) = tta else { return Ok(logits) };
-    let mirrored = session.infer(&mirrored(images, side))?;
-    let photos = images.len() / (3 * side as usize * side as usize);
-    let classes = (logits.len() / photos.max(1)).max(1);
+    let mirrored = match images {
+        Images::Bytes { pixels, normalization } => {
+            network.infer(Images::Bytes { pixels: &mirrored(pixels, side), normalization })?
+        }
+        Images::Floats(values) => network.infer(Images::Floats(&mirrored(values, side)))?,
+    };
+    let n = images.len() / (3 * side as usize * side as usize);
+    let classes = (logits.len() / n.max(1)).max(1);
     let mean = |(one, other): (f64, f64)| {
         let top = one.max(other);
         top + (((one - top).exp() + (other - top).exp()) / 2.0).ln()
@@ -60,8 +66,8 @@ pub(crate) fn infer(
     Ok(rows.flat_map(|(one, other)| both(one, other)).collect())
 }
 
-/// The photos mirrored left to right.
-fn mirrored(images: &[f32], side: u32) -> Vec<f32> {
+/// The images mirrored left to right.
+fn mirrored<T: Copy>(images: &[T], side: u32) -> Vec<T> {
     let mut images = images.to_vec();
     for row in images.chunks_exact_mut(3 * side as usize) {
         row.as_chunks_mut::<3>().0.reverse();
@@ -73,25 +79,24 @@ fn mirrored(images: &[f32], side: u32) -> Vec<f32> {
 mod tests {
     use super::*;
     use crate::{Config, Pretrained};
-    use regraft_engine::{Engine, SessionOptions};
     use regraft_engine_cpu::CpuEngine;
     use regraft_graph::Grafted;
     use regraft_learn::linear::probabilities;
     use regraft_testing::pattern;
 
     #[test]
-    fn answers_are_the_mean_of_both_probabilities() {
+    fn infer_gives_the_mean_of_both_probabilities() {
         let engine = CpuEngine::new(1).unwrap();
         let backbone = Pretrained::load(&"squeezenet1_1".into(), &crate::Source::Random, 32, 0).unwrap();
         let config = Config::tutorial("photos".into(), "squeezenet1_1".into());
         let (Grafted { graph, .. }, state) = config.graft(&backbone, 3).unwrap();
-        let mut session = engine.compile(&graph, &state, SessionOptions::inference(&graph)).unwrap();
+        let mut network = Network::new(&engine, &graph, &state).unwrap();
         let (side, n) = (32, 3);
         let images = pattern::values("photos", n * 32 * 32 * 3);
         let flipped: Vec<f32> =
             images.chunks_exact(32 * 3).flat_map(|row| row.rchunks_exact(3).flatten().copied()).collect();
         for head in [HeadKind::Softmax, HeadKind::Ovr, HeadKind::Labels] {
-            let mut ask = |images: &[f32], tta| infer(session.as_mut(), images, side, head, tta).unwrap();
+            let mut ask = |images: &[f32], tta| infer(&mut network, Images::Floats(images), side, head, tta).unwrap();
             let probabilities_of = |logits: &[f32], head| {
                 let rows = logits.chunks_exact(3).map(|row| row.iter().map(|&z| f64::from(z)).collect::<Vec<_>>());
                 rows.flat_map(|row| probabilities(head, &row)).collect::<Vec<_>>()

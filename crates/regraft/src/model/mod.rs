@@ -1,6 +1,6 @@
 //! The sealed model and prediction with it.
 
-#[cfg(test)]
-mod golden_tests;
+pub(crate) mod golden;
 pub(crate) mod predict;
+pub(crate) mod provenance;
 pub(crate) mod sealed;

@@ -4,10 +4,11 @@ use std::path::{Path, PathBuf};
 
 use rayon::prelude::*;
 use regraft_data::decode_file;
-use regraft_engine::Session;
+use regraft_engine::Images;
 use regraft_learn::linear::{HeadKind, probabilities};
 
 use crate::evaluation::tta;
+use crate::network::session::Network;
 use crate::photos::features::BATCH;
 use crate::{Context, Error, Model, Result, Tta};
 
@@ -50,7 +51,7 @@ pub const YES: f64 = 0.5;
 /// Those of inferring and of `take`; [`Error::Interrupted`] between batches.
 pub fn predict(
     model: &Model,
-    session: &mut dyn Session,
+    network: &mut Network,
     paths: &[PathBuf],
     top_k: usize,
     tta: Option<Tta>,
@@ -61,8 +62,11 @@ pub fn predict(
         let inputs: Vec<Result<Vec<f32>, String>> = paths.par_iter().map(|path| input(model, path)).collect();
         let readable: Vec<f32> = inputs.iter().flatten().flatten().copied().collect();
         let (side, head) = (model.preprocessing.crop, model.head);
-        let logits =
-            if readable.is_empty() { Vec::new() } else { tta::infer(&mut *session, &readable, side, head, tta)? };
+        let logits = if readable.is_empty() {
+            Vec::new()
+        } else {
+            tta::infer(network, Images::Floats(&readable), side, head, tta)?
+        };
         let mut rows = logits.chunks_exact(model.classes.len());
         for (path, input) in paths.iter().zip(inputs) {
             let head = Tta::head(tta, head);
@@ -91,7 +95,7 @@ fn answer(model: &Model, head: HeadKind, outputs: &[f32], top_k: usize) -> Answe
     match head {
         HeadKind::Softmax | HeadKind::Ovr => Answer::Classes(rank(model, head, outputs, top_k)),
         HeadKind::Labels => Answer::Labels(rank(model, head, outputs, top_k)),
-        HeadKind::Value => Answer::Value(model.unit.map_or(f64::from(outputs[0]), |unit| unit.to_value(outputs[0]))),
+        HeadKind::Value => Answer::Value(model.scale.map_or(f64::from(outputs[0]), |scale| scale.to_value(outputs[0]))),
     }
 }
 

@@ -1,12 +1,13 @@
-//! Batch norms that have been folded into the convolutions before them, as published files sometimes have them.
+//! Batch norms: those that published files have folded into the convolutions before them, and those of random networks.
 
 use std::sync::Arc;
 
 use regraft_data::{ImageStore, Preprocessing, Sample};
-use regraft_engine::SessionOptions;
-use regraft_graph::{BatchNorm2d, Graph, NodeId, Op, StateDict, Tensor};
+use regraft_engine::{Batch, BatchNormMode, Images, Labels, SessionOptions, Targets, Want};
+use regraft_graph::{BatchNorm2d, Graph, NodeId, Op, StateDict, Tensor, Trainable};
 
-use crate::photos::features::{BATCH, loader};
+use crate::network::session::Network;
+use crate::photos::features::loader;
 use crate::{Context, Result};
 
 /// Whether a network has batch norms and all of them are identities: they have been folded into the convolutions, and
@@ -31,7 +32,7 @@ pub(crate) fn are_folded(graph: &Graph, state: &StateDict) -> bool {
     any
 }
 
-/// Photos that are enough to measure statistics by.
+/// Images that are enough to measure statistics by.
 pub(crate) const SAMPLE: usize = 64;
 
 /// Some of a collection's photos, evenly spread and prepared, `[n, height, width, channels]`: at most [`SAMPLE`].
@@ -52,20 +53,23 @@ pub(crate) fn sample(
     Ok(images)
 }
 
-/// Gives folded batch norms their work back: the mean and variance of what reaches each of them, for these photos, become
-/// its running statistics, and its weight and bias undo them. The network computes what it did, and can be trained with
-/// the statistics of each batch.
+/// Unfolds batch norms: the mean and variance of the input of each one, for these images, become its running statistics,
+/// and its weight and bias undo them. The network computes what it did, and can be trained with the statistics of each
+/// batch.
 ///
-/// A filter before a batch norm is brought to the length that PyTorch's initialisation gives it (`kaiming_normal_`,
-/// `fan_out`): folding has left them at lengths at which a learning rate that suits one layer tears another apart.
+/// A filter before a batch norm is scaled to the norm that PyTorch's initialisation gives it (`kaiming_normal_`,
+/// `fan_out`): folding has left filters at norms at which a learning rate that suits one layer tears another apart.
 ///
-/// `images` are prepared photos, `[n, height, width, channels]`.
+/// `images` are prepared, `[n, height, width, channels]`.
 ///
 /// # Errors
-/// Those of compiling, inferring and interrupting.
+/// Those of compiling, inferring and cancelling.
 pub(crate) fn unfold(graph: &Graph, state: &mut StateDict, images: &[f32], context: &Context) -> Result<()> {
-    for_each("unfolding batch norms", graph, state, images, context, |state, id, moments| {
-        let before = graph.nodes()[id].inputs[0];
+    // Unfolding changes no value in the network, so all inputs are measured in one pass.
+    let norms: Vec<NodeId> = batch_norms(graph).map(|(id, _)| id).collect();
+    let inputs: Vec<NodeId> = norms.iter().map(|&id| graph.nodes()[id].inputs[0]).collect();
+    let moments = measure("unfolding batch norms", graph, state, &inputs, images, context)?;
+    for ((id, before), moments) in norms.into_iter().zip(inputs).zip(moments) {
         let stretch = stretch(graph, state, before).unwrap_or_else(|| vec![1.0; moments.mean.len()]);
         let mut norm = Norm::take(graph, state, id);
         for (c, stretch) in stretch.into_iter().enumerate() {
@@ -79,42 +83,46 @@ pub(crate) fn unfold(graph: &Graph, state: &mut StateDict, images: &[f32], conte
             norm.bias[c] = (offset + now * f64::from(norm.running_mean[c])) as f32;
         }
         norm.put(graph, state, id);
-    })
+    }
+    Ok(())
 }
 
-/// Lets the batch norms of a random network normalise: they get the statistics of what reaches them for these photos, one
-/// after the other. With those they start from, the values of a deep network fade from layer to layer.
+/// Gives the batch norms of a random network the statistics of their inputs for these images. With those they start from,
+/// the values of a deep network fade from layer to layer.
+///
+/// One forward pass in training mode does it: each batch norm normalises by the batch, so what the next one sees is
+/// normalised already, and with a momentum of 1 its running statistics become those of the batch.
 ///
 /// # Errors
-/// As [`unfold`].
+/// Those of compiling and running the network.
 pub(crate) fn calibrate(graph: &Graph, state: &mut StateDict, images: &[f32], context: &Context) -> Result<()> {
-    for_each("calibrating batch norms", graph, state, images, context, |state, id, moments| {
-        let mut norm = Norm::take(graph, state, id);
-        norm.running_mean = moments.mean.iter().map(|&mean| mean as f32).collect();
-        norm.running_var = moments.var.iter().map(|&var| var as f32).collect();
-        norm.put(graph, state, id);
-    })
-}
-
-/// Measures what reaches each batch norm, in their order, and lets `change` act on it before the next.
-fn for_each(
-    what: &str,
-    graph: &Graph,
-    state: &mut StateDict,
-    images: &[f32],
-    context: &Context,
-    mut change: impl FnMut(&mut StateDict, NodeId, &Moments),
-) -> Result<()> {
-    let norms: Vec<NodeId> = batch_norms(graph).map(|(id, _)| id).collect();
-    context.progress.begin(what, "layers", norms.len() as u64);
-    for (done, &id) in norms.iter().enumerate() {
-        let moments = Moments::of(&graph.cut(graph.nodes()[id].inputs[0]), state, images, context)?;
-        change(state, id, &moments);
-        context.progress.advance(done as u64 + 1, &graph.nodes()[id].name);
-        context.check_cancelled()?;
+    let len = graph.input_shape().len();
+    // Training holds the value of every node and its gradient.
+    let bytes: usize = graph.shapes()?.iter().map(|shape| 2 * size_of::<f32>() * shape.len()).sum();
+    let n = (images.len() / len).min((CALIBRATION_BYTES / bytes).max(MIN_CALIBRATED));
+    let images = &images[..n * len];
+    let outputs = graph.shapes()?[graph.output()].len();
+    let mut graph = graph.clone();
+    for id in 0..graph.nodes().len() {
+        if let Op::BatchNorm2d(bn) = graph.op_mut(id) {
+            bn.momentum = 1.0;
+        }
     }
+    let options = SessionOptions {
+        trainable: Trainable::all(&graph),
+        batch_norm: BatchNormMode::Train,
+        ..SessionOptions::inference(&graph)
+    };
+    context.progress.begin("calibrating batch norms", "img", n as u64);
+    let mut session = context.engine.compile(&graph, state, options)?;
+    let (sample_keys, zeros): (Vec<u64>, _) = ((0..n as u64).collect(), vec![0.0; n * outputs]);
+    let targets = Targets { labels: Labels::Values(&zeros), label_smoothing: 0.0, class_weights: None };
+    session.accumulate(Batch { input: images.into(), sample_keys: &sample_keys }, targets, Want::Losses)?;
+    let mut trained = session.weights()?;
+    trained.retain(|name, _| name.ends_with(".running_mean") || name.ends_with(".running_var"));
+    state.extend(trained);
     context.progress.end();
-    Ok(())
+    context.check_cancelled()
 }
 
 /// The tensors of a batch norm.
@@ -178,37 +186,65 @@ fn bring_to(filter: &mut [f32], length: f64) -> f64 {
     factor
 }
 
-/// Mean and variance of each channel of a network's value.
+/// Memory that the values of a calibration may take; fewer images are used where a network is large.
+const CALIBRATION_BYTES: usize = 2 << 30;
+
+/// Fewer images than this say too little about a channel.
+const MIN_CALIBRATED: usize = 8;
+
+/// Mean and variance of each channel of a node's value.
 struct Moments {
     mean: Vec<f64>,
     var: Vec<f64>,
 }
 
-impl Moments {
-    fn of(part: &Graph, state: &StateDict, images: &[f32], context: &Context) -> Result<Self> {
-        let mut session = context.engine.compile(part, state, SessionOptions::inference(part))?;
-        let channels = part.shapes()?[part.output()].channels();
-        let (mut mean, mut square, mut n) = (vec![0.0f64; channels], vec![0.0f64; channels], 0.0f64);
-        for batch in images.chunks(BATCH * part.input_shape().len()) {
-            for pixel in session.infer(batch)?.chunks_exact(channels) {
-                for ((sum, square), &x) in mean.iter_mut().zip(&mut square).zip(pixel) {
-                    *sum += f64::from(x);
-                    *square += f64::from(x).powi(2);
-                }
-                n += 1.0;
+/// Images that are measured together: all maps of a network are held for them.
+const MEASURED_TOGETHER: usize = 8;
+
+/// Measures the values of some nodes for these images.
+fn measure(
+    stage: &str,
+    graph: &Graph,
+    state: &StateDict,
+    nodes: &[NodeId],
+    images: &[f32],
+    context: &Context,
+) -> Result<Vec<Moments>> {
+    let shapes = graph.shapes()?;
+    let mut network = Network::inspected(context.engine, graph, state)?;
+    let zeros = |&node: &NodeId| vec![0.0f64; shapes[node].channels()];
+    let (mut sums, mut squares): (Vec<_>, Vec<_>) =
+        (nodes.iter().map(zeros).collect(), nodes.iter().map(zeros).collect());
+    let len = graph.input_shape().len();
+    let n = images.len() / len;
+    context.progress.begin(stage, "img", n as u64);
+    for (i, batch) in images.chunks(MEASURED_TOGETHER * len).enumerate() {
+        let values = network.infer_nodes(Images::Floats(batch), nodes)?;
+        for (value, (sum, square)) in values.iter().zip(sums.iter_mut().zip(&mut squares)) {
+            let channels = sum.len();
+            let pixels = value.data().len() / (value.shape()[0] * channels);
+            for (channel, plane) in value.data().chunks_exact(pixels).enumerate() {
+                sum[channel % channels] += plane.iter().map(|&x| f64::from(x)).sum::<f64>();
+                square[channel % channels] += plane.iter().map(|&x| f64::from(x).powi(2)).sum::<f64>();
             }
         }
-        mean.iter_mut().for_each(|sum| *sum /= n);
-        let var = square.iter().zip(&mean).map(|(square, mean)| (square / n - mean * mean).max(0.0)).collect();
-        Ok(Self { mean, var })
+        context.progress.advance(((i + 1) * MEASURED_TOGETHER).min(n) as u64, "");
+        context.check_cancelled()?;
     }
+    context.progress.end();
+    let moments = |(node, (sum, square)): (&NodeId, (Vec<f64>, Vec<f64>))| {
+        let count = (n * shapes[*node].len() / sum.len()) as f64;
+        let mean: Vec<f64> = sum.iter().map(|sum| sum / count).collect();
+        let var = square.iter().zip(&mean).map(|(square, mean)| (square / count - mean * mean).max(0.0)).collect();
+        Moments { mean, var }
+    };
+    Ok(nodes.iter().zip(sums.into_iter().zip(squares)).map(moments).collect())
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
     use crate::Cancel;
-    use regraft_engine::Engine;
     use regraft_engine_cpu::CpuEngine;
     use regraft_graph::{Conv2d, Linear, Shape, init};
     use regraft_progress::Silent;
@@ -240,7 +276,7 @@ mod tests {
     }
 
     #[test]
-    fn an_unfolded_network_computes_what_it_did_and_normalises() {
+    fn unfold_keeps_outputs_and_sets_statistics() {
         let (graph, folded, images) = folded();
         assert!(are_folded(&graph, &folded));
         let engine = CpuEngine::new(1).unwrap();
@@ -257,7 +293,8 @@ mod tests {
         regraft_testing::assert_close_to_scale("answers", &answers(&state), &answers(&folded), 1e-5);
         for (id, bn) in batch_norms(&graph) {
             let (name, before) = (&graph.nodes()[id].name, graph.nodes()[id].inputs[0]);
-            let Moments { mean, var } = Moments::of(&graph.cut(before), &state, &images, &context).unwrap();
+            let Moments { mean, var } =
+                measure("test", &graph, &state, &[before], &images, &context).unwrap().remove(0);
             let narrowed = |values: Vec<f64>| values.into_iter().map(|v| v as f32).collect::<Vec<f32>>();
             let is = |suffix: &str| state[&format!("{name}.{suffix}")].data();
             regraft_testing::assert_close_to_scale(name, is("running_mean"), &narrowed(mean), 1e-4);
@@ -275,14 +312,14 @@ mod tests {
     }
 
     #[test]
-    fn a_calibrated_network_passes_normal_values_on() {
+    fn calibrate_normalises_every_batch_norm() {
         let (graph, mut state, images) = folded();
         let engine = CpuEngine::new(1).unwrap();
         let stop = Cancel::new();
         let context = Context { engine: &engine, progress: &Silent, cancel: &stop, threads: 1 };
         calibrate(&graph, &mut state, &images, &context).unwrap();
         for (id, _) in batch_norms(&graph) {
-            let Moments { mean, var } = Moments::of(&graph.cut(id), &state, &images, &context).unwrap();
+            let Moments { mean, var } = measure("test", &graph, &state, &[id], &images, &context).unwrap().remove(0);
             let bias = state[&format!("{}.bias", graph.nodes()[id].name)].data();
             for ((mean, var), &bias) in mean.iter().zip(&var).zip(bias) {
                 assert!((mean - f64::from(bias)).abs() < 1e-3 && (var - 1.0).abs() < 1e-2, "{mean} {bias} {var}");

@@ -1,9 +1,10 @@
-//! Networks: backbones and their weights, heads, surgery.
+//! Networks: backbones and their weights, heads, compiled networks.
 
 pub(crate) mod backbone;
 pub(crate) mod batch_norms;
-pub(crate) mod divided;
+pub(crate) mod extractor;
 pub(crate) mod head;
 pub mod onnx;
 pub(crate) mod pretrained;
+pub(crate) mod session;
 pub(crate) mod source;

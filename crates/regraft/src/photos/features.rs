@@ -1,16 +1,24 @@
-//! What a frozen network makes of photos, computed once.
+//! Passing images through a network that does not learn, batch by batch.
 
+use std::ops::Range;
 use std::sync::Arc;
 
 use regraft_data::{Batch, ImageStore, Loader, LoaderOptions, Preprocessing, Sample};
-use regraft_engine::Session;
+use regraft_engine::Images;
 
+use crate::network::session::Network;
 use crate::{Context, Result};
 
-/// Photos that pass through the network together: enough for full speed, little enough for memory.
+/// Images that pass through the network together: enough for full speed, little enough for memory.
 pub(crate) const BATCH: usize = 32;
 
-/// A loader of photos in their order, without variation.
+/// Some images of a batch.
+pub(crate) fn images(batch: &Batch, range: Range<usize>) -> Images<'_> {
+    let len = batch.images.len() / batch.n.max(1);
+    Images::Floats(&batch.images[range.start * len..range.end * len])
+}
+
+/// A loader of images in their order, without variation.
 ///
 /// # Errors
 /// Those of [`Loader::new`].
@@ -24,23 +32,23 @@ pub(crate) fn loader(
     Ok(Loader::new(samples.to_vec(), store.clone(), preprocessing.clone(), options)?)
 }
 
-/// Hands every batch of an epoch, and what `infer` makes of its photos, to `take`.
+/// Hands every batch of an epoch, and what `infer` makes of its images, to `take`. `stage` is the name of the work.
 ///
 /// # Errors
-/// Those of loading and inferring, [`crate::Error::Interrupted`] between batches, and those of `take`.
+/// Those of loading and of `infer`, [`crate::Error::Interrupted`] between batches, and those of `take`.
 pub(crate) fn for_each_batch(
-    what: &str,
+    stage: &str,
     loader: &Loader,
     epoch: u64,
-    mut infer: impl FnMut(&[f32]) -> Result<Vec<f32>>,
+    mut infer: impl FnMut(Images) -> Result<Vec<f32>>,
     context: &Context,
     mut take: impl FnMut(&[f32], &Batch) -> Result<()>,
 ) -> Result<()> {
-    context.progress.begin(what, "img", loader.num_samples() as u64);
+    context.progress.begin(stage, "img", loader.num_samples() as u64);
     let mut done = 0;
     for batch in loader.epoch(epoch, 0) {
         let batch = batch?;
-        take(&infer(&batch.images)?, &batch)?;
+        take(&infer(images(&batch, 0..batch.n))?, &batch)?;
         done += batch.n;
         context.progress.advance(done as u64, "");
         context.check_cancelled()?;
@@ -49,30 +57,30 @@ pub(crate) fn for_each_batch(
     Ok(())
 }
 
-/// The features of some photos.
+/// The features of some images.
 pub(crate) struct Features {
-    /// `[photos, dim]`.
+    /// `[n, dim]`.
     pub values: Vec<f32>,
     pub dim: usize,
 }
 
 impl Features {
-    /// What `session` makes of photos that are prepared without variation.
+    /// The output of `network` for images that are prepared without variation.
     ///
     /// # Errors
     /// Those of [`loader`] and [`for_each_batch`].
     pub fn extract(
-        what: &str,
+        stage: &str,
         samples: &[Sample],
-        session: &mut dyn Session,
+        network: &mut Network,
         store: &Arc<ImageStore>,
         preprocessing: &Preprocessing,
         context: &Context,
     ) -> Result<Self> {
         let loader = loader(samples, store, preprocessing, context)?;
         let mut features = Self { values: Vec::new(), dim: 0 };
-        let infer = |images: &[f32]| Ok(session.infer(images)?);
-        for_each_batch(what, &loader, 0, infer, context, |values, batch| {
+        let infer = |images: Images| network.infer(images);
+        for_each_batch(stage, &loader, 0, infer, context, |values, batch| {
             features.dim = values.len() / batch.n;
             features.values.extend_from_slice(values);
             Ok(())

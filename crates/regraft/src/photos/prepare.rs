@@ -8,8 +8,8 @@ use regraft_data::{
 };
 use regraft_learn::linear::HeadKind;
 
-use crate::photos::targets::{Answers, Unit, head_kind};
-use crate::{Config, Context, Error, Pretrained, Progress, Provenance, Result};
+use crate::photos::targets::{SampleTargets, TargetScale, head_kind};
+use crate::{Config, Context, Error, Pretrained, Progress, Result};
 
 /// The photos, decoded once, with what cannot be used left out.
 pub(crate) struct Photos {
@@ -17,38 +17,19 @@ pub(crate) struct Photos {
     pub store: Arc<ImageStore>,
     /// Hash over classes, split and content.
     pub sha256: String,
-    /// The unit that a number is learned in.
-    pub unit: Option<Unit>,
+    /// The scale in which a number is learned.
+    pub scale: Option<TargetScale>,
 }
 
 impl Photos {
-    /// The right answers for some of them, numbers in the unit that they are learned in.
-    pub fn answers(&self, samples: &[Sample]) -> Answers {
-        Answers::new(samples, self.dataset.task, self.dataset.classes.len(), self.unit)
+    /// The targets of some of them, numbers in the scale in which they are learned.
+    pub fn targets(&self, samples: &[Sample]) -> SampleTargets {
+        SampleTargets::new(samples, self.dataset.task, self.dataset.classes.len(), self.scale)
     }
 
     /// What the outputs of a network for them mean.
     pub fn head_kind(&self, config: &Config) -> HeadKind {
         head_kind(self.dataset.task, &config.head)
-    }
-}
-
-impl Provenance {
-    /// What is known of a model before it is trained.
-    pub(crate) fn of(config: &Config, backbone: &Pretrained, photos: &Photos) -> Self {
-        Self {
-            regraft: env!("CARGO_PKG_VERSION").into(),
-            backbone: backbone.name.clone(),
-            weights_sha256: backbone.weights_sha256.clone(),
-            weights: config.published.clone(),
-            data_sha256: photos.sha256.clone(),
-            mode: Some(config.mode),
-            distilled: None,
-            seed: config.seed,
-            epoch: 0,
-            val_score: None,
-            val_n: photos.dataset.val.len(),
-        }
     }
 }
 
@@ -128,8 +109,8 @@ pub(crate) fn photos(config: &Config, context: &Context) -> Result<Photos> {
     if dataset.task == Task::Labels {
         require_both_sides(&dataset, &config.data)?;
     }
-    let unit = Unit::of(&dataset);
-    Ok(Photos { dataset, store, sha256: print.sha256, unit })
+    let scale = TargetScale::of(&dataset);
+    Ok(Photos { dataset, store, sha256: print.sha256, scale })
 }
 
 /// What all photos have, or none, cannot be learned.

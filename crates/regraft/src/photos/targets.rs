@@ -1,4 +1,4 @@
-//! The right answers for photos, in the forms that losses, heads and metrics take.
+//! Targets of samples, in the forms that losses, heads and metrics take.
 
 use std::ops::Range;
 
@@ -10,18 +10,18 @@ use serde::{Deserialize, Serialize};
 
 use crate::{Head, Result};
 
-/// The unit that networks learn a number in: standard deviations of the training photos' numbers from their mean, so that
+/// The scale in which a network learns a number: standard deviations of the training targets from their mean, so that
 /// learning rates mean what they mean elsewhere.
 #[derive(Clone, Copy, Debug, PartialEq, Serialize, Deserialize)]
-pub struct Unit {
-    /// Their mean.
+pub struct TargetScale {
+    /// Mean of the training targets.
     pub mean: f64,
     /// Their standard deviation; 1 if they are all the same.
     pub std: f64,
 }
 
-impl Unit {
-    /// That of some photos; none if they don't have numbers.
+impl TargetScale {
+    /// The scale of a dataset's training targets; none if they are not numbers.
     pub(crate) fn of(dataset: &Dataset) -> Option<Self> {
         if dataset.task != Task::Value {
             return None;
@@ -34,7 +34,7 @@ impl Unit {
         Some(Self { mean, std: if std > 1e-12 * mean.abs() { std } else { 1.0 } })
     }
 
-    /// A network's output in the numbers' own unit.
+    /// A network's output in the unit of the targets.
     pub fn to_value(self, output: f32) -> f64 {
         f64::from(output) * self.std + self.mean
     }
@@ -51,7 +51,7 @@ fn value_of(sample: &Sample) -> f64 {
     }
 }
 
-/// What outputs mean for a task under a head.
+/// What a network's outputs mean for a task under a head.
 pub(crate) fn head_kind(task: Task, head: &Head) -> HeadKind {
     match task {
         Task::Classes => head.kind(),
@@ -60,29 +60,29 @@ pub(crate) fn head_kind(task: Task, head: &Head) -> HeadKind {
     }
 }
 
-/// The answers for some photos, in their order.
+/// The targets of some samples, in their order.
 #[derive(Clone, Debug, PartialEq)]
-pub(crate) struct Answers {
+pub(crate) struct SampleTargets {
     kind: Kind,
-    /// Outputs of a network that gives them.
+    /// Outputs of a network for them.
     outputs: usize,
 }
 
 #[derive(Clone, Debug, PartialEq)]
 enum Kind {
-    /// The class of each photo.
+    /// The class of each sample.
     Classes(Vec<usize>),
-    /// The share of every class in each photo: `[n, outputs]`.
+    /// The share of every class in each sample: `[n, outputs]`.
     Shares(Vec<f32>),
-    /// Which labels each photo has, 1 for yes and 0 for no, or shares of both: `[n, outputs]`.
+    /// Which labels each sample has, 1 for yes and 0 for no, or shares of both: `[n, outputs]`.
     Labels(Vec<f32>),
-    /// The number of each photo.
+    /// Numbers: `[n, outputs]`.
     Values(Vec<f32>),
 }
 
-impl Answers {
-    /// Those of `samples`, whose targets are of one task. Numbers are in `unit`, in their own without.
-    pub fn new(samples: &[Sample], task: Task, outputs: usize, unit: Option<Unit>) -> Self {
+impl SampleTargets {
+    /// The targets of `samples`, which are of one task. Numbers are in `scale`, without one in their own unit.
+    pub fn new(samples: &[Sample], task: Task, outputs: usize, scale: Option<TargetScale>) -> Self {
         let kind = match task {
             Task::Classes => {
                 Kind::Classes(samples.iter().map(|sample| *sample.target.indices().first().unwrap_or(&0)).collect())
@@ -95,15 +95,20 @@ impl Answers {
                 Kind::Labels(rows)
             }
             Task::Value => {
-                let value = |sample| unit.map_or(value_of(sample) as f32, |unit| unit.to_output(value_of(sample)));
+                let value = |sample| scale.map_or(value_of(sample) as f32, |scale| scale.to_output(value_of(sample)));
                 Kind::Values(samples.iter().map(value).collect())
             }
         };
         Self { kind, outputs }
     }
 
-    /// Those of the photos with these indices.
-    pub fn of(&self, indices: &[u64]) -> Self {
+    /// Several numbers a sample: `rows` is `[n, outputs]`.
+    pub fn values(rows: Vec<f32>, outputs: usize) -> Self {
+        Self { kind: Kind::Values(rows), outputs }
+    }
+
+    /// The targets of the samples with these indices.
+    pub fn select(&self, indices: &[u64]) -> Self {
         let rows = |rows: &[f32]| {
             let row = |&i: &u64| &rows[i as usize * self.outputs..][..self.outputs];
             indices.iter().flat_map(row).copied().collect()
@@ -117,7 +122,7 @@ impl Answers {
         Self { kind, outputs: self.outputs }
     }
 
-    /// Those of photos that have been mixed, `step_size` at a time and each step in its own way.
+    /// The targets of samples that have been mixed, `step_size` at a time and each step in its own way.
     pub fn mixed(self, step_size: usize, mixed: &[Mixed]) -> Self {
         let outputs = self.outputs;
         let mix = |mut rows: Vec<f32>| {
@@ -139,21 +144,22 @@ impl Answers {
     }
 
     /// Some of them as a loss takes them.
-    pub fn labels(&self, photos: Range<usize>) -> Labels<'_> {
-        let rows = photos.start * self.outputs..photos.end * self.outputs;
+    pub fn labels(&self, samples: Range<usize>) -> Labels<'_> {
+        let rows = samples.start * self.outputs..samples.end * self.outputs;
         match &self.kind {
-            Kind::Classes(classes) => Labels::Classes(&classes[photos]),
+            Kind::Classes(classes) => Labels::Classes(&classes[samples]),
             Kind::Shares(shares) => Labels::Probabilities(&shares[rows]),
             Kind::Labels(labels) => Labels::Binary(&labels[rows]),
             Kind::Values(values) => Labels::Values(&values[rows]),
         }
     }
 
-    /// Features of these photos, `[n, dim]`, as a head is fitted to them.
+    /// Features of these samples, `[n, dim]`, as a linear head is fitted to them. `classes` are those of
+    /// [`classes`](Self::classes).
     ///
     /// # Errors
     /// [`crate::Error::Learn`] naming what is wrong with them.
-    pub fn samples<'a>(&'a self, features: &'a [f32], dim: usize, classes: &'a [u32]) -> Result<Samples<'a>> {
+    pub fn with_features<'a>(&'a self, features: &'a [f32], dim: usize, classes: &'a [u32]) -> Result<Samples<'a>> {
         Ok(match &self.kind {
             Kind::Classes(_) => Samples::new(features, dim, classes, self.outputs)?,
             Kind::Labels(labels) | Kind::Shares(labels) => Samples::with_labels(features, dim, labels, self.outputs)?,
@@ -161,7 +167,7 @@ impl Answers {
         })
     }
 
-    /// The class of each photo; none where they don't have one.
+    /// The class of each sample; empty where they don't have one.
     pub fn classes(&self) -> Vec<u32> {
         match &self.kind {
             Kind::Classes(classes) => classes_u32(classes),
@@ -169,8 +175,7 @@ impl Answers {
         }
     }
 
-    /// How many photos.
-    #[cfg(test)]
+    /// Number of samples.
     pub fn len(&self) -> usize {
         match &self.kind {
             Kind::Classes(classes) => classes.len(),
@@ -183,7 +188,7 @@ fn classes_u32(classes: &[usize]) -> Vec<u32> {
     classes.iter().map(|&class| u32::try_from(class).expect("there are fewer classes than 2^32")).collect()
 }
 
-/// Adds a batch of outputs and right answers to a tally.
+/// Adds a batch of outputs and targets to a metric accumulator.
 ///
 /// # Errors
 /// Those of [`Tally::add`].
@@ -205,41 +210,45 @@ mod tests {
     }
 
     #[test]
-    fn labels_become_rows_that_mix() {
+    fn sample_targets_mix_rows_of_labels() {
         let samples = samples([Target::Labels(vec![0, 2]), Target::Labels(vec![]), Target::Labels(vec![1])]);
-        let answers = Answers::new(&samples, Task::Labels, 3, None);
-        assert_eq!(answers.labels(0..3), Labels::Binary(&[1.0, 0.0, 1.0, 0.0, 0.0, 0.0, 0.0, 1.0, 0.0]));
-        let picked = answers.of(&[2, 0]);
+        let targets = SampleTargets::new(&samples, Task::Labels, 3, None);
+        assert_eq!(targets.labels(0..3), Labels::Binary(&[1.0, 0.0, 1.0, 0.0, 0.0, 0.0, 0.0, 1.0, 0.0]));
+        let picked = targets.select(&[2, 0]);
         assert_eq!((picked.len(), picked.labels(1..2)), (2, Labels::Binary(&[1.0, 0.0, 1.0])));
         let mixed = picked.mixed(2, &[Mixed::MixUp { lambda: 0.75 }]);
         assert_eq!(mixed.labels(0..2), Labels::Binary(&[0.25, 0.75, 0.25, 0.75, 0.25, 0.75]));
     }
 
     #[test]
-    fn classes_become_shares_when_they_mix() {
-        let answers =
-            Answers::new(&samples([Target::Class(1), Target::Class(0), Target::Class(1)]), Task::Classes, 2, None);
-        assert_eq!(answers.labels(0..2), Labels::Classes(&[1, 0]));
+    fn sample_targets_mix_classes_into_shares() {
+        let targets = SampleTargets::new(
+            &samples([Target::Class(1), Target::Class(0), Target::Class(1)]),
+            Task::Classes,
+            2,
+            None,
+        );
+        assert_eq!(targets.labels(0..2), Labels::Classes(&[1, 0]));
         // The last is a step of its own, and mixes with itself.
         let ways = [Mixed::MixUp { lambda: 0.75 }, Mixed::MixUp { lambda: 0.5 }];
-        assert_eq!(answers.mixed(2, &ways).labels(0..3), Labels::Probabilities(&[0.25, 0.75, 0.75, 0.25, 0.0, 1.0]));
+        assert_eq!(targets.mixed(2, &ways).labels(0..3), Labels::Probabilities(&[0.25, 0.75, 0.75, 0.25, 0.0, 1.0]));
     }
 
     #[test]
-    fn numbers_are_learned_in_standard_deviations() {
+    fn target_scale_standardises_numbers() {
         let train = samples([2.0, 4.0, 6.0, 8.0].map(Target::Value));
         let dataset =
             Dataset { root: "".into(), task: Task::Value, classes: vec!["value".into()], train, val: Vec::new() };
-        let unit = Unit::of(&dataset).unwrap();
-        assert_eq!((unit.mean, unit.std), (5.0, 5.0f64.sqrt()));
-        let answers = Answers::new(&dataset.train, Task::Value, 1, Some(unit));
-        let Labels::Values(outputs) = answers.labels(0..4) else { panic!("numbers") };
+        let scale = TargetScale::of(&dataset).unwrap();
+        assert_eq!((scale.mean, scale.std), (5.0, 5.0f64.sqrt()));
+        let targets = SampleTargets::new(&dataset.train, Task::Value, 1, Some(scale));
+        let Labels::Values(outputs) = targets.labels(0..4) else { panic!("numbers") };
         for (output, sample) in outputs.iter().zip(&dataset.train) {
             // f32 in between.
-            assert!((unit.to_value(*output) - value_of(sample)).abs() < 1e-6);
+            assert!((scale.to_value(*output) - value_of(sample)).abs() < 1e-6);
         }
-        assert_eq!(Answers::new(&dataset.train, Task::Value, 1, None).labels(3..4), Labels::Values(&[8.0]));
+        assert_eq!(SampleTargets::new(&dataset.train, Task::Value, 1, None).labels(3..4), Labels::Values(&[8.0]));
         let same = Dataset { train: samples([0.1; 3].map(Target::Value)), ..dataset };
-        assert_eq!(Unit::of(&same).unwrap().std, 1.0);
+        assert_eq!(TargetScale::of(&same).unwrap().std, 1.0);
     }
 }

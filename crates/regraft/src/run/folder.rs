@@ -6,12 +6,13 @@ use std::{fs, io};
 use regraft_learn::history::{self, Row};
 use regraft_learn::linear::HeadKind;
 
-use crate::{Config, Error, Ladder, Mode, Result};
+use crate::{AutoResult, Config, Error, Mode, Result};
 
 /// Names of files that may be there.
 const CONFIG: &str = "config.toml";
 const LABELS: &str = "labels.txt";
 const DISTILLATION: &str = "distill.toml";
+const AUTO: &str = "auto.json";
 
 /// How the names of teachers' answers begin and end; between is the number of a view, or this word.
 const ANSWERS: (&str, &str) = ("teachers-", ".safetensors");
@@ -45,7 +46,7 @@ impl RunFolder {
     /// [`Error::File`] if `input` is one of the models, weights or checkpoints here.
     pub(crate) fn require_apart(&self, input: &Path) -> Result<()> {
         let Ok(input) = fs::canonicalize(input) else { return Ok(()) };
-        let folders = self.rungs().into_iter().chain([self.clone()]);
+        let folders = self.stages().into_iter().chain([self.clone()]);
         let mut replaced = folders.flat_map(|folder| folder.taken_by());
         match replaced.any(|old| fs::canonicalize(old).is_ok_and(|old| old == input)) {
             true => {
@@ -105,7 +106,7 @@ impl RunFolder {
     /// Writes the settings of a distillation.
     ///
     /// # Errors
-    /// [`Error::Weights`] if the file cannot be written.
+    /// [`Error::Io`] if the file cannot be written.
     pub(crate) fn write_distillation(&self, text: &str) -> Result<()> {
         self.write(DISTILLATION, text).map(|_| ())
     }
@@ -161,9 +162,9 @@ impl RunFolder {
         Ok(found)
     }
 
-    /// The folders within for the roads of a run that decides itself, which may not be there.
-    fn rungs(&self) -> [Self; 2] {
-        [Mode::Probe, Mode::Finetune].map(|rung| Self { path: self.path.join(rung.to_string()) })
+    /// The folders of the stages of auto mode, which may not be there.
+    fn stages(&self) -> [Self; 2] {
+        [Mode::Probe, Mode::Finetune].map(|mode| Self { path: self.path.join(mode.to_string()) })
     }
 
     /// Any of these files is a run that somebody may want to keep.
@@ -171,22 +172,27 @@ impl RunFolder {
         [self.best_path(), self.checkpoint_path(), self.distillation_path(), self.student_path()]
     }
 
-    fn ladder_path(&self) -> PathBuf {
+    fn auto_path(&self) -> PathBuf {
+        self.path.join(AUTO)
+    }
+
+    /// What version 0.1.0 called it.
+    fn old_auto_path(&self) -> PathBuf {
         self.path.join("ladder.json")
     }
 
-    /// The folder within for one of the roads of a run that decides itself.
+    /// Makes the folder of a stage of auto mode.
     ///
     /// # Errors
     /// [`Error::File`] if it cannot be made.
-    pub(crate) fn rung(&self, mode: Mode) -> Result<Self> {
+    pub(crate) fn stage(&self, mode: Mode) -> Result<Self> {
         Self::create(Some(&self.path.join(mode.to_string())), "train")
     }
 
     /// Makes another run's model and results this one's.
     ///
     /// # Errors
-    /// [`Error::Weights`] if one cannot be read or written.
+    /// [`Error::Io`] if one cannot be read or written.
     pub(crate) fn adopt(&self, other: &Self) -> Result<()> {
         for (from, to) in [(other.results_path(), self.results_path()), (other.best_path(), self.best_path())] {
             let copy = |file: &mut dyn io::Write| io::copy(&mut fs::File::open(&from)?, file).map(|_| ());
@@ -195,28 +201,26 @@ impl RunFolder {
         Ok(())
     }
 
-    /// How far a run that decides itself has come.
+    /// How far auto mode has come.
     ///
     /// # Errors
     /// [`Error::File`] if the file is there and does not say it.
-    pub(crate) fn read_ladder(&self) -> Result<Option<Ladder>> {
-        let path = self.ladder_path();
+    pub(crate) fn read_auto(&self) -> Result<Option<AutoResult>> {
+        let path = [self.auto_path(), self.old_auto_path()].into_iter().find(|path| path.exists());
+        let Some(path) = path else { return Ok(None) };
         let wrong =
             |e: String| Error::File { path: path.clone(), reason: format!("does not say how far the run is: {e}") };
-        match fs::read_to_string(&path) {
-            Err(e) if e.kind() == io::ErrorKind::NotFound => Ok(None),
-            Err(e) => Err(wrong(e.to_string())),
-            Ok(text) => serde_json::from_str(&text).map(Some).map_err(|e| wrong(e.to_string())),
-        }
+        let text = fs::read_to_string(&path).map_err(|e| wrong(e.to_string()))?;
+        serde_json::from_str(&text).map(Some).map_err(|e| wrong(e.to_string()))
     }
 
-    /// Writes down how far a run that decides itself has come.
+    /// Writes down how far auto mode has come.
     ///
     /// # Errors
-    /// [`Error::Weights`] if the file cannot be written.
-    pub(crate) fn write_ladder(&self, ladder: &Ladder) -> Result<()> {
-        let json = serde_json::to_string_pretty(ladder).expect("a ladder has no JSON that can fail");
-        self.write("ladder.json", &(json + "\n")).map(|_| ())
+    /// [`Error::Io`] if the file cannot be written.
+    pub(crate) fn write_auto(&self, result: &AutoResult) -> Result<()> {
+        let json = serde_json::to_string_pretty(result).expect("a result has no JSON that can fail");
+        self.write(AUTO, &(json + "\n")).map(|_| ())
     }
 
     fn results_path(&self) -> PathBuf {
@@ -241,7 +245,7 @@ impl RunFolder {
     /// Writes the settings and the class names, and removes what an earlier run left, of whatever kind it was.
     ///
     /// # Errors
-    /// [`Error::Weights`] if a file cannot be written, [`Error::File`] if an old one cannot be removed or is what the run
+    /// [`Error::Io`] if a file cannot be written, [`Error::File`] if an old one cannot be removed or is what the run
     /// starts from.
     pub fn start(&self, config: &Config, classes: &[String]) -> Result<()> {
         config.weights.file().map_or(Ok(()), |weights| self.require_apart(weights))?;
@@ -265,15 +269,16 @@ impl RunFolder {
             remove(&self.path.join(LABELS))?;
         }
         self.taken_by().iter().try_for_each(|old| remove(old))?;
-        remove(&self.ladder_path())?;
+        remove(&self.auto_path())?;
+        remove(&self.old_auto_path())?;
         remove(&self.results_path())?;
-        self.rungs().iter().filter(|rung| rung.path.is_dir()).try_for_each(Self::clear)
+        self.stages().iter().filter(|stage| stage.path.is_dir()).try_for_each(Self::clear)
     }
 
     /// Writes the results of the epochs so far, of a network with this kind of head.
     ///
     /// # Errors
-    /// [`Error::Weights`] if the file cannot be written.
+    /// [`Error::Io`] if the file cannot be written.
     pub fn write_results(&self, rows: &[Row], kind: HeadKind) -> Result<()> {
         self.write("results.csv", &history::to_csv(rows, kind)).map(|_| ())
     }
@@ -281,7 +286,7 @@ impl RunFolder {
     /// Writes a file of text and returns where it is.
     ///
     /// # Errors
-    /// [`Error::Weights`] if it cannot be written.
+    /// [`Error::Io`] if it cannot be written.
     pub(crate) fn write(&self, name: &str, text: &str) -> Result<PathBuf> {
         let path = self.path.join(name);
         regraft_io::write_atomically(&path, |file| file.write_all(text.as_bytes()))?;
@@ -346,12 +351,12 @@ mod tests {
         folder.start(&config, &["a".into()]).unwrap();
         assert_eq!(names(), ["config.toml", "labels.txt", "teachers-mine.safetensors"]);
 
-        let rung = folder.rung(Mode::Probe).unwrap();
-        fs::write(rung.best_path(), "").unwrap();
+        let stage = folder.stage(Mode::Probe).unwrap();
+        fs::write(stage.best_path(), "").unwrap();
         fs::write(folder.answers_path(Some(0)), "").unwrap();
         folder.clear().unwrap();
         assert_eq!(names(), ["probe", "teachers-0.safetensors", "teachers-mine.safetensors"]);
-        assert!(!rung.best_path().exists());
+        assert!(!stage.best_path().exists());
 
         // Files that are not a run's.
         fs::write(path.join("config.toml"), "port = 80").unwrap();
@@ -364,10 +369,10 @@ mod tests {
     fn a_run_does_not_replace_what_it_starts_from() {
         let dir = tempfile::tempdir().unwrap();
         let folder = RunFolder::create(Some(dir.path()), "train").unwrap();
-        let rung = folder.rung(Mode::Probe).unwrap();
+        let stage = folder.stage(Mode::Probe).unwrap();
         for (weights, kept) in [
             (folder.student_path(), true),
-            (rung.best_path(), true),
+            (stage.best_path(), true),
             (dir.path().join("resnet18.pth"), false),
             ("/nowhere/best.safetensors".into(), false),
         ] {

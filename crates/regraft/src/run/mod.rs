@@ -1,5 +1,6 @@
-//! What a run leaves on disk, and what it reports on the way.
+//! What a run leaves on disk, and what it reports.
 
 pub(crate) mod checkpoint;
 pub(crate) mod folder;
+pub(crate) mod outcome;
 pub(crate) mod report;

@@ -1,8 +1,9 @@
-//! A run that decides itself how far to go: a probe, then fine-tuning where the time allows, and the better of the two.
+//! Auto mode: a probe, then fine-tuning where the time allows, and the better of the two.
 //!
-//! The rungs are ordinary runs in folders of their own within the run's. The validation photos decide between them, so
+//! Its stages are ordinary runs in folders of their own within the run's. The validation images decide between them, so
 //! they must not have decided anything before: fine-tuning keeps the weights of its last epoch, not of its best.
 
+use std::ops::ControlFlow;
 use std::time::Instant;
 
 use regraft_graph::StateDict;
@@ -11,20 +12,15 @@ use regraft_learn::metrics::paired_p_value;
 use serde::{Deserialize, Serialize};
 
 use crate::evaluation::evaluate::measure;
-use crate::network::divided;
 use crate::photos::prepare::Photos;
-use crate::run::checkpoint::{Loaded, require_same};
-use crate::trainer::epochs;
-use crate::trainer::gradients::Accumulation;
+use crate::run::checkpoint::{Checkpoint, require_same};
+use crate::run::outcome::{Interrupted, Trained};
 use crate::trainer::inputs::Inputs;
-use crate::trainer::loss::Loss;
-use crate::trainer::probe;
-use crate::trainer::probe::score_name;
-use crate::trainer::validation::validate;
-use crate::{
-    Config, Context, Error, Finished, Keep, Mode, Model, Outcome, Pretrained, Provenance, Result, RunFolder,
-    SIGNIFICANT,
-};
+use crate::trainer::job::Job;
+use crate::trainer::learner::{Learner, Pace, Taken};
+use crate::trainer::probe::{self, Probed, score_name};
+use crate::trainer::supervised::{self, validate};
+use crate::{Config, Error, Keep, Mode, Model, Outcome, Provenance, Result, RunFolder, SIGNIFICANT};
 
 /// Share of the time that is planned for: machines are slower at times than when they were measured.
 const PLANNED: f64 = 0.9;
@@ -32,17 +28,18 @@ const PLANNED: f64 = 0.9;
 /// Fewer epochs than this are not worth the time.
 const MIN_EPOCHS: usize = 3;
 
-/// Training steps that are measured, after one that warms up.
-const MEASURED_STEPS: usize = 4;
+/// Training steps that are timed, after one that warms up.
+const TIMED_STEPS: usize = 4;
 
-/// What the ladder came to, as `ladder.json` keeps it.
+/// What auto mode has tried and decided, as `auto.json` keeps it.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
-pub struct Ladder {
-    /// The road whose model is kept.
+pub struct AutoResult {
+    /// The mode whose model is kept.
     pub kept: Mode,
-    /// All that were taken.
-    pub rungs: Vec<Rung>,
-    /// How the last compares with the first.
+    /// All stages that were run.
+    #[serde(alias = "rungs")]
+    pub stages: Vec<Stage>,
+    /// How the fine-tuned network compares with the probe.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub comparison: Option<Pair>,
     /// Why there was no fine-tuning.
@@ -50,41 +47,41 @@ pub struct Ladder {
     pub skipped: Option<String>,
 }
 
-/// A road that was taken.
+/// A stage that was run.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
-pub struct Rung {
-    /// The road.
+pub struct Stage {
+    /// Its mode.
     pub mode: Mode,
     /// Its epochs.
     pub epochs: usize,
-    /// Score on the validation photos, as in the run's results.
+    /// Score on the validation images, as in the stage's results.
     pub val_score: f64,
-    /// Time spent on it.
+    /// Seconds spent on it.
     pub seconds: f64,
 }
 
-impl Rung {
-    fn of(mode: Mode, run: &Finished) -> Self {
+impl Stage {
+    fn of(mode: Mode, run: &Trained) -> Self {
         Self { mode, epochs: run.best_epoch, val_score: run.best_val_score, seconds: run.seconds }
     }
 }
 
-impl Ladder {
+impl AutoResult {
     /// Whether nothing is left to try.
     pub(crate) fn is_complete(&self) -> bool {
         self.comparison.is_some() || self.skipped.is_some()
     }
 }
 
-/// Two models on the same photos.
+/// Two models on the same images.
 #[derive(Clone, Copy, Debug, PartialEq, Serialize, Deserialize)]
 pub struct Pair {
-    /// Photos that the fine-tuned network answers better: that only it gets right or, of labels and numbers, that it comes
+    /// Images that the fine-tuned network answers better: that only it gets right or, of labels and numbers, that it comes
     /// closer to.
     pub gained: usize,
-    /// Photos that the probe answers better.
+    /// Images that the probe answers better.
     pub lost: usize,
-    /// Mean over the photos of the difference: of right answers, of labels that are right, of negative squared errors.
+    /// Mean over the images of the difference: of right answers, of labels that are right, of negative squared errors.
     pub difference: f64,
     /// Probability of a difference as large or larger if they are equally good, by [`paired_p_value`].
     pub p_value: f64,
@@ -108,205 +105,199 @@ impl Pair {
     }
 }
 
-/// Climbs, or goes on climbing after an interruption. `started` is when the run's time began.
+/// The probe of a run, from this sitting or read back from an earlier one.
+struct Probe {
+    folder: RunFolder,
+    /// The head's tensors.
+    head: StateDict,
+    /// How well each validation image is answered, if this sitting knows.
+    scores: Option<Vec<f64>>,
+}
+
+/// Runs auto mode, or goes on with it. `started` is when the run's time began.
 ///
 /// # Errors
-/// Any of [`Error`]; the model of the first rung stays.
-pub(crate) fn climb(
-    config: &Config,
-    backbone: &Pretrained,
-    photos: &Photos,
-    folder: &RunFolder,
-    started: Instant,
-    context: &Context,
-) -> Result<Outcome> {
-    let below = folder.rung(Mode::Probe)?;
-    let ladder = match folder.read_ladder()? {
-        Some(ladder) => {
-            let Provenance { data_sha256, weights_sha256, .. } = Model::open(&below.best_path())?.provenance;
-            require_same(&data_sha256, weights_sha256.as_deref(), config, photos, backbone)?;
-            ladder
+/// Any of [`Error`]; the model of the probe stays.
+pub(crate) fn run(job: &Job, started: Instant) -> Result<Outcome> {
+    let folder = job.folder.stage(Mode::Probe)?;
+    let (result, probe) = match job.folder.read_auto()? {
+        Some(result) => {
+            let model = Model::open(&folder.best_path())?;
+            let Provenance { data_sha256, weights_sha256, .. } = &model.provenance;
+            require_same(data_sha256, weights_sha256.as_deref(), job)?;
+            (result, Probe { head: model.head_tensors()?, folder, scores: None })
         }
         None => {
-            let plan = Config { mode: Mode::Probe, time: None, ..config.clone() };
-            below.start(&plan, &photos.dataset.classes)?;
-            let probed = probe::run(&plan, backbone, photos, &below, context)?;
-            folder.adopt(&below)?;
-            let rungs = vec![Rung::of(Mode::Probe, &probed)];
-            Ladder { kept: Mode::Probe, rungs, comparison: None, skipped: None }
+            let config = Config { mode: Mode::Probe, time: None, ..job.config.clone() };
+            folder.start(&config, &job.photos.dataset.classes)?;
+            let Probed { trained, head } = probe::run(&Job { config: &config, folder: &folder, ..*job })?;
+            job.folder.adopt(&folder)?;
+            let stages = vec![Stage::of(Mode::Probe, &trained)];
+            let result = AutoResult { kept: Mode::Probe, stages, comparison: None, skipped: None };
+            (result, Probe { folder, head, scores: trained.scores })
         }
     };
     // From here on there is a model, whatever happens.
-    folder.write_ladder(&ladder)?;
-    higher(config, backbone, photos, folder, ladder, started, context)
+    job.folder.write_auto(&result)?;
+    fine_tune(job, result, probe, started)
 }
 
-/// The rung above the probe, and the verdict.
-fn higher(
-    config: &Config,
-    backbone: &Pretrained,
-    photos: &Photos,
-    folder: &RunFolder,
-    mut ladder: Ladder,
-    started: Instant,
-    context: &Context,
-) -> Result<Outcome> {
-    let (below, above) = (folder.rung(Mode::Probe)?, folder.rung(Mode::Finetune)?);
-    let head = head_of(&below)?;
-    let (plan, checkpoint) = if above.checkpoint_path().exists() {
-        let plan = RunFolder::open(above.path())?.1;
-        let checkpoint = Loaded::read(&above.checkpoint_path())?;
-        checkpoint.require_same(&plan, photos, backbone)?;
+/// The stage after the probe, and the decision.
+fn fine_tune(job: &Job, mut result: AutoResult, probe: Probe, started: Instant) -> Result<Outcome> {
+    let Job { config, photos, context, .. } = *job;
+    let folder = job.folder.stage(Mode::Finetune)?;
+    let (plan, checkpoint) = if folder.checkpoint_path().exists() {
+        let plan = RunFolder::open(folder.path())?.1;
+        let checkpoint = Checkpoint::read(&folder.checkpoint_path())?;
+        checkpoint.require_same(&Job { config: &plan, ..*job })?;
         (plan, Some(checkpoint))
     } else {
         let left = config.time.map(|time| time - started.elapsed().as_secs_f64());
-        match plan(config, backbone, &head, photos, left, context)? {
+        match plan(job, &probe.head, left)? {
             Ok(plan) => (plan, None),
             Err(reason) => {
                 context.progress.note(&reason);
-                ladder.skipped = Some(reason);
-                return finish(config, folder, ladder, photos);
+                result.skipped = Some(reason);
+                return finish(job, result);
             }
         }
     };
     if checkpoint.is_none() {
-        above.start(&plan, &photos.dataset.classes)?;
+        folder.start(&plan, &photos.dataset.classes)?;
     }
-    match epochs::run(&plan, backbone, Some(&head), photos, &above, checkpoint, context) {
-        Ok(Outcome::Finished(tuned)) => ladder.rungs.push(Rung::of(Mode::Finetune, &tuned)),
-        Ok(Outcome::Interrupted { epoch, step, .. }) => {
-            return Ok(Outcome::Interrupted { folder: folder.clone(), epoch, step });
+    let tuned = match supervised::run(Job { config: &plan, folder: &folder, ..*job }, Some(&probe.head), checkpoint) {
+        Ok(Outcome::Trained(tuned)) => tuned,
+        Ok(Outcome::Interrupted(at)) => {
+            return Ok(Outcome::Interrupted(Interrupted { folder: job.folder.clone(), ..at }));
         }
+        Ok(Outcome::Distilled(_)) => unreachable!("this run learns from labels"),
         Err(diverged @ Error::Diverged { .. }) => {
-            let reason = format!("fine-tuning is given up, and the probe kept: {diverged}");
+            let reason = format!("Fine-tuning is given up, and the probe kept: {diverged}");
             context.progress.warn(&reason);
-            ladder.skipped = Some(reason);
-            return finish(config, folder, ladder, photos);
+            result.skipped = Some(reason);
+            return finish(job, result);
         }
         Err(error) => return Err(error),
-    }
-    let scores = |folder: &RunFolder, what: &str| -> Result<Vec<f64>> {
-        let model = Model::open(&folder.best_path())?;
-        let mut session = model.session(context.engine, &folder.best_path())?;
-        let Photos { dataset, store, .. } = photos;
-        let tally = measure(what, &model, session.as_mut(), &dataset.val, store, None, context)?;
-        Ok(tally.per_sample().to_vec())
     };
-    let (probe, fine_tuned) = (scores(&below, "comparing: the probe")?, scores(&above, "comparing: fine-tuned")?);
-    let pair = Pair::new(&probe, &fine_tuned, config.seed);
+    result.stages.push(Stage::of(Mode::Finetune, &tuned));
+    let scores = |known: Option<Vec<f64>>, folder: &RunFolder, stage: &str| -> Result<Vec<f64>> {
+        if let Some(known) = known {
+            return Ok(known);
+        }
+        let path = folder.best_path();
+        let model = Model::open(&path)?;
+        let mut network = model.network(context.engine, &path)?;
+        let Photos { dataset, store, .. } = photos;
+        Ok(measure(stage, &model, &mut network, &dataset.val, store, None, context)?.per_sample().to_vec())
+    };
+    let of_probe = scores(probe.scores, &probe.folder, "comparing: the probe")?;
+    let pair = Pair::new(&of_probe, &scores(tuned.scores, &folder, "comparing: fine-tuned")?, config.seed);
     if pair.is_better() {
-        folder.adopt(&above)?;
-        ladder.kept = Mode::Finetune;
+        job.folder.adopt(&folder)?;
+        result.kept = Mode::Finetune;
     }
-    ladder.comparison = Some(pair);
-    context.progress.note(&verdict(&ladder, pair, photos.head_kind(config)));
-    finish(config, folder, ladder, photos)
-}
-
-/// The tensors of a probe's layer: the same as in the network that is then fine-tuned.
-fn head_of(probe: &RunFolder) -> Result<StateDict> {
-    let Model { graph, mut state, .. } = Model::open(&probe.best_path())?;
-    let layer = &graph.nodes()[graph.head()?].name;
-    state.retain(|tensor, _| tensor.strip_prefix(layer.as_str()).is_some_and(|rest| rest.starts_with('.')));
-    Ok(state)
+    result.comparison = Some(pair);
+    context.progress.note(&verdict(&result, pair, job.head_kind()));
+    finish(job, result)
 }
 
 /// The settings of fine-tuning that fits into what is `left` of the time (seconds; without limit if absent), or why there
 /// is none.
-fn plan(
-    config: &Config,
-    backbone: &Pretrained,
-    head: &StateDict,
-    photos: &Photos,
-    left: Option<f64>,
-    context: &Context,
-) -> Result<Result<Config, String>> {
+fn plan(job: &Job, head: &StateDict, left: Option<f64>) -> Result<Result<Config, String>> {
+    let config = job.config;
     let plan = Config { mode: Mode::Finetune, keep: Keep::Last, time: None, ..config.clone() };
     let Some(left) = left else { return Ok(Ok(plan)) };
     let budget = config.time.unwrap_or_default();
     if left <= 0.0 {
-        return Ok(Err(format!("no fine-tuning: the probe took the {} of --time", duration(budget))));
+        return Ok(Err(format!("No fine-tuning: the probe took the {} of --time.", duration(budget))));
     }
     let measuring = Instant::now();
-    let epoch = seconds_an_epoch(&plan, backbone, head, photos, context)?;
-    let left = left - measuring.elapsed().as_secs_f64();
-    let fits = (PLANNED * left.max(0.0) / epoch) as usize;
-    let about = format!("an epoch of fine-tuning takes about {}", duration(epoch));
+    let epoch = seconds_an_epoch(&Job { config: &plan, ..*job }, head)?;
+    let left = (left - measuring.elapsed().as_secs_f64()).max(0.0);
+    let fits = (PLANNED * left / epoch) as usize;
     if fits < MIN_EPOCHS.min(config.epochs) {
         let needed = budget - left + epoch * config.epochs as f64 / PLANNED;
         return Ok(Err(format!(
-            "no fine-tuning: {about}, and {} of --time are left; for {} epochs give --time {}",
-            duration(left.max(0.0)),
+            "No fine-tuning: an epoch takes about {}, and {} of --time are left. For {} epochs give --time {}.",
+            duration(epoch),
+            duration(left),
             config.epochs,
             duration(needed.ceil())
         )));
     }
     let epochs = config.epochs.min(fits);
-    context.progress.note(&format!("{about}: {epochs} epochs are planned"));
+    job.context
+        .progress
+        .note(&format!("An epoch of fine-tuning takes about {}: {epochs} are planned.", duration(epoch)));
     Ok(Ok(Config { epochs, ..plan }))
 }
 
 /// How long an epoch takes, validation included, measured on a few steps of a network of its own.
-fn seconds_an_epoch(
-    config: &Config,
-    backbone: &Pretrained,
-    head: &StateDict,
-    photos: &Photos,
-    context: &Context,
-) -> Result<f64> {
-    let mut network = divided::first(config, backbone, Some(head), photos, context)?;
-    let mut train = Inputs::training(config, photos, &mut network, context)?;
-    let loss = Loss::new(config, &photos.dataset);
-    let (num_steps, mut accumulation) =
-        (train.num_steps(), Accumulation::new(config.accumulate).clipping(config.clip_grad_norm));
-    let (mut began, mut measured) = (Instant::now(), 0);
-    let mut steps = train.epoch(0, 0, &mut network, context)?;
-    context.progress.begin("measuring a few steps", "steps", (1 + MEASURED_STEPS) as u64);
-    while let Some(step) = steps.next(&mut network)? {
-        // The rate is nothing: what is measured is time.
-        if accumulation.take(network.top.as_mut(), &step, 0, loss.targets(&step), false)?.1 {
-            network.top.update(0.0);
-        }
-        measured += 1;
-        context.progress.advance(measured, "");
-        context.check_cancelled()?;
-        if measured == 1 && num_steps > 1 {
-            began = Instant::now();
-        }
-        if measured as usize > MEASURED_STEPS {
-            break;
-        }
-    }
+fn seconds_an_epoch(job: &Job, head: &StateDict) -> Result<f64> {
+    let Job { config, photos, context, .. } = *job;
+    let (grafted, state) = job.graft(Some(head))?;
+    let mut learner = supervised::learner(job, &grafted, state, 0)?;
+    let mut train = Inputs::training(config, photos, learner.session.trunk(), context)?;
+    let num_steps = train.num_steps();
+    let mut timing = Timing { began: Instant::now(), batches: 0, num_steps, job };
+    context.progress.begin("timing a few steps", "steps", (1 + TIMED_STEPS) as u64);
+    learner.epoch(&mut train, 0, 0, &mut timing, context)?;
     context.progress.end();
-    let timed = (measured.max(2) - 1) as f64;
-    let training = began.elapsed().as_secs_f64() / timed * num_steps as f64;
-    let mut val = Inputs::validation(config, photos, &mut network, context)?;
+    let timed = (timing.batches.max(2) - 1) as f64;
+    let training = timing.began.elapsed().as_secs_f64() / timed * num_steps as f64;
+    let mut val = Inputs::validation(config, photos, learner.session.trunk(), context)?;
     let began = Instant::now();
-    validate(&mut val, &mut network, photos.head_kind(config), photos.dataset.classes.len(), context)?;
+    validate(&mut val, &mut learner, job.head_kind(), job.outputs(), context)?;
     Ok(training + began.elapsed().as_secs_f64())
 }
 
+/// Steps whose time is measured.
+struct Timing<'a> {
+    /// When the steps began that count.
+    began: Instant,
+    batches: usize,
+    num_steps: usize,
+    job: &'a Job<'a>,
+}
+
+impl Pace for Timing<'_> {
+    /// The network is thrown away: what is measured is time.
+    fn rate(&mut self, _: usize) -> f64 {
+        0.0
+    }
+
+    fn after(&mut self, _: &mut Learner, _: &Taken) -> Result<ControlFlow<()>> {
+        self.batches += 1;
+        self.job.context.progress.advance(self.batches as u64, "");
+        if self.batches == 1 && self.num_steps > 1 {
+            self.began = Instant::now();
+        }
+        Ok(if self.batches > TIMED_STEPS { ControlFlow::Break(()) } else { ControlFlow::Continue(()) })
+    }
+}
+
 /// Writes down what it came to.
-fn finish(config: &Config, folder: &RunFolder, ladder: Ladder, photos: &Photos) -> Result<Outcome> {
-    folder.write_ladder(&ladder)?;
-    let kept = ladder.rungs.iter().find(|rung| rung.mode == ladder.kept).expect("what is kept was run");
-    Ok(Outcome::Finished(Finished {
-        folder: folder.clone(),
+fn finish(job: &Job, result: AutoResult) -> Result<Outcome> {
+    job.folder.write_auto(&result)?;
+    let kept = result.stages.iter().find(|stage| stage.mode == result.kept).expect("what is kept was run");
+    Ok(Outcome::Trained(Trained {
+        folder: job.folder.clone(),
         best_val_score: kept.val_score,
-        kind: photos.head_kind(config),
+        kind: job.head_kind(),
         best_epoch: kept.epochs,
         chosen: false,
-        val_n: photos.dataset.val.len(),
-        seconds: ladder.rungs.iter().map(|rung| rung.seconds).sum(),
-        ladder: Some(ladder),
+        val_n: job.photos.dataset.val.len(),
+        seconds: result.stages.iter().map(|stage| stage.seconds).sum(),
+        auto: Some(result),
+        scores: None,
     }))
 }
 
 /// The comparison in words.
-fn verdict(ladder: &Ladder, pair: Pair, kind: HeadKind) -> String {
-    let [probe, fine_tuned] = [0, 1].map(|rung| ladder.rungs[rung].val_score);
+fn verdict(result: &AutoResult, pair: Pair, kind: HeadKind) -> String {
+    let [probe, fine_tuned] = [0, 1].map(|stage| result.stages[stage].val_score);
     let Pair { gained, lost, p_value, .. } = pair;
-    let says = match ladder.kept {
+    let says = match result.kept {
         Mode::Finetune => "more than chance, so the fine-tuned network is kept",
         _ if pair.difference > 0.0 => "which may be chance, so the probe is kept",
         _ => "so the probe is kept",
@@ -333,7 +324,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn only_what_is_more_than_chance_replaces_the_probe() {
+    fn pair_is_better_only_beyond_chance() {
         let scores =
             |wrong: std::ops::Range<usize>| (0..100).map(|i| f64::from(!wrong.contains(&i))).collect::<Vec<_>>();
         let few = Pair::new(&scores(0..5), &scores(3..6), 0);

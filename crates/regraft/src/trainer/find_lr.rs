@@ -1,15 +1,15 @@
 //! The learning-rate range test: "Cyclical Learning Rates for Training Neural Networks" (Smith 2017).
 
+use std::ops::ControlFlow;
 use std::path::{Path, PathBuf};
 
 use plotters::prelude::*;
 
-use crate::network::divided;
-use crate::network::divided::Network;
-use crate::photos::prepare::{self, Photos};
-use crate::trainer::gradients::Accumulation;
+use crate::photos::prepare;
 use crate::trainer::inputs::Inputs;
-use crate::trainer::loss::Loss;
+use crate::trainer::job::Job;
+use crate::trainer::learner::{Learner, Pace, Taken};
+use crate::trainer::supervised;
 use crate::{Config, Context, Error, Result, RunFolder};
 
 /// The rates of the first and the last step.
@@ -37,7 +37,7 @@ pub struct Point {
     pub lr: f64,
     /// Mean loss of its batch, before the step.
     pub loss: f64,
-    /// The losses so far, those of late counting most.
+    /// Exponentially smoothed loss.
     pub smoothed: f64,
 }
 
@@ -64,9 +64,8 @@ pub fn find_lr(config: &Config, output_dir: Option<&Path>, context: &Context) ->
     config.validate()?;
     check_find_lr(config)?;
     let folder = RunFolder::create(output_dir, "find-lr")?;
-    let (photos, backbone) = prepare::look(config, context)?;
-    let mut network = divided::first(config, &backbone, None, &photos, context)?;
-    let points = sweep(config, &mut network, &photos, context)?;
+    let (photos, pretrained) = prepare::look(config, context)?;
+    let points = sweep(&Job { config, pretrained: &pretrained, photos: &photos, folder: &folder, context })?;
     let lr = suggest(&points);
     let mut csv = "lr,loss,smoothed\n".to_owned();
     points.iter().for_each(|Point { lr, loss, smoothed }| csv += &format!("{lr},{loss},{smoothed}\n"));
@@ -90,66 +89,87 @@ pub fn check_find_lr(config: &Config) -> Result<()> {
 }
 
 /// Takes the steps.
-fn sweep(config: &Config, network: &mut Network, photos: &Photos, context: &Context) -> Result<Vec<Point>> {
-    let loss_of = Loss::new(config, &photos.dataset);
-    let mut train = Inputs::training(config, photos, network, context)?;
-    let mut curve = Curve::default();
-    let num_steps = train.num_steps();
+fn sweep(job: &Job) -> Result<Vec<Point>> {
+    let Job { config, photos, context, .. } = *job;
+    let (grafted, state) = job.graft(None)?;
+    let mut learner = supervised::learner(job, &grafted, state, 0)?;
+    let mut train = Inputs::training(config, photos, learner.session.trunk(), context)?;
+    let mut sweep = Sweep { curve: Curve::default(), loss: 0.0, weight: 0.0, context };
     for epoch in 0.. {
-        let mut steps = train.epoch(epoch as u64, 0, network, context)?;
         context.progress.begin("trying learning rates", "steps", STEPS as u64);
-        let (mut accumulation, mut batches) = (Accumulation::new(config.accumulate).clipping(config.clip_grad_norm), 0);
-        let (mut loss, mut weight) = (0.0, 0.0);
-        while let Some(step) = steps.next(network)? {
-            batches += 1;
-            let (top, last) = (network.top.as_mut(), batches == num_steps);
-            let (losses, due) = accumulation.take(top, &step, epoch, loss_of.targets(&step), last)?;
-            (loss, weight) = (loss + losses.sum, weight + losses.weight);
-            if due {
-                let lr = curve.next_rate();
-                top.update(lr);
-                if !curve.add(lr, loss / weight) {
-                    context.progress.end();
-                    return Ok(curve.points);
-                }
-                (loss, weight) = (0.0, 0.0);
-                context.progress.advance(curve.points.len() as u64, &format!("lr {lr:.1e}"));
-            }
-            context.check_cancelled()?;
-        }
+        learner.epoch(&mut train, epoch, 0, &mut sweep, context)?;
         context.progress.end();
+        if sweep.curve.is_complete() {
+            break;
+        }
     }
-    unreachable!("the curve ends")
+    Ok(sweep.curve.points)
+}
+
+/// The learning rates of the test, and the losses so far.
+struct Sweep<'a, 'b> {
+    curve: Curve,
+    /// Sums over the batches of the current step.
+    loss: f64,
+    weight: f64,
+    context: &'a Context<'b>,
+}
+
+impl Pace for Sweep<'_, '_> {
+    fn rate(&mut self, _: usize) -> f64 {
+        self.curve.next_rate()
+    }
+
+    fn after(&mut self, _: &mut Learner, taken: &Taken) -> Result<ControlFlow<()>> {
+        self.loss += taken.losses.sum;
+        self.weight += taken.losses.weight;
+        if taken.stepped {
+            self.curve.add(taken.lr, self.loss / self.weight);
+            (self.loss, self.weight) = (0.0, 0.0);
+            if self.curve.is_complete() {
+                return Ok(ControlFlow::Break(()));
+            }
+            self.context.progress.advance(self.curve.points.len() as u64, &format!("lr {:.1e}", taken.lr));
+        }
+        Ok(ControlFlow::Continue(()))
+    }
 }
 
 /// The losses over rising rates.
 #[derive(Default)]
 struct Curve {
     points: Vec<Point>,
-    /// The smoothed sum, without the correction for its beginning at 0.
+    /// The exponentially smoothed loss, without the correction for its start at 0.
     sum: f64,
     lowest: Option<f64>,
+    /// Whether the loss has diverged.
+    diverged: bool,
 }
 
 impl Curve {
-    /// The rate of the next step: the same factor above that of the one before, each time.
+    /// The rate of the next step: each one the same factor above that of the one before.
     fn next_rate(&self) -> f64 {
         let [first, last] = RATES;
         first * (last / first).powf(self.points.len() as f64 / (STEPS - 1) as f64)
     }
 
-    /// Adds a step. Returns whether there should be another.
-    fn add(&mut self, lr: f64, loss: f64) -> bool {
+    /// Whether there is nothing left to try.
+    fn is_complete(&self) -> bool {
+        self.diverged || self.points.len() >= STEPS
+    }
+
+    /// Adds a step.
+    fn add(&mut self, lr: f64, loss: f64) {
         if !loss.is_finite() {
-            return false;
+            self.diverged = true;
+            return;
         }
         self.sum = SMOOTHING * self.sum + (1.0 - SMOOTHING) * loss;
         let smoothed = self.sum / (1.0 - SMOOTHING.powi(self.points.len() as i32 + 1));
         self.points.push(Point { lr, loss, smoothed });
         let lowest = self.lowest.map_or(smoothed, |lowest| lowest.min(smoothed));
         self.lowest = Some(lowest);
-        let diverged = self.points.len() > SETTLED && smoothed > DIVERGED * lowest;
-        self.points.len() < STEPS && !diverged
+        self.diverged = self.points.len() > SETTLED && smoothed > DIVERGED * lowest;
     }
 }
 
@@ -202,7 +222,8 @@ mod tests {
         let mut curve = Curve::default();
         loop {
             let lr = curve.next_rate();
-            if !curve.add(lr, loss(lr)) {
+            curve.add(lr, loss(lr));
+            if curve.is_complete() {
                 return curve.points;
             }
         }

@@ -1,59 +1,88 @@
-//! What the layers that learn see of a run's photos, step by step.
+//! An epoch's batches as the layers that learn see them.
 
 use std::vec::IntoIter;
 
 use regraft_data::{Batch, Batches, Loader, LoaderOptions, Mix, Mixed, Sample};
-use regraft_engine::Labels;
+use regraft_engine::{Input, Labels, Session, Trunk};
 
-use crate::network::divided::{Body, Network};
-use crate::photos::features::{BATCH, for_each_batch};
+use crate::photos::features::{BATCH, images};
 use crate::photos::prepare::Photos;
-use crate::photos::targets::Answers;
+use crate::photos::targets::SampleTargets;
 use crate::{Config, Context, Result};
 
-/// Most bytes of values kept for the photos of one part.
-const MAX_KEPT_BYTES: usize = 512 << 20;
+/// Most bytes of features cached for the images of one part.
+const MAX_CACHED_BYTES: usize = 512 << 20;
 
-/// The training or the validation photos as the layers that learn see them: the network's values at the boundary
-/// below them or, where all of it learns, the photos themselves. Values of photos that are the same in every epoch, or
-/// in every few epochs, are computed once, if there is room to keep them.
+/// A part of a run's images.
+#[derive(Clone, Copy, PartialEq)]
+pub(crate) enum Part {
+    Training,
+    Validation,
+}
+
+impl Part {
+    fn name(self) -> &'static str {
+        match self {
+            Part::Training => "training",
+            Part::Validation => "validation",
+        }
+    }
+
+    /// The key of an image's features in the session's cache. A view has fewer than 2^32 images, a run fewer than 2^30
+    /// views.
+    fn key(self, view: u64, sample: u64) -> u64 {
+        let part = match self {
+            Part::Training => 0,
+            Part::Validation => 1,
+        };
+        part << 62 | view << 32 | sample
+    }
+}
+
+/// The key of features that are needed for a few steps alone, by their place in the loader's batch.
+fn transient_key(place: usize) -> u64 {
+    2 << 62 | place as u64
+}
+
+/// The training or the validation images, batch by batch. Where a trunk is frozen, its features are computed by the
+/// session: once for images that are the same in every epoch, or in every few epochs, if there is room to cache them; else
+/// for the images of a few steps at a time.
 ///
-/// An epoch's steps are the same bits for any number of threads and wherever it is entered: which photos pass
-/// through the frozen layers together depends on neither. Whether values are kept makes no difference either, as far
-/// as the engine computes a sample in the same way whatever is beside it: the CPU engine's convolutions and poolings
-/// do, its fully connected layers (of VGG's classifier) round otherwise.
+/// An epoch's steps are the same bits for any number of threads and wherever it is entered: which images pass through the
+/// trunk together depends on neither. Caching makes no difference either, as far as the engine computes a sample in the
+/// same way whatever is beside it: the CPU engine's convolutions and poolings do, its fully connected layers (of VGG's
+/// classifier) round otherwise.
 pub(crate) struct Inputs {
-    /// Which part of the photos it is.
-    part: &'static str,
-    /// Photos of a few steps at a time.
+    part: Part,
+    /// Loads the images of a few steps at a time.
     loader: Loader,
-    /// Photos a step.
+    /// Images a step.
     step_size: usize,
     /// Steps that a batch of the loader holds.
     steps_together: usize,
-    /// A place for the values of each view of the photos, filled when an epoch first needs it; none if they are not
-    /// kept. Epoch `e` sees view `e` modulo their number.
-    kept: Vec<Option<Kept>>,
+    has_trunk: bool,
+    /// For each view of the images, whether its features are cached; empty if they never are. Epoch `e` sees view `e`
+    /// modulo their number.
+    cached: Vec<bool>,
     mixing: Option<Mixing>,
-    /// The right answer for each photo.
-    answers: Answers,
+    targets: SampleTargets,
 }
 
-/// How the photos of a step are mixed.
+/// How the images of a step are mixed.
 #[derive(Clone, Copy)]
 struct Mixing {
     mix: Mix,
     seed: u64,
-    /// Side of the photos in pixels.
+    /// Side of the images in pixels.
     side: u32,
 }
 
 impl Inputs {
-    /// The training photos: in another order every epoch and, with augmentation, varied.
+    /// The training images: in another order every epoch and, with augmentation, varied.
     ///
     /// # Errors
     /// Those of [`Loader::new`].
-    pub fn training(config: &Config, photos: &Photos, network: &mut Network, context: &Context) -> Result<Self> {
+    pub fn training(config: &Config, photos: &Photos, trunk: Option<Trunk>, context: &Context) -> Result<Self> {
         let options = LoaderOptions {
             batch_size: config.batch_size,
             shuffle: true,
@@ -63,184 +92,197 @@ impl Inputs {
             seed: config.seed,
             ..LoaderOptions::default()
         };
-        Self::new("training", &photos.dataset.train, options, config, photos, network.body(), context)
+        let samples = &photos.dataset.train;
+        Self::new(Part::Training, samples, photos.targets(samples), options, config, photos, trunk, context)
     }
 
-    /// The validation photos, as they are and in their order.
+    /// The validation images, as they are and in their order.
     ///
     /// # Errors
     /// Those of [`Loader::new`].
-    pub fn validation(config: &Config, photos: &Photos, network: &mut Network, context: &Context) -> Result<Self> {
+    pub fn validation(config: &Config, photos: &Photos, trunk: Option<Trunk>, context: &Context) -> Result<Self> {
         let options = LoaderOptions { batch_size: BATCH, ..LoaderOptions::default() };
-        Self::new("validation", &photos.dataset.val, options, config, photos, network.body(), context)
+        let samples = &photos.dataset.val;
+        Self::new(Part::Validation, samples, photos.targets(samples), options, config, photos, trunk, context)
     }
 
+    #[allow(clippy::too_many_arguments)] // one call for each part
     fn new(
-        part: &'static str,
+        part: Part,
         samples: &[Sample],
+        targets: SampleTargets,
         options: LoaderOptions,
         config: &Config,
         photos: &Photos,
-        body: Option<&mut Body>,
+        trunk: Option<Trunk>,
         context: &Context,
     ) -> Result<Self> {
         let step_size = options.batch_size;
-        let (mut steps_together, mut kept) = (1, Vec::new());
-        if let Some(body) = body {
-            // Many photos at once are faster, and what the steps change does not reach down here.
+        let (mut steps_together, mut cached) = (1, Vec::new());
+        if let Some(trunk) = trunk {
+            // Many images at once are faster, and what the steps change does not reach down here.
             steps_together = (BATCH / step_size).max(1);
             let views = if options.augmentation.is_none() { 1 } else { options.views.unwrap_or(0) };
-            let bytes = body.values.saturating_mul(views).saturating_mul(samples.len() * size_of::<f32>());
-            if bytes <= MAX_KEPT_BYTES {
-                kept.resize_with(views, || None);
+            let bytes = trunk.len.saturating_mul(views).saturating_mul(samples.len() * size_of::<f32>());
+            if bytes <= MAX_CACHED_BYTES {
+                cached.resize(views, false);
             } else {
                 let in_views = if views > 1 { format!(" in {views} views") } else { String::new() };
                 context.progress.note(&format!(
-                    "the {part} photos' values at {}{in_views} take {} MiB, more than the {} that are kept: every epoch \
-                     computes them anew",
-                    body.layer,
+                    "The frozen layers' features of the {} photos{in_views} take {} MiB, more than the {} that are cached: \
+                     every epoch computes them again.",
+                    part.name(),
                     bytes >> 20,
-                    MAX_KEPT_BYTES >> 20
+                    MAX_CACHED_BYTES >> 20
                 ));
             }
         }
         let mix = options.augmentation.as_ref().and_then(|augmentation| augmentation.mix);
         let mixing = mix.map(|mix| Mixing { mix, seed: config.seed, side: config.preprocessing.crop });
-        let answers = photos.answers(samples);
         let options = LoaderOptions { batch_size: step_size * steps_together, workers: context.threads, ..options };
         let loader = Loader::new(samples.to_vec(), photos.store.clone(), config.preprocessing.clone(), options)?;
-        Ok(Self { part, loader, step_size, steps_together, kept, mixing, answers })
+        Ok(Self { part, loader, step_size, steps_together, has_trunk: trunk.is_some(), cached, mixing, targets })
     }
 
-    /// How many steps an epoch has; the last one may be smaller than the others.
+    /// The images of `loader` in its order, without a frozen trunk. Their targets are then to be
+    /// [set](Self::set_targets).
+    pub fn of_loader(loader: Loader, step_size: usize, targets: SampleTargets) -> Self {
+        Self {
+            part: Part::Training,
+            loader,
+            step_size,
+            steps_together: 1,
+            has_trunk: false,
+            cached: Vec::new(),
+            mixing: None,
+            targets,
+        }
+    }
+
+    /// Gives the images other targets, from the next epoch on.
+    pub fn set_targets(&mut self, targets: SampleTargets) {
+        self.targets = targets;
+    }
+
+    /// Steps of an epoch; the last one may be smaller than the others.
     pub fn num_steps(&self) -> usize {
-        self.num_photos().div_ceil(self.step_size)
+        self.num_samples().div_ceil(self.step_size)
     }
 
-    /// How many photos an epoch has.
-    pub fn num_photos(&self) -> usize {
+    /// Images of an epoch.
+    pub fn num_samples(&self) -> usize {
         self.loader.num_samples()
     }
 
-    /// The steps of an epoch in order, from `first` on. What is kept is computed before the first of them.
+    /// The steps of an epoch in order, from `first` on. Features that are to be cached are computed before the first of
+    /// them.
     ///
     /// # Errors
-    /// Those of loading and inferring, [`crate::Error::Interrupted`].
-    pub fn epoch(&mut self, epoch: u64, first: usize, network: &mut Network, context: &Context) -> Result<Steps<'_>> {
-        let views = self.kept.len() as u64;
+    /// Those of loading and of the session, [`crate::Error::Interrupted`].
+    pub fn epoch(
+        &mut self,
+        epoch: u64,
+        first: usize,
+        session: &mut dyn Session,
+        context: &Context,
+    ) -> Result<Steps<'_>> {
+        let views = self.cached.len() as u64;
         let view = epoch.checked_rem(views).unwrap_or(0);
-        if let (Some(kept @ None), Some(body)) = (self.kept.get_mut(view as usize), network.body()) {
+        if self.cached.get(view as usize) == Some(&false) {
             let of_views = if views > 1 { format!(", view {}/{views}", view + 1) } else { String::new() };
-            let what = format!("{} features{of_views}", self.part);
-            *kept = Some(Kept::compute(&what, &self.loader, view, body, context)?);
+            self.cache(&format!("{} features{of_views}", self.part.name()), view, session, context)?;
+            self.cached[view as usize] = true;
         }
-        let (source, skipped) = match self.kept.get(view as usize).and_then(Option::as_ref) {
-            Some(kept) => {
-                let mut order = self.loader.order(epoch);
-                order.drain(..order.len().min(first * self.step_size));
-                (Origin::Kept(kept, order.into_iter()), 0)
-            }
-            None => {
-                let batches = self.loader.epoch(epoch, first / self.steps_together);
-                (Origin::Photos(batches), first % self.steps_together)
-            }
+        let (source, skipped) = if self.cached.is_empty() {
+            let batches = self.loader.epoch(epoch, first / self.steps_together);
+            (Source::Loader(batches), first % self.steps_together)
+        } else {
+            let mut order = self.loader.order(epoch);
+            order.drain(..order.len().min(first * self.step_size));
+            (Source::Cache { part: self.part, view, order: order.into_iter() }, 0)
         };
         Ok(Steps {
             source,
             step_size: self.step_size,
+            has_trunk: self.has_trunk,
             batch: Batch::default(),
+            keys: Vec::new(),
             at: 0,
             skipped: skipped * self.step_size,
             mixing: self.mixing,
-            all: &self.answers,
-            answers: self.answers.of(&[]),
+            targets: &self.targets,
+            batch_targets: self.targets.select(&[]),
             epoch,
             next: (first - skipped) as u64,
         })
     }
-}
 
-/// Values at the boundary, in the order of the samples.
-struct Kept {
-    values: Vec<f32>,
-    /// Those of one photo.
-    len: usize,
-}
-
-impl Kept {
-    fn compute(what: &str, loader: &Loader, view: u64, body: &mut Body, context: &Context) -> Result<Self> {
-        let (n, len) = (loader.num_samples(), body.values);
-        let mut kept = Self { values: vec![0.0; n * len], len };
-        let infer = |images: &[f32]| Ok(body.session.infer(images)?);
-        for_each_batch(what, loader, view, infer, context, |values, batch| {
-            let samples = batch.sample_keys.iter().map(|&sample| sample as usize);
-            for (sample, values) in samples.zip(values.chunks_exact(len)) {
-                kept.values[sample * len..][..len].copy_from_slice(values);
-            }
-            Ok(())
-        })?;
-        Ok(kept)
-    }
-
-    fn batch(&self, samples: impl Iterator<Item = usize>) -> Batch {
-        let len = self.len;
-        let mut batch = Batch::default();
-        for sample in samples {
-            batch.images.extend_from_slice(&self.values[sample * len..][..len]);
-            batch.sample_keys.push(sample as u64);
-            batch.n += 1;
+    /// Computes the features of a view, and lets the session keep them.
+    fn cache(&self, stage: &str, view: u64, session: &mut dyn Session, context: &Context) -> Result<()> {
+        context.progress.begin(stage, "img", self.num_samples() as u64);
+        let mut done = 0;
+        for batch in self.loader.epoch(view, 0) {
+            let batch = batch?;
+            let keys: Vec<u64> = batch.sample_keys.iter().map(|&sample| self.part.key(view, sample)).collect();
+            session.cache_features(images(&batch, 0..batch.n), &keys)?;
+            done += batch.n;
+            context.progress.advance(done as u64, "");
+            context.check_cancelled()?;
         }
-        batch
+        context.progress.end();
+        Ok(())
     }
 }
 
 /// An epoch's steps.
 pub(crate) struct Steps<'a> {
-    source: Origin<'a>,
+    source: Source,
     step_size: usize,
-    /// The steps at hand; its images are what the layers that learn see.
+    has_trunk: bool,
+    /// The images of the current steps; without pixels where their features are cached.
     batch: Batch,
-    /// Where the next step begins in it.
+    /// Keys of their features in the session's cache.
+    keys: Vec<u64>,
+    /// Where the next step begins in the batch.
     at: usize,
     /// Where the next step begins in the first batch.
     skipped: usize,
     mixing: Option<Mixing>,
-    /// The right answer for each photo of the part, and those for the photos of the batch.
-    all: &'a Answers,
-    answers: Answers,
+    /// The targets of all images of the part, and those of the batch.
+    targets: &'a SampleTargets,
+    batch_targets: SampleTargets,
     epoch: u64,
-    /// The first step of the next batch of photos.
+    /// The first step of the next batch.
     next: u64,
 }
 
 /// Where steps come from.
-enum Origin<'a> {
-    /// Photos, and the frozen layers.
-    Photos(Batches),
-    /// What is kept, and the samples that are still to come.
-    Kept(&'a Kept, IntoIter<usize>),
+enum Source {
+    /// Images, which pass through the trunk if there is one.
+    Loader(Batches),
+    /// Cached features of these samples.
+    Cache { part: Part, view: u64, order: IntoIter<usize> },
 }
 
-/// What one step sees.
+/// A batch to train on, or to measure.
 pub(crate) struct Step<'a> {
-    /// `[n, ...]`, row-major: the input of the layers that learn.
-    pub values: &'a [f32],
-    /// What the network should say of each photo.
+    /// Images, or cached features.
+    pub input: Input<'a>,
     pub labels: Labels<'a>,
-    /// The index of each photo among the samples.
+    /// The index of each image among the samples.
     pub samples: &'a [u64],
 }
 
 impl Step<'_> {
-    /// What keys each photo's randomness in the layers that learn: dropout drops anew in every epoch.
+    /// What keys each image's random masks: dropout drops anew in every epoch.
     pub fn keys(&self, epoch: u64) -> Vec<u64> {
         self.samples.iter().map(|&sample| (epoch << 32) | sample).collect()
     }
 }
 
 impl Mixing {
-    /// Mixes the photos of each step with one another, and tells how. Keyed by the number of the step, of which the batch
-    /// holds some from `first` on.
+    /// Mixes the images of each step with one another, and returns how. Keyed by the number of the step, of which the
+    /// batch holds some from `first` on.
     fn apply(&self, batch: &mut Batch, step_size: usize, epoch: u64, first: u64) -> Vec<Mixed> {
         let len = batch.images.len() / batch.n.max(1);
         let steps = batch.images.chunks_mut(step_size * len).zip(first..);
@@ -257,38 +299,46 @@ impl Steps<'_> {
     /// The next step; `None` at the end.
     ///
     /// # Errors
-    /// Those of loading and inferring.
-    pub fn next(&mut self, network: &mut Network) -> Result<Option<Step<'_>>> {
+    /// Those of loading and of the session.
+    pub fn next(&mut self, session: &mut dyn Session) -> Result<Option<Step<'_>>> {
         while self.at >= self.batch.n {
             let mut mixed = None;
-            self.batch = match &mut self.source {
-                Origin::Photos(batches) => match batches.next() {
-                    None => return Ok(None),
-                    Some(batch) => {
-                        let mut batch = batch?;
-                        let mix = |mixing: &Mixing| mixing.apply(&mut batch, self.step_size, self.epoch, self.next);
-                        mixed = self.mixing.as_ref().map(mix);
-                        self.next += batch.n.div_ceil(self.step_size) as u64;
-                        network.below(batch)?
+            match &mut self.source {
+                Source::Loader(batches) => {
+                    let Some(batch) = batches.next() else { return Ok(None) };
+                    self.batch = batch?;
+                    let mix = |mixing: &Mixing| mixing.apply(&mut self.batch, self.step_size, self.epoch, self.next);
+                    mixed = self.mixing.as_ref().map(mix);
+                    self.next += self.batch.n.div_ceil(self.step_size) as u64;
+                    if self.has_trunk {
+                        self.keys = (0..self.batch.n).map(transient_key).collect();
+                        session.cache_features(images(&self.batch, 0..self.batch.n), &self.keys)?;
                     }
-                },
-                Origin::Kept(_, order) if order.len() == 0 => return Ok(None),
-                Origin::Kept(kept, order) => kept.batch(order.by_ref().take(self.step_size)),
-            };
-            let answers = self.all.of(&self.batch.sample_keys);
-            self.answers = match mixed {
-                Some(mixed) => answers.mixed(self.step_size, &mixed),
-                None => answers,
+                }
+                Source::Cache { order, .. } if order.len() == 0 => return Ok(None),
+                Source::Cache { part, view, order } => {
+                    let samples: Vec<u64> = order.by_ref().take(self.step_size).map(|sample| sample as u64).collect();
+                    self.keys = samples.iter().map(|&sample| part.key(*view, sample)).collect();
+                    self.batch = Batch { n: samples.len(), sample_keys: samples, ..Batch::default() };
+                }
+            }
+            let targets = self.targets.select(&self.batch.sample_keys);
+            self.batch_targets = match mixed {
+                Some(mixed) => targets.mixed(self.step_size, &mixed),
+                None => targets,
             };
             self.at = std::mem::take(&mut self.skipped);
         }
-        let (start, end) = (self.at, self.batch.n.min(self.at + self.step_size));
-        self.at = end;
-        let len = self.batch.images.len() / self.batch.n;
+        let range = self.at..self.batch.n.min(self.at + self.step_size);
+        self.at = range.end;
+        let input = match self.has_trunk {
+            true => Input::Cached(&self.keys[range.clone()]),
+            false => images(&self.batch, range.clone()).into(),
+        };
         Ok(Some(Step {
-            values: &self.batch.images[start * len..end * len],
-            labels: self.answers.labels(start..end),
-            samples: &self.batch.sample_keys[start..end],
+            input,
+            labels: self.batch_targets.labels(range.clone()),
+            samples: &self.batch.sample_keys[range],
         }))
     }
 }

@@ -1,4 +1,4 @@
-//! What every photo of a run counts in the loss.
+//! How a miss is counted.
 
 use regraft_data::Dataset;
 use regraft_engine::Targets;
@@ -6,20 +6,20 @@ use regraft_engine::Targets;
 use crate::Config;
 use crate::trainer::inputs::Step;
 
-/// How a miss is counted.
+/// The settings of a loss that are the same for every batch.
+#[derive(Clone, Debug, Default)]
 pub(crate) struct Loss {
     label_smoothing: f64,
     class_weights: Option<Vec<f32>>,
 }
 
 impl Loss {
-    /// As the settings say for these training photos.
+    /// Of a run's settings, for its training samples.
     pub fn new(config: &Config, dataset: &Dataset) -> Self {
-        let class_weights = config.loss_weights(dataset);
-        Self { label_smoothing: config.label_smoothing, class_weights }
+        Self { label_smoothing: config.label_smoothing, class_weights: config.loss_weights(dataset) }
     }
 
-    /// What the network should say of a step's photos.
+    /// What a batch should have given.
     pub fn targets<'a>(&'a self, step: &Step<'a>) -> Targets<'a> {
         let class_weights = self.class_weights.as_deref();
         Targets { labels: step.labels, label_smoothing: self.label_smoothing, class_weights }

@@ -3,7 +3,6 @@
 use std::time::Instant;
 
 use regraft_data::{Dataset, Sample, Target, Task};
-use regraft_engine::SessionOptions;
 use regraft_graph::{Grafted, Graph, NodeId, StateDict, Tensor};
 use regraft_learn::history::Row;
 use regraft_learn::linear::{
@@ -11,64 +10,62 @@ use regraft_learn::linear::{
 };
 use regraft_learn::metrics::Tally;
 
-use crate::model::sealed::Golden;
+use crate::model::golden::Golden;
+use crate::network::extractor::feature_extractor;
+use crate::network::session::Network;
 use crate::photos::features::Features;
-use crate::photos::prepare::Photos;
 use crate::photos::targets;
+use crate::run::outcome::Trained;
 use crate::run::report;
-use crate::{ClassWeights, Config, Context, Finished, Head, Model, Pretrained, Provenance, Result, RunFolder};
+use crate::trainer::job::Job;
+use crate::{ClassWeights, Head, Model, Provenance, Result};
+
+/// A finished probe.
+pub(crate) struct Probed {
+    pub trained: Trained,
+    /// The head's tensors under their names in the network.
+    pub head: StateDict,
+}
 
 /// Computes features, fits the head, and seals it on the network as an ordinary fully connected layer.
 ///
 /// # Errors
 /// Any of [`crate::Error`].
-pub(crate) fn run(
-    config: &Config,
-    backbone: &Pretrained,
-    photos: &Photos,
-    folder: &RunFolder,
-    context: &Context,
-) -> Result<Finished> {
+pub(crate) fn run(job: &Job) -> Result<Probed> {
     let started = Instant::now();
+    let Job { config, photos, folder, context, .. } = *job;
     let dataset = &photos.dataset;
-    let (Grafted { graph, classifier: head, .. }, mut state) = config.graft(backbone, dataset.classes.len())?;
+    let (Grafted { graph, classifier, .. }, mut state) = config.graft(job.pretrained, job.outputs())?;
     let parameters: u64 = graph.parameters().iter().map(|spec| spec.len() as u64).sum();
     folder.require_room(4 * parameters + (1 << 20))?;
-    let divided = graph.split(graph.nodes()[head].inputs[0])?;
-    let (extractor, top) = divided.expect("nothing goes past a head");
-    let mut below = context.engine.compile(&extractor, &state, SessionOptions::inference(&extractor))?;
-    let mut extract = |what: &str, samples: &[Sample]| {
-        Features::extract(what, samples, below.as_mut(), &photos.store, &config.preprocessing, context)
-    };
-    let train = extract("training features", &dataset.train)?;
-    let val = extract("validation features", &dataset.val)?;
+    let (trunk, top) = feature_extractor(&graph, classifier)?.expect("nothing goes past a new head");
+    let mut below = Network::new(context.engine, &trunk, &state)?;
+    let train = extract(job, "training features", &dataset.train, &mut below)?;
+    let val = extract(job, "validation features", &dataset.val, &mut below)?;
 
-    let linear = fit_head(config, &train, photos, context)?;
+    let linear = fit_head(job, &train)?;
     let measure = |features: &Features, samples: &[Sample]| -> Result<Tally> {
         let rows = features.values.chunks_exact(features.dim);
         let logits: Vec<f32> = rows.flat_map(|row| linear.logits(row)).map(|z| z as f32).collect();
-        let mut tally = Tally::new(linear.kind, dataset.classes.len());
-        targets::add(&mut tally, &logits, photos.answers(samples).labels(0..samples.len()))?;
-        Ok(tally)
+        let mut metrics = Tally::new(linear.kind, dataset.classes.len());
+        targets::add(&mut metrics, &logits, photos.targets(samples).labels(0..samples.len()))?;
+        Ok(metrics)
     };
     let (on_train, on_val) = (measure(&train, &dataset.train)?, measure(&val, &dataset.val)?);
     let kind = linear.kind;
-    put(linear, &graph, head, &mut state);
+    let head = tensors(linear, &graph, classifier);
+    state.extend(head.clone());
 
-    let mut top = context.engine.compile(&top, &state, SessionOptions::inference(&top))?;
-    let golden = Golden::record(graph.input_shape(), |input| Ok(top.infer(&below.infer(input)?)?))?;
+    let mut top = Network::new(context.engine, &top, &state)?;
+    let golden = Golden::record(graph.input_shape(), |images| top.infer_values(&below.infer(images)?))?;
     let model = Model {
         graph,
         state,
         classes: dataset.classes.clone(),
         preprocessing: config.preprocessing.clone(),
         head: kind,
-        unit: photos.unit,
-        provenance: Provenance {
-            epoch: 1,
-            val_score: Some(on_val.score()),
-            ..Provenance::of(config, backbone, photos)
-        },
+        scale: photos.scale,
+        provenance: Provenance { epoch: 1, val_score: Some(on_val.score()), ..job.provenance() },
         golden,
     };
     let seconds = started.elapsed().as_secs_f64();
@@ -85,7 +82,7 @@ pub(crate) fn run(
     // Last: the model is what tells a finished probe.
     model.save(&folder.best_path())?;
     context.progress.epoch(&report::epoch(&row, 1, true, kind));
-    Ok(Finished {
+    let trained = Trained {
         folder: folder.clone(),
         best_val_score: row.val_score,
         kind,
@@ -93,8 +90,14 @@ pub(crate) fn run(
         chosen: false,
         val_n: dataset.val.len(),
         seconds,
-        ladder: None,
-    })
+        auto: None,
+        scores: Some(on_val.per_sample().to_vec()),
+    };
+    Ok(Probed { trained, head })
+}
+
+fn extract(job: &Job, stage: &str, samples: &[Sample], network: &mut Network) -> Result<Features> {
+    Features::extract(stage, samples, network, &job.photos.store, &job.config.preprocessing, job.context)
 }
 
 /// Gives the last layer of a network the weights that a probe of it finds, for fine-tuning to start from: linear probing,
@@ -102,42 +105,31 @@ pub(crate) fn run(
 ///
 /// # Errors
 /// Any of [`crate::Error`].
-pub(crate) fn initialise(
-    config: &Config,
-    grafted: &Grafted,
-    state: &mut StateDict,
-    photos: &Photos,
-    context: &Context,
-) -> Result<()> {
+pub(crate) fn initialise(job: &Job, grafted: &Grafted, state: &mut StateDict) -> Result<()> {
     let Grafted { graph, classifier, .. } = grafted;
-    let extractor = graph.cut(graph.nodes()[*classifier].inputs[0]);
-    let mut below = context.engine.compile(&extractor, state, SessionOptions::inference(&extractor))?;
-    let dataset = &photos.dataset;
-    let train = Features::extract(
-        "features for the probe",
-        &dataset.train,
-        below.as_mut(),
-        &photos.store,
-        &config.preprocessing,
-        context,
-    )?;
-    let linear = fit_head(config, &train, photos, context)?;
-    put(linear, graph, *classifier, state);
+    let (trunk, _) = feature_extractor(graph, *classifier)?.expect("nothing goes past a new head");
+    let mut network = Network::new(job.context.engine, &trunk, state)?;
+    let train = extract(job, "features for the probe", &job.photos.dataset.train, &mut network)?;
+    let linear = fit_head(job, &train)?;
+    state.extend(tensors(linear, graph, *classifier));
     Ok(())
 }
 
-/// Makes a fitted head the weights of a fully connected layer.
-fn put(linear: LinearHead, graph: &Graph, layer: NodeId, state: &mut StateDict) {
+/// A fitted head as the tensors of a fully connected layer.
+fn tensors(linear: LinearHead, graph: &Graph, layer: NodeId) -> StateDict {
     let (name, classes, dim) = (&graph.nodes()[layer].name, linear.classes(), linear.dim());
-    state.insert(format!("{name}.weight"), Tensor::new([classes, dim], linear.weight));
-    state.insert(format!("{name}.bias"), Tensor::new([classes], linear.bias));
+    StateDict::from([
+        (format!("{name}.weight"), Tensor::new([classes, dim], linear.weight)),
+        (format!("{name}.bias"), Tensor::new([classes], linear.bias)),
+    ])
 }
 
 /// Fits the head to the training photos with the given `C`, or chooses it by cross-validation.
-fn fit_head(config: &Config, train: &Features, photos: &Photos, context: &Context) -> Result<LinearHead> {
-    let answers = photos.answers(&photos.dataset.train);
-    let classes = answers.classes();
-    let samples = answers.samples(&train.values, train.dim, &classes)?;
+fn fit_head(job: &Job, train: &Features) -> Result<LinearHead> {
+    let Job { config, photos, context, .. } = *job;
+    let targets = photos.targets(&photos.dataset.train);
+    let classes = targets.classes();
+    let samples = targets.with_features(&train.values, train.dim, &classes)?;
     if config.head == Head::Mean {
         return Ok(class_means(samples)?);
     }

@@ -1,14 +1,15 @@
-//! The way of the data: folder, network, road, model.
+//! From settings to a model: what is checked, loaded and run, in this order.
 
 use std::path::Path;
 use std::time::Instant;
 
-use crate::photos::prepare::{self, Photos};
-use crate::run::checkpoint::Loaded;
-use crate::trainer::auto;
-use crate::trainer::epochs;
-use crate::trainer::probe;
-use crate::{Backbone, Config, Context, Error, InitHead, Mode, Outcome, Pretrained, Result, RunFolder, Source};
+use crate::photos::prepare;
+use crate::run::checkpoint::Checkpoint;
+use crate::run::outcome::Interrupted;
+use crate::trainer::job::Job;
+use crate::trainer::recipe::Recipe;
+use crate::trainer::{auto, distill, probe, supervised};
+use crate::{Backbone, Config, Context, Error, InitHead, Mode, Outcome, Result, RunFolder, Source};
 
 /// Looks for what is wrong with a run whose weights are not here yet: its settings, its output folder, the network for
 /// that size of pictures, the folder of photos. All of it is looked at again by [`train`].
@@ -34,7 +35,7 @@ pub fn train(config: &Config, output_dir: Option<&Path>, replace: bool, context:
     let started = Instant::now();
     config.validate()?;
     RunFolder::require_free(output_dir, replace)?;
-    let (photos, backbone) = prepare::look(config, context)?;
+    let (photos, pretrained) = prepare::look(config, context)?;
     if config.weights.is_random() && config.backbone.zoo_name().is_some() {
         context.progress.warn(&format!(
             "{} starts from random weights, which have learned nothing yet and give a poor classifier",
@@ -44,71 +45,70 @@ pub fn train(config: &Config, output_dir: Option<&Path>, replace: bool, context:
     let folder = RunFolder::create(output_dir, "train")?;
     folder.start(&config.resolved()?, &photos.dataset.classes)?;
     context.progress.run_folder(folder.path());
-    take_road(config, &backbone, &photos, &folder, None, started, context)
+    run(&Job { config, pretrained: &pretrained, photos: &photos, folder: &folder, context }, None, started)
 }
 
-/// Goes on with an interrupted run, to the same bits as if it had not been interrupted.
+/// Continues an interrupted run or distillation, to the same bits as if it had not been interrupted.
 ///
 /// # Errors
-/// Any of [`Error`]; [`Error::File`] if the folder is no run, the run is complete, or its photos have changed.
+/// Any of [`Error`]; [`Error::File`] if the folder is no run, the run is complete, or its images have changed.
 pub fn resume(run: &Path, context: &Context) -> Result<Outcome> {
+    if distill::is_distillation(run) {
+        return distill::resume(run, context);
+    }
     let started = Instant::now();
     let (folder, config) = RunFolder::open(run)?;
     config.validate()?;
-    let complete = match config.mode {
-        Mode::Auto => folder.read_ladder()?.is_some_and(|ladder| ladder.is_complete()),
-        Mode::Probe => folder.best_path().exists(),
-        Mode::Frozen | Mode::Finetune => false, // the checkpoint knows
-    };
-    if complete {
-        let reason = format!("is complete; its model is {}", folder.best_path().display());
-        return Err(Error::File { path: run.to_owned(), reason });
-    }
-    // A probe takes seconds and starts again, also that which comes before fine-tuning; what else a ladder has tried has a
-    // folder of its own.
-    let probing = config.init_head == InitHead::Probe && !folder.checkpoint_path().exists();
-    let checkpoint = match config.mode {
-        Mode::Auto | Mode::Probe => None,
-        Mode::Frozen | Mode::Finetune if probing => None,
-        Mode::Frozen | Mode::Finetune => Some(Loaded::read(&folder.checkpoint_path())?),
-    };
-    if let Some(loaded) = &checkpoint
-        && loaded.position.is_complete(&config)
-    {
-        let stopped = if loaded.position.epoch < config.epochs { ", and then --patience ended it" } else { "" };
-        let reason = format!(
-            "is complete: {} of {} epochs are done{stopped}; its best model is {}",
-            loaded.position.epoch,
-            config.epochs,
-            folder.best_path().display()
-        );
-        return Err(Error::File { path: run.to_owned(), reason });
-    }
-    let (photos, backbone) = prepare::look(&config, context)?;
-    if let Some(loaded) = &checkpoint {
-        loaded.require_same(&config, &photos, &backbone)?;
+    let checkpoint = open_checkpoint(&folder, &config)?;
+    let (photos, pretrained) = prepare::look(&config, context)?;
+    let job = Job { config: &config, pretrained: &pretrained, photos: &photos, folder: &folder, context };
+    if let Some(checkpoint) = &checkpoint {
+        checkpoint.require_same(&job)?;
     }
     context.progress.run_folder(folder.path());
-    take_road(&config, &backbone, &photos, &folder, checkpoint, started, context)
+    self::run(&job, checkpoint, started)
 }
 
-fn take_road(
-    config: &Config,
-    backbone: &Pretrained,
-    photos: &Photos,
-    folder: &RunFolder,
-    checkpoint: Option<Loaded>,
-    started: Instant,
-    context: &Context,
-) -> Result<Outcome> {
-    let result = match config.mode {
-        Mode::Auto => auto::climb(config, backbone, photos, folder, started, context),
-        Mode::Probe => probe::run(config, backbone, photos, folder, context).map(Outcome::Finished),
-        Mode::Frozen | Mode::Finetune => epochs::run(config, backbone, None, photos, folder, checkpoint, context),
+/// The checkpoint that a run goes on from, if it has got so far.
+///
+/// # Errors
+/// [`Error::File`] if the run is complete; those of reading it.
+fn open_checkpoint(folder: &RunFolder, config: &Config) -> Result<Option<Checkpoint>> {
+    let complete = |reason: String| Err(Error::File { path: folder.path().to_owned(), reason });
+    let (model, checkpoint) = (folder.best_path(), folder.checkpoint_path());
+    match config.mode {
+        Mode::Auto if folder.read_auto()?.is_some_and(|result| result.is_complete()) => {
+            return complete(format!("is complete; its model is {}", model.display()));
+        }
+        Mode::Probe if model.exists() => return complete(format!("is complete; its model is {}", model.display())),
+        Mode::Auto | Mode::Probe => return Ok(None),
+        // The probe that the head starts from takes seconds and starts again.
+        Mode::Frozen | Mode::Finetune if config.init_head == InitHead::Probe && !checkpoint.exists() => {
+            return Ok(None);
+        }
+        Mode::Frozen | Mode::Finetune => {}
+    }
+    let read = Checkpoint::read(&checkpoint)?;
+    let (done, epochs) = (read.position.epoch, config.epochs);
+    if !read.position.is_complete(&Recipe::new(config)) {
+        return Ok(Some(read));
+    }
+    let stopped = if done < epochs { ", and then --patience ended it" } else { "" };
+    complete(format!("is complete: {done} of {epochs} epochs are done{stopped}; its best model is {}", model.display()))
+}
+
+/// Runs a job by its mode. `started` is when the run's time began.
+fn run(job: &Job, checkpoint: Option<Checkpoint>, started: Instant) -> Result<Outcome> {
+    let result = match job.config.mode {
+        Mode::Auto => auto::run(job, started),
+        Mode::Probe => probe::run(job).map(|probed| Outcome::Trained(probed.trained)),
+        Mode::Frozen | Mode::Finetune => supervised::run(*job, None, checkpoint),
     };
     match result {
-        // A probe, which starts again when the run is resumed, or what is measured between a ladder's rungs.
-        Err(error) if error.is_interruption() => Ok(Outcome::Interrupted { folder: folder.clone(), epoch: 0, step: 0 }),
+        // A probe, which starts again when the run is resumed, or what auto mode measures between its stages.
+        Err(error) if error.is_interruption() => {
+            Ok(Outcome::Interrupted(Interrupted { folder: job.folder.clone(), epoch: 0, step: 0 }))
+        }
         result => result,
     }
 }

@@ -25,8 +25,8 @@ use regraft_random::{Purpose, keyed, shuffle};
 use serde::{Deserialize, Serialize};
 
 use crate::photos::prepare::report;
-use crate::run::checkpoint::Loaded;
-use crate::{Context, Error, Published, Result, RunFolder, Source};
+use crate::run::checkpoint::Checkpoint;
+use crate::{Context, Error, Outcome, Published, Result, RunFolder, Source};
 
 /// Who is learned from.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
@@ -184,37 +184,8 @@ impl DistillConfig {
     }
 }
 
-/// A distillation that came to its end, or was stopped.
-#[derive(Clone, Debug)]
-pub enum Distilled {
-    /// It is finished.
-    Finished {
-        /// Name of the student's architecture.
-        student: String,
-        /// Its weights.
-        weights: PathBuf,
-        /// The student as a trained model, where the teacher was one.
-        model: Option<PathBuf>,
-        /// How much of the variance of what the teachers say it explains on photos kept apart (R²).
-        val_r2: f64,
-        /// Photos that it has seen, repetitions included.
-        seen: u64,
-        /// Time spent training.
-        seconds: f64,
-    },
-    /// The state is in the run's folder.
-    Interrupted {
-        /// The run's folder.
-        folder: RunFolder,
-        /// Epochs finished.
-        epoch: usize,
-        /// Steps done in the next one.
-        step: usize,
-    },
-}
-
-/// The photos of a distillation.
-struct Pile {
+/// The unlabelled images of a distillation.
+struct Unlabelled {
     train: Vec<Sample>,
     val: Vec<Sample>,
     store: Arc<ImageStore>,
@@ -228,37 +199,32 @@ struct Pile {
 ///
 /// # Errors
 /// Any of [`Error`].
-pub fn distill(
-    config: &DistillConfig,
-    output_dir: Option<&Path>,
-    replace: bool,
-    context: &Context,
-) -> Result<Distilled> {
+pub fn distill(config: &DistillConfig, output_dir: Option<&Path>, replace: bool, context: &Context) -> Result<Outcome> {
     config.validate()?;
     RunFolder::require_free(output_dir, replace)?;
     let config = &config.resolved()?;
     if let Some(folder) = output_dir.map(RunFolder::at) {
         config.files().try_for_each(|file| folder.require_apart(file))?;
     }
-    let pile = Pile::gather(config, context)?;
+    let images = Unlabelled::gather(config, context)?;
     let folder = RunFolder::create(output_dir, "distill")?;
     folder.clear()?;
     let text = toml::to_string(config);
     folder.write_distillation(&text.map_err(|e| Error::Setting(format!("these settings cannot be kept: {e}")))?)?;
     context.progress.run_folder(folder.path());
-    student::run(config, &pile, &folder, None, context)
+    student::run(config, &images, &folder, None, context)
 }
 
 /// Whether a folder is that of a distillation.
-pub fn is_distillation(run: &Path) -> bool {
+pub(crate) fn is_distillation(run: &Path) -> bool {
     RunFolder::at(run).distillation_path().is_file()
 }
 
-/// Goes on with an interrupted distillation.
+/// Continues an interrupted distillation.
 ///
 /// # Errors
-/// Any of [`Error`]; [`Error::File`] if the folder is not that of one, it is complete, or its photos have changed.
-pub fn resume_distillation(run: &Path, context: &Context) -> Result<Distilled> {
+/// Any of [`Error`]; [`Error::File`] if the folder is not that of one, it is complete, or its images have changed.
+pub(crate) fn resume(run: &Path, context: &Context) -> Result<Outcome> {
     let folder = RunFolder::at(run);
     let path = folder.distillation_path();
     let wrong = |reason: String| Error::File { path: path.clone(), reason };
@@ -266,23 +232,24 @@ pub fn resume_distillation(run: &Path, context: &Context) -> Result<Distilled> {
     let config: DistillConfig =
         toml::from_str(&text).map_err(|e| wrong(format!("is not the settings of a run: {e}")))?;
     config.validate()?;
-    let checkpoint = folder.checkpoint_path().exists().then(|| Loaded::read(&folder.checkpoint_path())).transpose()?;
-    let trained = checkpoint.as_ref().is_some_and(|loaded| loaded.position.epoch >= config.epochs);
+    let checkpoint =
+        folder.checkpoint_path().exists().then(|| Checkpoint::read(&folder.checkpoint_path())).transpose()?;
+    let trained = checkpoint.as_ref().is_some_and(|checkpoint| checkpoint.position.epoch >= config.epochs);
     // The student's weights are what is written last.
     if trained && folder.student_path().is_file() {
         let reason = format!("is complete; the student's weights are {}", folder.student_path().display());
         return Err(Error::File { path: run.to_owned(), reason });
     }
-    let pile = Pile::gather(&config, context)?;
-    if checkpoint.as_ref().is_some_and(|loaded| loaded.position.data_sha256 != pile.sha256) {
+    let images = Unlabelled::gather(&config, context)?;
+    if checkpoint.as_ref().is_some_and(|checkpoint| checkpoint.position.data_sha256 != images.sha256) {
         let reason = "the photos have changed since this run began, so it cannot go on; start a new run";
         return Err(Error::File { path: run.to_owned(), reason: reason.into() });
     }
     context.progress.run_folder(folder.path());
-    student::run(&config, &pile, &folder, checkpoint, context)
+    student::run(&config, &images, &folder, checkpoint, context)
 }
 
-impl Pile {
+impl Unlabelled {
     /// Finds the photos, decodes each once and sets some apart.
     fn gather(config: &DistillConfig, context: &Context) -> Result<Self> {
         let (mut paths, mut findings) = image_paths(&config.images)?;

@@ -3,22 +3,22 @@
 use std::collections::BTreeMap;
 use std::path::PathBuf;
 
-use regraft_engine::{Session, SessionOptions};
 use regraft_graph::{Graph, Op, StateDict, Tensor};
 use serde_json::json;
 
 use super::targets::Targets;
 use super::teacher::{About, Widths};
-use super::{DistillConfig, Pile};
-use crate::model::sealed::Golden;
-use crate::{Context, Model, Provenance, Result, RunFolder, Taught};
+use super::{DistillConfig, Unlabelled};
+use crate::model::golden::Golden;
+use crate::network::session::Network;
+use crate::{Context, Distillation, Model, Provenance, Result, RunFolder};
 
 /// A finished student, and what is known about it.
 pub(super) struct Product<'a> {
     pub config: &'a DistillConfig,
     pub graph: &'a Graph,
     pub targets: &'a Targets<'a>,
-    pub pile: &'a Pile,
+    pub images: &'a Unlabelled,
     /// Hash of the weights that it started from.
     pub weights_sha256: Option<String>,
     pub val_r2: f64,
@@ -32,12 +32,11 @@ impl Product<'_> {
     /// [`crate::Error::Weights`] if a file cannot be written.
     pub fn save(
         &self,
-        session: &mut dyn Session,
+        mut state: StateDict,
         folder: &RunFolder,
         context: &Context,
     ) -> Result<(PathBuf, Option<PathBuf>)> {
-        let Self { config, graph, targets, pile, .. } = *self;
-        let mut state = session.trained_state();
+        let Self { config, graph, targets, images, .. } = *self;
         let head = graph.nodes()[graph.head()?].name.clone();
         let model = self.model(&state, &head, context)?;
         state.retain(|tensor, _| !tensor.starts_with(&format!("{head}.")));
@@ -45,8 +44,8 @@ impl Product<'_> {
             "backbone": config.student,
             "weights_sha256": self.weights_sha256,
             "teachers": targets.about,
-            "photos": pile.train.len(),
-            "photos_sha256": pile.sha256,
+            "photos": images.train.len(),
+            "photos_sha256": images.sha256,
             "epochs": config.epochs,
             "views": config.views,
             "seed": config.seed,
@@ -71,7 +70,7 @@ impl Product<'_> {
 
     /// The student with the part of its last layer that gives the logits of a trained model, if it learned from one alone.
     fn model(&self, state: &StateDict, head: &str, context: &Context) -> Result<Option<Model>> {
-        let Self { config, graph, targets, pile, .. } = *self;
+        let Self { config, graph, targets, images, .. } = *self;
         let [teacher] = config.teachers.as_slice() else { return Ok(None) };
         let Some(taught) = teacher.model()? else { return Ok(None) };
         let head_node = graph.head()?;
@@ -93,21 +92,21 @@ impl Product<'_> {
         state.insert(bias, Tensor::new([logits], biases));
         let mut graph = graph.clone();
         graph.replace_head(logits)?;
-        let mut session = context.engine.compile(&graph, &state, SessionOptions::inference(&graph))?;
-        let golden = Golden::record(graph.input_shape(), |input| Ok(session.infer(input)?))?;
+        let mut network = Network::new(context.engine, &graph, &state)?;
+        let golden = Golden::record(graph.input_shape(), |images| network.infer(images))?;
         let About { backbone, sha256 } = targets.about[0].clone();
         let provenance = Provenance {
             regraft: env!("CARGO_PKG_VERSION").into(),
             backbone: config.student.clone(),
             weights_sha256: self.weights_sha256.clone(),
             weights: config.published.clone(),
-            data_sha256: pile.sha256.clone(),
+            data_sha256: images.sha256.clone(),
             mode: None,
-            distilled: Some(Taught { teacher: backbone, teacher_sha256: sha256, r2: self.val_r2 }),
+            distilled: Some(Distillation { teacher: backbone, teacher_sha256: sha256, r2: self.val_r2 }),
             seed: config.seed,
             epoch: config.epochs,
             val_score: None,
-            val_n: pile.val.len(),
+            val_n: images.val.len(),
         };
         Ok(Some(Model {
             graph,
@@ -115,7 +114,7 @@ impl Product<'_> {
             classes: taught.classes,
             preprocessing: config.preprocessing.clone(),
             head: taught.head,
-            unit: taught.unit,
+            scale: taught.scale,
             provenance,
             golden,
         }))

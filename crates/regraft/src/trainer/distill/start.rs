@@ -4,7 +4,7 @@ use std::path::Path;
 
 use regraft_graph::{Graph, StateDict, init, narrow, zoo};
 
-use super::{DistillConfig, Pile};
+use super::{DistillConfig, Unlabelled};
 use crate::network::batch_norms;
 use crate::run::checkpoint::Position;
 use crate::{Context, Error, Pretrained, Result, Source};
@@ -21,7 +21,7 @@ impl Start {
     ///
     /// # Errors
     /// [`Error::WrongWeights`] for weights of another network; those of reading photos and of running the network.
-    pub fn new(config: &DistillConfig, graph: &Graph, pile: &Pile, context: &Context) -> Result<Self> {
+    pub fn new(config: &DistillConfig, graph: &Graph, images: &Unlabelled, context: &Context) -> Result<Self> {
         let mut state = init::random(graph, config.seed);
         let (begun, sha256) = match &config.weights {
             Source::Random => return Ok(Self { state, weights_sha256: None }),
@@ -48,15 +48,15 @@ impl Start {
             context
                 .progress
                 .note("the batch norms of these weights are folded into the convolutions: they are unfolded");
-            let images = batch_norms::sample(&pile.train, &pile.store, &config.preprocessing, context)?;
+            let images = batch_norms::sample(&images.train, &images.store, &config.preprocessing, context)?;
             batch_norms::unfold(graph, &mut state, &images, context)?;
         }
         Ok(Self { state, weights_sha256: sha256 })
     }
 
     /// For a run that goes on, with all its values in a checkpoint: what it started from need not be there any more.
-    pub fn resumed(config: &DistillConfig, graph: &Graph, progress: &Position) -> Self {
-        Self { state: init::random(graph, config.seed), weights_sha256: progress.weights_sha256.clone() }
+    pub fn resumed(config: &DistillConfig, graph: &Graph, position: &Position) -> Self {
+        Self { state: init::random(graph, config.seed), weights_sha256: position.weights_sha256.clone() }
     }
 }
 

@@ -8,7 +8,7 @@ use regraft_graph::{StateDict, Tensor};
 use serde_json::json;
 
 use super::teacher::{About, Teacher, Widths};
-use super::{DistillConfig, Pile};
+use super::{DistillConfig, Unlabelled};
 use crate::photos::features::{BATCH, for_each_batch};
 use crate::run::folder::remove;
 use crate::{Context, Error, Result, RunFolder};
@@ -31,7 +31,7 @@ pub(super) enum View {
 /// The teachers' words.
 pub(super) struct Targets<'a> {
     config: &'a DistillConfig,
-    pile: &'a Pile,
+    images: &'a Unlabelled,
     folder: &'a RunFolder,
     teachers: Vec<Teacher>,
     /// All that decides what they say, as their files have it.
@@ -52,7 +52,7 @@ impl<'a> Targets<'a> {
     /// Those of opening them; [`Error::File`] naming the answers of others.
     pub fn open(
         config: &'a DistillConfig,
-        pile: &'a Pile,
+        images: &'a Unlabelled,
         folder: &'a RunFolder,
         resumes: bool,
         context: &Context,
@@ -61,9 +61,9 @@ impl<'a> Targets<'a> {
             config.teachers.iter().map(|teacher| Teacher::open(teacher, context)).collect::<Result<Vec<_>>>()?;
         let widths = teachers.iter().map(|teacher| teacher.widths).collect();
         let about = teachers.iter().map(|teacher| teacher.about.clone()).collect();
-        let asked = asked(config, pile, &teachers);
+        let asked = asked(config, images, &teachers);
         let (mean, factor) = (Vec::new(), Vec::new());
-        let targets = Self { config, pile, folder, teachers, asked, widths, about, mean, factor };
+        let targets = Self { config, images, folder, teachers, asked, widths, about, mean, factor };
         targets.forget_others(resumes)?;
         Ok(targets)
     }
@@ -106,8 +106,8 @@ impl<'a> Targets<'a> {
     pub fn missing_bytes(&self) -> Result<u64> {
         let here = self.folder.answers()?;
         let views = self.views() - here.iter().filter(|(view, _)| view.is_some()).count().min(self.views());
-        let val = if here.iter().any(|(view, _)| view.is_none()) { 0 } else { self.pile.val.len() };
-        let photos = (views as u64).saturating_mul(self.pile.train.len() as u64).saturating_add(val as u64);
+        let val = if here.iter().any(|(view, _)| view.is_none()) { 0 } else { self.images.val.len() };
+        let photos = (views as u64).saturating_mul(self.images.train.len() as u64).saturating_add(val as u64);
         // In half precision.
         Ok(photos.saturating_mul(2 * self.len() as u64))
     }
@@ -160,8 +160,8 @@ impl<'a> Targets<'a> {
 
     fn samples(&self, view: View) -> &'a [Sample] {
         match view {
-            View::Train(_) => &self.pile.train,
-            View::Val => &self.pile.val,
+            View::Train(_) => &self.images.train,
+            View::Val => &self.images.val,
         }
     }
 
@@ -194,13 +194,13 @@ impl<'a> Targets<'a> {
             workers: context.threads,
             ..LoaderOptions::default()
         };
-        let loader = Loader::new(samples.to_vec(), self.pile.store.clone(), teacher.preprocessing.clone(), options)?;
+        let loader = Loader::new(samples.to_vec(), self.images.store.clone(), teacher.preprocessing.clone(), options)?;
         let (what, width) = (format!("asking {}, {of}", teacher.about.backbone), teacher.widths.all());
         for_each_batch(
             &what,
             &loader,
             epoch as u64,
-            |images| teacher.ask(images),
+            |views| teacher.ask(views),
             context,
             |said, batch| {
                 if let Some(&value) = said.iter().find(|value| !value.is_finite()) {
@@ -216,7 +216,7 @@ impl<'a> Targets<'a> {
 
     /// Measures what they say, so that every number has mean 0 and each teacher's features and logits count the same.
     fn standardise(&mut self, said: &[f32]) {
-        let (len, n) = (self.len(), self.pile.train.len() as f64);
+        let (len, n) = (self.len(), self.images.train.len() as f64);
         let (mut mean, mut square) = (vec![0.0f64; len], vec![0.0f64; len]);
         for row in said.chunks_exact(len) {
             mean.iter_mut().zip(row).for_each(|(m, &x)| *m += f64::from(x) / n);
@@ -239,13 +239,13 @@ impl<'a> Targets<'a> {
 }
 
 /// Everything that decides what teachers say of the photos, so that answers can be told from those to another question.
-fn asked(config: &DistillConfig, pile: &Pile, teachers: &[Teacher]) -> String {
+fn asked(config: &DistillConfig, images: &Unlabelled, teachers: &[Teacher]) -> String {
     let who = teachers.iter().map(|teacher| json!({"is": teacher.about, "preprocessing": teacher.preprocessing}));
     json!({
         "teachers": who.collect::<Vec<_>>(),
-        "photos_sha256": pile.sha256,
+        "photos_sha256": images.sha256,
         // Large photos are decoded at a smaller size, which depends on the largest that anyone asks for.
-        "decoded_for": pile.side,
+        "decoded_for": images.side,
         "exif_orientation": config.preprocessing.exif_orientation,
         "views": config.augmentation(),
         "seed": config.seed,

@@ -3,21 +3,20 @@
 use std::path::Path;
 
 use regraft_data::Preprocessing;
-use regraft_engine::{Session, SessionOptions};
-use regraft_graph::{Graph, Shape, StateDict};
+use regraft_engine::Images;
+use regraft_graph::{Graph, NodeId, StateDict};
 use serde::{Deserialize, Serialize};
 
 use super::TeacherConfig;
+use crate::network::extractor::feature_extractor;
+use crate::network::session::Network;
 use crate::{Context, Error, Model, Pretrained, Result, Source};
 
 /// A teacher, ready to be asked.
 pub(super) struct Teacher {
-    /// Up to the head.
-    below: Box<dyn Session>,
-    /// The head; absent if its weights are not known.
-    top: Option<Box<dyn Session>>,
-    /// Shape of the values that the head reads.
-    shape: Shape,
+    network: Network,
+    /// The node that the head reads and, if the head's weights are known, the output.
+    nodes: Vec<NodeId>,
     /// How it wants photos prepared.
     pub preprocessing: Preprocessing,
     /// Lengths of what it says of a photo.
@@ -98,49 +97,53 @@ impl Teacher {
         path: &Path,
         context: &Context,
     ) -> Result<Self> {
-        let head = graph.nodes()[graph.head()?].inputs[0];
-        let shape = graph.shapes()?[head];
-        let Some((extractor, rest)) = graph.split(head)? else {
-            let layer = &graph.nodes()[graph.head()?].name;
+        let head = graph.head()?;
+        let features = graph.nodes()[head].inputs[0];
+        if feature_extractor(graph, head)?.is_none() {
+            let layer = &graph.nodes()[head].name;
             return Err(Error::File {
                 path: path.to_owned(),
                 reason: format!(
-                    "is no teacher: something in its network goes past its last layer, {layer}, so what that layer reads is \
+                    "cannot teach: something in its network goes past its last layer, {layer}, so what that layer reads is \
                      not all that it knows; choose another --teacher"
                 ),
             });
+        }
+        let shapes = graph.shapes()?;
+        let widths = Widths {
+            features: shapes[features].channels(),
+            logits: if has_head { shapes[graph.output()].len() } else { 0 },
         };
-        let below = context.engine.compile(&extractor, state, SessionOptions::inference(&extractor))?;
-        let top = match has_head {
-            true => Some(context.engine.compile(&rest, state, SessionOptions::inference(&rest))?),
-            false => None,
+        let (network, nodes) = match has_head {
+            true => (Network::inspected(context.engine, graph, state)?, vec![features, graph.output()]),
+            false => {
+                let trunk = graph.cut(features);
+                let output = trunk.output();
+                (Network::inspected(context.engine, &trunk, state)?, vec![output])
+            }
         };
-        let features = match shape {
-            Shape::Features(features) => features,
-            Shape::Map { channels, .. } => channels,
-        };
-        let logits = if has_head { rest.shapes()?[rest.output()].len() } else { 0 };
-        Ok(Self { below, top, shape, preprocessing, widths: Widths { features, logits }, about })
+        Ok(Self { network, nodes, preprocessing, widths, about })
     }
 
-    /// What it says of prepared photos: `[n, widths.all()]`.
+    /// Its outputs for prepared images: `[n, widths.all()]`.
     ///
     /// # Errors
     /// Those of inferring.
-    pub fn ask(&mut self, images: &[f32]) -> Result<Vec<f32>> {
-        let values = self.below.infer(images)?;
-        let logits = self.top.as_mut().map(|top| top.infer(&values)).transpose()?;
-        let (len, Widths { features, logits: classes }) = (self.shape.len(), self.widths);
-        let mut said = Vec::with_capacity(values.len() / len * self.widths.all());
-        for (i, values) in values.chunks_exact(len).enumerate() {
-            let pixels = (len / features) as f32;
-            // A map lies pixel by pixel.
-            said.extend((0..features).map(|c| values[c..].iter().step_by(features).sum::<f32>() / pixels));
-            if let Some(logits) = &logits {
-                said.extend_from_slice(&logits[i * classes..][..classes]);
+    pub fn ask(&mut self, images: Images) -> Result<Vec<f32>> {
+        let values = self.network.infer_nodes(images, &self.nodes)?;
+        let Widths { features, logits } = self.widths;
+        let n = values[0].shape()[0];
+        let mut rows = Vec::with_capacity(n * self.widths.all());
+        for i in 0..n {
+            let maps = values[0].data();
+            let len = maps.len() / n;
+            let planes = maps[i * len..][..len].chunks_exact(len / features);
+            rows.extend(planes.map(|plane| plane.iter().sum::<f32>() / plane.len() as f32));
+            if let Some(outputs) = values.get(1) {
+                rows.extend_from_slice(&outputs.data()[i * logits..][..logits]);
             }
         }
-        Ok(said)
+        Ok(rows)
     }
 }
 

@@ -1,0 +1,51 @@
+//! What a run is about.
+
+use regraft_graph::StateDict;
+use regraft_learn::linear::HeadKind;
+
+use crate::photos::prepare::Photos;
+use crate::trainer::probe;
+use crate::{Config, Context, InitHead, Pretrained, Provenance, Result, RunFolder};
+use regraft_graph::Grafted;
+
+/// A run's settings, network and images, the folder it writes into, and what it works with.
+#[derive(Clone, Copy)]
+pub(crate) struct Job<'a> {
+    pub config: &'a Config,
+    pub pretrained: &'a Pretrained,
+    pub photos: &'a Photos,
+    pub folder: &'a RunFolder,
+    pub context: &'a Context<'a>,
+}
+
+impl Job<'_> {
+    /// What the network's outputs mean.
+    pub fn head_kind(&self) -> HeadKind {
+        self.photos.head_kind(self.config)
+    }
+
+    /// Outputs of the network: classes or labels, 1 for a number.
+    pub fn outputs(&self) -> usize {
+        self.photos.dataset.classes.len()
+    }
+
+    /// What is known of a model before it is trained.
+    pub fn provenance(&self) -> Provenance {
+        Provenance::of(self.config, self.pretrained, self.photos)
+    }
+
+    /// The network with its new head, and the tensors that it starts from. `head` is what the head starts from, if a probe
+    /// has found it already; without, a head that starts from a probe's solution gets it here.
+    ///
+    /// # Errors
+    /// Those of grafting, and of the probe.
+    pub fn graft(&self, head: Option<&StateDict>) -> Result<(Grafted, StateDict)> {
+        let (grafted, mut state) = self.config.graft(self.pretrained, self.outputs())?;
+        match (self.config.init_head, head) {
+            (InitHead::Random, _) => {}
+            (InitHead::Probe, Some(head)) => state.extend(head.clone()),
+            (InitHead::Probe, None) => probe::initialise(self, &grafted, &mut state)?,
+        }
+        Ok((grafted, state))
+    }
+}

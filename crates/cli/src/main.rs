@@ -6,8 +6,8 @@ mod args;
 mod commands;
 mod setup;
 mod terminal;
+mod tools;
 mod values;
-mod weights;
 
 use std::io;
 use std::process::ExitCode;

@@ -21,6 +21,21 @@ pub fn metric_name(column: &str) -> &'static str {
     }
 }
 
+/// A fraction as people read it: `94.1%`.
+pub fn percent(fraction: f64) -> String {
+    format!("{:.1}%", 100.0 * fraction)
+}
+
+/// A path as it can be pasted into a shell.
+pub fn quoted(path: &Path) -> String {
+    let text = path.display().to_string();
+    let plain = |c: char| c.is_alphanumeric() || "/._-+=:@%,".contains(c);
+    match text.chars().all(plain) && !text.is_empty() {
+        true => text,
+        false => format!("'{}'", text.replace('\'', r"'\''")),
+    }
+}
+
 /// The unit of work that is told in KiB, MiB and so on.
 pub const BYTES: &str = "bytes";
 
@@ -136,5 +151,18 @@ impl Progress for Terminal {
 
     fn run_folder(&self, path: &Path) {
         self.tell(&format!("writing to {}", path.display()));
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn quoted_paths_can_be_pasted() {
+        assert_eq!(quoted(Path::new("runs/train/best.safetensors")), "runs/train/best.safetensors");
+        assert_eq!(quoted(Path::new("runs/my run")), "'runs/my run'");
+        assert_eq!(quoted(Path::new("it's")), r"'it'\''s'");
+        assert_eq!(percent(0.94117), "94.1%");
     }
 }

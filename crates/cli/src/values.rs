@@ -10,7 +10,7 @@ use regraft::{Backbone, ClassWeights};
 use regraft_data::{Augmentation, ColorJitter, Preprocessing};
 use regraft_graph::zoo;
 
-use crate::weights::Choice;
+use regraft::WeightSpec;
 
 /// The largest seed that `config.toml` can hold: TOML's integers have a sign.
 pub const MAX_SEED: u64 = i64::MAX as u64;
@@ -57,14 +57,14 @@ pub fn colors(text: &str) -> Result<[f32; 3], String> {
 }
 
 /// A parser of what a network starts from.
-pub fn weights() -> impl TypedValueParser<Value = Choice> {
-    OsStringValueParser::new().map(Choice::from)
+pub fn weights() -> impl TypedValueParser<Value = WeightSpec> {
+    OsStringValueParser::new().map(WeightSpec::from)
 }
 
 /// Parses a backbone's name with what it starts from: its default weights, unless `=` and something else follows.
-pub fn backbone_and_weights(text: &str) -> Result<(String, Choice), String> {
+pub fn backbone_and_weights(text: &str) -> Result<(String, WeightSpec), String> {
     if Backbone::from(text).onnx_file().is_some() {
-        return Ok((text.into(), Choice::Named(regraft_hub::DEFAULT.into())));
+        return Ok((text.into(), WeightSpec::Named(regraft_hub::DEFAULT.into())));
     }
     let (name, weights) = text.split_once('=').unwrap_or((text, regraft_hub::DEFAULT));
     if !zoo::NAMES.contains(&name) {
@@ -73,14 +73,14 @@ pub fn backbone_and_weights(text: &str) -> Result<(String, Choice), String> {
     if weights.is_empty() {
         return Err(format!("after {name}= there must be a file, or the name of published weights"));
     }
-    Ok((name.into(), Choice::from(std::ffi::OsString::from(weights))))
+    Ok((name.into(), WeightSpec::from(std::ffi::OsString::from(weights))))
 }
 
 /// Who is learned from.
 #[derive(Clone, Debug)]
 pub enum TeacherArg {
     /// A backbone and its weights.
-    Backbone(String, Choice),
+    Backbone(String, WeightSpec),
     /// A model file.
     Model(PathBuf),
 }

@@ -99,6 +99,12 @@ impl Preprocessing {
         values
     }
 
+    /// The shorter side after resizing for another side of the square, in the proportion of this preprocessing, rounded
+    /// down.
+    pub fn resize_for(&self, crop: u32) -> u32 {
+        (crop.saturating_mul(self.resize) / self.crop.max(1)).min(Self::MAX_SIDE)
+    }
+
     /// `Resize` and `CenterCrop`: a square of `crop` pixels. Only what the crop keeps is computed, so a
     /// very long picture costs no more than a square one.
     pub fn resize_and_crop(&self, image: &Image, scratch: &mut Scratch) -> Image {

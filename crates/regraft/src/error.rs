@@ -2,6 +2,8 @@
 
 use std::path::PathBuf;
 
+use crate::network::weights::INSTEAD_OF_PUBLISHED;
+
 /// The result of this crate's functions.
 pub type Result<T, E = Error> = std::result::Result<T, E>;
 
@@ -23,6 +25,15 @@ pub enum Error {
     /// From the weights.
     #[error(transparent)]
     Weights(regraft_weights::Error),
+    /// From published weights: the registry, the cache, the environment.
+    #[error(transparent)]
+    Hub(#[from] regraft_hub::Error),
+    /// Published weights could not be downloaded.
+    #[error("{source}, {INSTEAD_OF_PUBLISHED}")]
+    Download {
+        /// Why not.
+        source: regraft_hub::Error,
+    },
     /// From an ONNX file.
     #[error(transparent)]
     Onnx(#[from] regraft_onnx::Error),
@@ -120,7 +131,13 @@ impl Error {
     /// Whether the caller's wish to stop is the reason.
     pub fn is_interruption(&self) -> bool {
         use {regraft_data::Error::Cancelled as PhotosCancelled, regraft_learn::Error::Cancelled as FitCancelled};
-        matches!(self, Error::Interrupted | Error::Data(PhotosCancelled) | Error::Learn(FitCancelled))
+        matches!(
+            self,
+            Error::Interrupted
+                | Error::Data(PhotosCancelled)
+                | Error::Learn(FitCancelled)
+                | Error::Hub(regraft_hub::Error::Interrupted)
+        )
     }
 }
 

@@ -18,7 +18,7 @@ use crate::values::{
     MAX_SEED, MAX_THREADS, TeacherArg, at_least_one, backbone, backbone_and_weights, not_negative, number, pixels,
     positive, teacher, weights,
 };
-use crate::weights::Choice;
+use regraft::WeightSpec;
 
 /// Transfer learning for people with a folder of photos: keep a pretrained ConvNet, graft a new head on it.
 #[derive(Parser)]
@@ -112,7 +112,7 @@ pub struct Compare {
     /// A backbone to try, with its default weights or others as for train --weights, or an ONNX file; may be repeated
     /// [default: the one inside this program, and all whose default weights have been downloaded]
     #[arg(long = "backbone", value_name = "NAME[=WEIGHTS]", value_parser = backbone_and_weights)]
-    pub backbones: Vec<(String, Choice)>,
+    pub backbones: Vec<(String, WeightSpec)>,
     /// Parts that the photos are divided into, each of which is held out in turn
     #[arg(long, default_value_t = 5, value_parser = clap::value_parser!(u16).range(2..=100))]
     pub folds: u16,
@@ -143,7 +143,7 @@ pub struct Distill {
     /// a file, or random values. They may be those of a wider network with the same layers: the most important channels stay
     /// [default: random]
     #[arg(long, value_name = "NAME|FILE", value_parser = weights())]
-    pub weights: Option<Choice>,
+    pub weights: Option<WeightSpec>,
     /// Folder for the run [default: runs/distill, runs/distill2, ...]
     #[arg(long)]
     pub output_dir: Option<PathBuf>,
@@ -200,6 +200,9 @@ pub struct Eval {
     /// Ask about each photo more than once
     #[arg(long, value_enum)]
     pub tta: Option<TtaArg>,
+    /// Write each photo's path, target and probabilities to a CSV file
+    #[arg(long, value_name = "FILE")]
+    pub predictions: Option<PathBuf>,
 }
 
 #[derive(Clone, Copy, ValueEnum)]

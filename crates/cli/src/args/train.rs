@@ -11,7 +11,7 @@ use crate::values::{
     AUTO, MAX_SEED, at_least_one, backbone_or_auto, class_weights, color_jitter, colors, not_negative, number, pixels,
     positive, seconds, weights,
 };
-use crate::weights::Choice;
+use regraft::WeightSpec;
 
 #[derive(Clone, Copy, PartialEq, ValueEnum)]
 pub enum ModeArg {
@@ -102,7 +102,7 @@ pub struct Train {
     /// Pretrained weights: a published name such as imagenet1k_v1 (`regraft backbones` lists them), downloaded where need
     /// be; a file, torchvision's .pth or .safetensors; or random
     #[arg(long, value_name = "NAME|FILE", default_value = "default", value_parser = weights())]
-    pub weights: Choice,
+    pub weights: WeightSpec,
     /// Download nothing: published weights must be here already
     #[arg(long)]
     pub offline: bool,

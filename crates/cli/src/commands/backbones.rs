@@ -3,19 +3,19 @@
 use std::io::{Write, stdout};
 
 use anyhow::Result;
-use regraft::Embedded;
+use regraft::{Embedded, Hub};
 use regraft_graph::{Graph, Shape, zoo};
 use regraft_hub::{Cached, Registry, Settings, Weights};
 use serde_json::{Value, json};
 
+use crate::End;
 use crate::args::Common;
-use crate::{End, weights};
 
 /// Classes that an architecture was published with.
 const IMAGENET_CLASSES: usize = 1000;
 
 pub fn run(common: &Common) -> Result<End> {
-    let (settings, registry) = weights::hub(false)?;
+    let Hub { settings, registry } = Hub::from_env(false)?;
     let backbones = zoo::NAMES.iter().map(|name| Backbone::new(name, &registry)).collect::<Result<Vec<_>>>()?;
     let mut out = stdout();
     if common.json {

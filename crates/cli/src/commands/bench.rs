@@ -5,7 +5,9 @@ use std::time::Instant;
 
 use anyhow::Result;
 use regraft::Backbone;
-use regraft_engine::{Batch, BatchNormMode, Engine, Labels, LayerTime, SessionOptions, Targets, UpdateRule};
+use regraft_engine::{
+    Batch, BatchNormMode, Engine, Labels, LayerTime, Outputs, SessionOptions, StepOptions, Targets, UpdateRule, Want,
+};
 use regraft_graph::{Trainable, init};
 use regraft_kernels::{peak, simd::Level};
 use serde_json::json;
@@ -29,6 +31,7 @@ pub fn run(common: &Common, args: &Bench) -> Result<End> {
         seed: 0,
         precision: args.precision.into(),
         infer_precision: args.precision.into(),
+        outputs: Outputs::Final,
     };
     let mut session = engine.compile(&graph, &init::random(&graph, 0), options)?;
     // Any values do: the kernels' time does not depend on them.
@@ -42,11 +45,12 @@ pub fn run(common: &Common, args: &Bench) -> Result<End> {
         }
         let started = Instant::now();
         match args.what {
-            What::Forward => drop(session.infer(&inputs)?),
+            What::Forward => drop(session.infer(inputs.as_slice().into(), &[graph.output()])?),
             What::Train => {
                 let targets = Targets { labels: Labels::Classes(&labels), label_smoothing: 0.0, class_weights: None };
-                session.gradients(Batch { inputs: &inputs, keys: &keys }, targets)?;
-                session.update(1e-3);
+                let batch = Batch { input: inputs.as_slice().into(), sample_keys: &keys };
+                session.accumulate(batch, targets, Want::Losses)?;
+                session.step(&StepOptions { lr: 1e-3, ..StepOptions::default() })?;
             }
         }
         if run >= WARM_UP {

@@ -3,30 +3,33 @@
 use std::io::{Write, stdout};
 
 use anyhow::Result;
-use regraft::{Candidate, CompareOptions, Comparison, Embedded, Entry, Progress, SIGNIFICANT};
-use regraft_hub::{Cached, Registry, Settings};
+use regraft::{
+    Backbone, Candidate, CompareOptions, Comparison, EMBEDDED, Embedded, Entry, FoundWeights, Hub, Progress,
+    SIGNIFICANT, WeightSpec,
+};
+use regraft_hub::Cached;
 use regraft_learn::linear::HeadKind;
 use serde_json::{Value, json};
 
-use super::train::Tools;
 use crate::End;
 use crate::args::{Common, Compare};
 use crate::terminal::Terminal;
-use crate::weights::{self, Choice, EMBEDDED, Start};
+use crate::tools::Tools;
 
 pub fn run(common: &Common, args: &Compare) -> Result<End> {
     let tools = Tools::new(common)?;
-    let (hub, registry) = weights::hub(args.offline)?;
+    let (hub, context) = (tools.hub(args.offline)?, tools.context());
     let mut candidates = Vec::new();
-    for (backbone, choice) in chosen(args, &registry, &hub, &tools.terminal) {
-        let start = Start::find(&choice, &backbone, &registry, &tools.terminal)?;
-        let preprocessing = start.preprocessing.clone();
-        let (weights, _) = start.bring(&hub, &tools.downloads())?;
-        candidates.push(Candidate { backbone: backbone.into(), weights, preprocessing });
+    for (backbone, spec) in chosen(args, &hub, &tools.terminal) {
+        let backbone = Backbone::from(backbone);
+        let found = FoundWeights::find(&spec, &backbone, &hub, &tools.terminal)?;
+        let preprocessing = found.preprocessing.clone();
+        let (weights, _) = found.load(&hub, &context)?;
+        candidates.push(Candidate { backbone, weights, preprocessing });
     }
     let options =
         CompareOptions { data: args.data.clone(), strict: args.strict, folds: args.folds.into(), seed: args.seed };
-    let comparison = regraft::compare(&candidates, &options, &tools.context())?;
+    let comparison = regraft::compare(&candidates, &options, &context)?;
     let mut out = stdout();
     if common.json {
         writeln!(out, "{}", in_json(&comparison))?;
@@ -37,13 +40,14 @@ pub fn run(common: &Common, args: &Compare) -> Result<End> {
 }
 
 /// The backbones that were named, or the one inside the program and all whose published weights are here.
-fn chosen(args: &Compare, registry: &Registry, hub: &Settings, terminal: &Terminal) -> Vec<(String, Choice)> {
+fn chosen(args: &Compare, hub: &Hub, terminal: &Terminal) -> Vec<(String, WeightSpec)> {
     if !args.backbones.is_empty() {
         return args.backbones.clone();
     }
-    let here = registry.all().iter().filter(|weights| weights.default && hub.cached(weights) == Cached::Whole);
-    let here = here.map(|weights| (weights.backbone.clone(), Choice::Named(weights.name.clone())));
-    let inside = (Embedded::ROOTSTOCK.backbone.to_owned(), Choice::Named(EMBEDDED.to_owned()));
+    let here =
+        hub.registry.all().iter().filter(|weights| weights.default && hub.settings.cached(weights) == Cached::Whole);
+    let here = here.map(|weights| (weights.backbone.clone(), WeightSpec::Named(weights.name.clone())));
+    let inside = (Embedded::ROOTSTOCK.backbone.to_owned(), WeightSpec::Named(EMBEDDED.to_owned()));
     let all: Vec<_> = std::iter::once(inside).chain(here).collect();
     if all.len() == 1 {
         terminal.note(
@@ -88,9 +92,12 @@ fn write(out: &mut impl Write, comparison: &Comparison) -> Result<()> {
         )?;
     }
     let entry = &entries[*recommended];
-    let why =
-        if *recommended == 0 { "the best, and none as good is faster" } else { "the fastest that may be as good" };
-    writeln!(out, "take {} with --head {}: {why}", entry.backbone, entry.head)?;
+    let why = if *recommended == 0 {
+        "the most accurate, and nothing equally accurate is faster"
+    } else {
+        "the fastest of those that may be equally accurate"
+    };
+    writeln!(out, "Recommended: {}, {}: {why}", entry.backbone, entry.head)?;
     Ok(())
 }
 

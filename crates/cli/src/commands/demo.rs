@@ -6,15 +6,19 @@ use std::path::{Path, PathBuf};
 use std::time::Instant;
 
 use anyhow::{Context as _, Result, bail};
-use regraft::{Answer, Config, Embedded, Finished, Head, Mode, Model, Outcome, Progress, Source, evaluate, predict};
+use regraft::{
+    Answer, Config, Embedded, Head, Mode, Outcome, PredictOptions, Prediction, Predictor, PreparedRun, Progress,
+    Source, Trained, evaluate,
+};
 use regraft_flowers::{KINDS, write_collection};
 use regraft_io::write_atomically;
 use regraft_learn::metrics::wilson;
 use serde_json::json;
 
-use super::train::Tools;
 use crate::End;
 use crate::args::{Common, Demo};
+use crate::terminal::percent;
+use crate::tools::Tools;
 
 /// One in so many pictures is set aside.
 const VAL_SHARE: usize = 4;
@@ -45,29 +49,28 @@ pub fn run(common: &Common, args: &Demo) -> Result<End> {
         ..Config::tutorial(photos.clone(), backbone.into())
     };
     terminal.note(&format!("training on features of {backbone}, the backbone inside this program"));
-    let Some(run) = train(&config(Source::Embedded), &args.output_dir.join("run"), &tools)? else {
+    let Some(run) = train(config(Source::Embedded), &args.output_dir.join("run"), &tools)? else {
         return Ok(End::Interrupted);
     };
     terminal.note("training the same head on features of the same network with random weights, for comparison");
-    let Some(random) = train(&config(Source::Random), &args.output_dir.join("random"), &tools)? else {
+    let Some(random) = train(config(Source::Random), &args.output_dir.join("random"), &tools)? else {
         return Ok(End::Interrupted);
     };
 
     let model_path = run.folder.best_path();
-    let model = Model::open(&model_path)?;
-    let evaluation = evaluate(&model_path, &photos, false, None, &tools.context())?;
+    let evaluation = evaluate(&model_path, &photos, false, None, &tools.context())?.evaluation()?;
     let text = evaluation.to_string();
     write_atomically(&run.folder.path().join("evaluation.txt"), |file| file.write_all(text.as_bytes()))?;
     let some: Vec<PathBuf> =
         (0..NAMED).map(|i| first_photo(&photos.join("val"), KINDS[i * KINDS.len() / NAMED])).collect::<Result<_>>()?;
+    let options = PredictOptions { top_k: Some(1), threads: tools.threads, ..PredictOptions::default() };
+    let mut predictor = Predictor::open(&model_path, tools.engine(), options)?;
     let mut named = Vec::new();
-    let mut session = model.session(tools.context().engine, &model_path)?;
-    predict(&model, session.as_mut(), &some, 1, None, &tools.context(), |prediction| {
-        if let Ok(Answer::Classes(top)) = prediction.answer {
-            named.push((prediction.path, top[0].label.clone(), top[0].prob));
+    for Prediction { name, answer, .. } in predictor.predict(some)? {
+        if let Ok(Answer::Classes(top)) = answer {
+            named.push((name, top[0].label.clone(), top[0].prob));
         }
-        Ok(())
-    })?;
+    }
 
     let seconds = started.elapsed().as_secs_f64();
     let mut out = stdout();
@@ -92,11 +95,15 @@ pub fn run(common: &Common, args: &Demo) -> Result<End> {
     writeln!(out, "\n{pictures} pictures of {} kinds of flowers: {}", KINDS.len(), photos.display())?;
     writeln!(
         out,
-        "transferred features: {accuracy:.4} of {n} pictures it had not seen (95% interval {low:.4} to {high:.4})"
+        "transferred features: {} of {n} pictures it had not seen (95% interval {} to {})",
+        percent(accuracy),
+        percent(low),
+        percent(high)
     )?;
-    writeln!(out, "random features:      {:.4}; guessing: {:.4}", random.best_val_score, 1.0 / KINDS.len() as f64)?;
+    let (random, guessing) = (percent(random.best_val_score), percent(1.0 / KINDS.len() as f64));
+    writeln!(out, "random features:      {random}; guessing: {guessing}")?;
     for (path, label, prob) in &named {
-        writeln!(out, "{}: {label} {prob:.4}", path.display())?;
+        writeln!(out, "{path}: {label} {}", percent(*prob))?;
     }
     writeln!(out, "Model: {}", model_path.display())?;
     writeln!(out, "Class by class: regraft eval {} {}", model_path.display(), photos.display())?;
@@ -135,10 +142,10 @@ fn collection(args: &Demo, tools: &Tools) -> Result<PathBuf> {
 }
 
 /// Trains into a folder; none if it was interrupted.
-fn train(config: &Config, folder: &Path, tools: &Tools) -> Result<Option<Finished>> {
-    match regraft::train(config, Some(folder), true, &tools.context())? {
-        Outcome::Finished(run) => Ok(Some(run)),
-        Outcome::Interrupted { .. } => Ok(None),
+fn train(config: Config, folder: &Path, tools: &Tools) -> Result<Option<Trained>> {
+    match PreparedRun::check(config, Some(folder), true, &tools.context())?.train(&tools.context())? {
+        Outcome::Trained(run) => Ok(Some(run)),
+        Outcome::Distilled(_) | Outcome::Interrupted(_) => Ok(None),
     }
 }
 

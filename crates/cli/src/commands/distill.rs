@@ -3,28 +3,28 @@
 use std::io::{Write, stdout};
 
 use anyhow::Result;
-use regraft::{DistillConfig, Distilled, Source, TeacherConfig, distill};
+use regraft::{DistillConfig, Distilled, FoundWeights, Source, TeacherConfig, distill};
 use regraft_data::Preprocessing;
 use regraft_graph::zoo;
 use serde_json::json;
 
-use super::train::Tools;
 use crate::End;
 use crate::args::{Common, Distill};
+use crate::terminal::quoted;
+use crate::tools::Tools;
 use crate::values::TeacherArg;
-use crate::weights::{self, Start};
 
 pub fn run(common: &Common, args: &Distill) -> Result<End> {
     let tools = Tools::new(common)?;
-    let (hub, registry) = weights::hub(args.offline)?;
+    let (hub, context) = (tools.hub(args.offline)?, tools.context());
     let mut teachers = Vec::new();
     for teacher in &args.teachers {
         teachers.push(match teacher {
             TeacherArg::Model(path) => TeacherConfig::Model { path: path.clone() },
-            TeacherArg::Backbone(backbone, choice) => {
-                let start = Start::find(choice, backbone, &registry, &tools.terminal)?;
-                let preprocessing = start.preprocessing.clone();
-                let (Source::File(weights), _) = start.bring(&hub, &tools.downloads())? else {
+            TeacherArg::Backbone(backbone, spec) => {
+                let found = FoundWeights::find(spec, &backbone.as_str().into(), &hub, &tools.terminal)?;
+                let preprocessing = found.preprocessing.clone();
+                let (Source::File(weights), _) = found.load(&hub, &context)? else {
                     anyhow::bail!(
                         "--teacher {backbone} has no weights of a file, so it has nothing to teach; give some"
                     );
@@ -35,21 +35,20 @@ pub fn run(common: &Common, args: &Distill) -> Result<End> {
     }
     let (weights, published) = match &args.weights {
         None => (Source::Random, None),
-        Some(choice) => {
+        Some(spec) => {
             let wider = args.teachers.iter().filter_map(|teacher| match teacher {
                 TeacherArg::Backbone(backbone, _) => Some(backbone.as_str()),
                 TeacherArg::Model(_) => None,
             });
             let networks: Vec<&str> = std::iter::once(args.student.as_str()).chain(wider).collect();
-            Start::of_student(choice, &networks, &registry)?.bring(&hub, &tools.downloads())?
+            FoundWeights::for_student(spec, &networks, &hub)?.load(&hub, &context)?
         }
     };
     let usual = Preprocessing::default();
     // The side that the student is made for, and the border in proportion.
     let side = zoo::build(&args.student, 2)?.input_shape().len() / 3;
     let crop = args.imgsz.unwrap_or((side as f64).sqrt() as u32);
-    let resize = (crop * usual.resize / usual.crop).min(Preprocessing::MAX_SIDE);
-    let preprocessing = Preprocessing { resize, crop, ..usual };
+    let preprocessing = Preprocessing { resize: usual.resize_for(crop), crop, ..usual };
     let config = DistillConfig {
         weights,
         published,
@@ -65,37 +64,28 @@ pub fn run(common: &Common, args: &Distill) -> Result<End> {
         licence: args.licence.clone(),
         ..DistillConfig::new(args.images.clone(), args.student.clone(), teachers, preprocessing)
     };
-    finish(common, distill(&config, args.output_dir.as_deref(), args.exist_ok, &tools.context())?)
+    super::train::finish(common, distill(&config, args.output_dir.as_deref(), args.exist_ok, &context)?)
 }
 
-/// Tells how a distillation ended.
-pub fn finish(common: &Common, distilled: Distilled) -> Result<End> {
+/// Reports a finished distillation.
+pub fn write_student(common: &Common, student: &Distilled) -> Result<End> {
     let mut out = stdout();
-    match distilled {
-        Distilled::Finished { student, weights, model, val_r2, seen, seconds } => {
-            if common.json {
-                let line =
-                    json!({"weights": weights, "model": model, "val_r2": val_r2, "seen": seen, "seconds": seconds});
-                writeln!(out, "{line}")?;
-                return Ok(End::Done);
-            }
-            let (minutes, rest) = ((seconds / 60.0) as u64, seconds % 60.0);
-            writeln!(out, "Distillation complete in {minutes}m {rest:.0}s, {seen} photos seen")?;
-            writeln!(out, "R² of what the teachers say, on photos kept apart: {val_r2:.4}")?;
-            writeln!(out, "Weights: {}", weights.display())?;
-            match model {
-                Some(model) => {
-                    writeln!(out, "Model: {}", model.display())?;
-                    eprintln!("next: regraft eval {} PHOTOS, with photos whose classes are known", model.display());
-                }
-                None => eprintln!("next: regraft train PHOTOS --backbone {student} --weights {}", weights.display()),
-            }
-            Ok(End::Done)
-        }
-        Distilled::Interrupted { folder, epoch, step } => {
-            eprintln!("stopped after {epoch} epoch(s) and {step} step(s); nothing is lost");
-            eprintln!("go on with: regraft resume {}", folder.path().display());
-            Ok(End::Interrupted)
-        }
+    let Distilled { student, weights, model, val_r2, seen, seconds } = student;
+    if common.json {
+        let line = json!({"weights": weights, "model": model, "val_r2": val_r2, "seen": seen, "seconds": seconds});
+        writeln!(out, "{line}")?;
+        return Ok(End::Done);
     }
+    let (minutes, rest) = ((seconds / 60.0) as u64, seconds % 60.0);
+    writeln!(out, "Distillation complete in {minutes}m {rest:.0}s, {seen} photos seen")?;
+    writeln!(out, "R² of the teachers' outputs on photos kept aside: {val_r2:.4}")?;
+    writeln!(out, "Weights: {}", weights.display())?;
+    match model {
+        Some(model) => {
+            writeln!(out, "Model: {}", model.display())?;
+            eprintln!("Next: regraft eval {} PHOTOS, with photos whose classes are known", quoted(model));
+        }
+        None => eprintln!("Next: regraft train PHOTOS --backbone {student} --weights {}", quoted(weights)),
+    }
+    Ok(End::Done)
 }

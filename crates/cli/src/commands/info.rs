@@ -20,7 +20,7 @@ pub fn run(common: &Common, args: &Info) -> Result<End> {
             let about = json!({
                 "classes": model.classes,
                 "head": model.head,
-                "unit": model.unit,
+                "unit": model.scale,
                 "preprocessing": model.preprocessing,
                 "provenance": model.provenance,
                 "layers": layers(&model.graph, &trainable)?,

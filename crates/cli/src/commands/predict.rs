@@ -1,30 +1,26 @@
 //! `regraft predict`.
 
 use std::io::{BufRead, Write, stdin, stdout};
+use std::ops::ControlFlow;
 use std::path::{Path, PathBuf};
 
 use anyhow::{Context as _, Result};
-use regraft::{Answer, Context, Error, Model, Prediction, Progress, Ranked, YES};
+use regraft::{Answer, Model, PredictOptions, Prediction, Predictor, Progress, Ranked, YES};
 use regraft_data::{Task, image_paths};
-use serde_json::{Value, json};
 
+use crate::End;
 use crate::args::{Common, Predict};
-use crate::terminal::Terminal;
-use crate::{End, setup};
+use crate::terminal::percent;
+use crate::tools::Tools;
 
 /// Classes named for each photo, where the number was not given: a line of CSV has one.
 const TOP_K: usize = 5;
 
 pub fn run(common: &Common, args: &Predict) -> Result<End> {
-    let threads = setup::threads(common);
-    let engine = setup::engine(threads)?;
-    let terminal = Terminal::new(common.json);
-    let cancel = setup::cancel_on_interrupt()?;
-    let context = Context { engine: &engine, progress: &terminal, cancel: &cancel, threads };
+    let tools = Tools::new(common)?;
     let model = Model::open(&args.model)?;
-    let mut session = model.session(&engine, &args.model)?;
     let (paths, findings) = image_paths(&listed(&args.paths)?)?;
-    findings.items.iter().for_each(|finding| terminal.warn(&finding.to_string()));
+    findings.items.iter().for_each(|finding| tools.terminal.warn(&finding.to_string()));
     if paths.is_empty() {
         anyhow::bail!("no photos found in what was given");
     }
@@ -32,34 +28,26 @@ pub fn run(common: &Common, args: &Predict) -> Result<End> {
     // Of labels, any number may be right.
     let usual = match model.task() {
         Task::Labels => model.classes.len(),
-        Task::Classes | Task::Value => {
-            if args.csv {
-                1
-            } else {
-                TOP_K
-            }
-        }
+        Task::Classes | Task::Value if args.csv => 1,
+        Task::Classes | Task::Value => TOP_K,
     };
     let top_k = args.top_k.map_or(usual, |k| k as usize).min(model.classes.len());
     let mut printer = Printer::new(common, args, columns(model.task(), top_k));
-    let mut failed = 0usize;
-    let mut broken_pipe = None;
-    let tta = args.tta.map(Into::into);
-    let result = regraft::predict(&model, session.as_mut(), &paths, top_k, tta, &context, |answer| {
-        failed += usize::from(answer.answer.is_err());
-        printer.print(&answer).map_err(|error| {
-            broken_pipe = Some(error);
-            Error::Interrupted
-        })
-    });
-    if let Some(error) = broken_pipe {
-        return Err(error);
+    let options =
+        PredictOptions { top_k: Some(top_k), tta: args.tta.map(Into::into), features: false, threads: tools.threads };
+    let mut predictor = Predictor::new(model, &args.model, tools.engine(), options)?;
+    let (total, mut failed, mut unprinted) = (paths.len(), 0usize, Ok(()));
+    predictor.predict_each(paths, &tools.cancel, |prediction| {
+        failed += usize::from(prediction.answer.is_err());
+        unprinted = printer.print(&prediction);
+        if unprinted.is_ok() { ControlFlow::Continue(()) } else { ControlFlow::Break(()) }
+    })?;
+    unprinted?;
+    match failed {
+        0 => Ok(End::Done),
+        1 if total == 1 => anyhow::bail!("The file could not be read."),
+        _ => anyhow::bail!("{failed} of {total} files could not be read; the others are answered."),
     }
-    result?;
-    if failed > 0 {
-        anyhow::bail!("{failed} of {} files could not be read; the others are answered", paths.len());
-    }
-    Ok(End::Done)
 }
 
 /// The paths given, with `-` replaced by the lines of stdin.
@@ -102,7 +90,7 @@ impl Printer {
     fn print(&mut self, prediction: &Prediction) -> Result<()> {
         match self {
             Printer::Text => text(prediction),
-            Printer::Json => Ok(writeln!(stdout(), "{}", line(prediction))?),
+            Printer::Json => Ok(writeln!(stdout(), "{}", serde_json::to_string(prediction)?)?),
             Printer::Csv { writer, columns, header_written } => {
                 if !std::mem::replace(header_written, true) {
                     writer.write_record(&*columns)?;
@@ -132,12 +120,12 @@ fn columns(task: Task, top_k: usize) -> Vec<String> {
 }
 
 fn csv_record(prediction: &Prediction, columns: usize) -> Vec<String> {
-    let mut fields = vec![prediction.path.to_string_lossy().into_owned()];
+    let mut fields = vec![prediction.name.clone()];
     match &prediction.answer {
         Ok(Answer::Classes(top)) => {
             fields.extend(top.iter().flat_map(|Ranked { label, prob }| [label.clone(), prob.to_string()]));
         }
-        Ok(Answer::Labels(labels)) => fields.push(yes(labels).collect::<Vec<_>>().join("|")),
+        Ok(answer @ Answer::Labels(_)) => fields.push(answer.labels().join("|")),
         Ok(Answer::Value(value)) => fields.push(value.to_string()),
         Err(error) => {
             fields.resize(columns - 1, String::new());
@@ -148,41 +136,28 @@ fn csv_record(prediction: &Prediction, columns: usize) -> Vec<String> {
     fields
 }
 
-/// The labels that a photo has.
-fn yes(labels: &[Ranked]) -> impl Iterator<Item = &str> {
-    labels.iter().filter(|ranked| ranked.prob >= YES).map(|ranked| ranked.label.as_str())
-}
-
 fn text(prediction: &Prediction) -> Result<()> {
-    let path = prediction.path.display();
-    let ranked =
-        |top: &[Ranked]| top.iter().map(|r| format!("{} {:.4}", r.label, r.prob)).collect::<Vec<_>>().join(", ");
-    match &prediction.answer {
-        Ok(Answer::Classes(top)) => writeln!(stdout(), "{path}: {}", ranked(top))?,
-        Ok(Answer::Labels(labels)) => {
-            let has: Vec<Ranked> = labels.iter().filter(|ranked| ranked.prob >= YES).cloned().collect();
-            match (has.as_slice(), labels.first()) {
-                ([], Some(best)) => writeln!(stdout(), "{path}: none (the nearest: {} {:.4})", best.label, best.prob)?,
-                (has, _) => writeln!(stdout(), "{path}: {}", ranked(has))?,
-            }
-        }
-        Ok(Answer::Value(value)) => writeln!(stdout(), "{path}: {value:.4}")?,
-        Err(error) => eprintln!("error: {path}: {error}"),
-    }
-    Ok(())
-}
-
-fn line(prediction: &Prediction) -> Value {
-    let path = prediction.path.to_string_lossy();
-    let all = |ranked: &[Ranked]| -> Vec<Value> {
-        ranked.iter().map(|r| json!({"label": r.label, "prob": r.prob})).collect()
+    let name = &prediction.name;
+    let ranked = |top: &[Ranked]| {
+        top.iter().map(|it| format!("{} {}", it.label, percent(it.prob))).collect::<Vec<_>>().join(", ")
     };
     match &prediction.answer {
-        Ok(Answer::Classes(top)) => json!({"path": path, "label": top[0].label, "prob": top[0].prob, "top": all(top)}),
-        Ok(Answer::Labels(labels)) => {
-            json!({"path": path, "labels": yes(labels).collect::<Vec<_>>(), "top": all(labels)})
+        Ok(Answer::Classes(top)) => {
+            // Runners-up that round to nothing say nothing.
+            let shown = top.iter().skip(1).take_while(|it| it.prob >= 0.0005).count();
+            writeln!(stdout(), "{name}: {}", ranked(&top[..(1 + shown).min(top.len())]))?;
         }
-        Ok(Answer::Value(value)) => json!({"path": path, "value": value}),
-        Err(error) => json!({"path": path, "error": error}),
+        Ok(Answer::Labels(labels)) => {
+            let has: Vec<Ranked> = labels.iter().filter(|it| it.prob >= YES).cloned().collect();
+            match (has.as_slice(), labels.first()) {
+                ([], Some(best)) => {
+                    writeln!(stdout(), "{name}: none (the nearest: {} {})", best.label, percent(best.prob))?;
+                }
+                (has, _) => writeln!(stdout(), "{name}: {}", ranked(has))?,
+            }
+        }
+        Ok(Answer::Value(value)) => writeln!(stdout(), "{name}: {value:.4}")?,
+        Err(error) => eprintln!("error: {name}: {error}"),
     }
+    Ok(())
 }

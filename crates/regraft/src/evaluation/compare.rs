@@ -109,7 +109,7 @@ pub fn compare(candidates: &[Candidate], options: &CompareOptions, context: &Con
             Pretrained::load(backbone, weights, preprocessing.crop, options.seed)
         })
         .collect::<Result<_>>()?;
-    let photos = prepare::photos(&config, context)?;
+    let photos = prepare::photos(&config, prepare::open(&config)?, context)?;
     let samples = [photos.dataset.train.as_slice(), &photos.dataset.val].concat();
     let classes = photos.dataset.classes.len();
     let targets = photos.targets(&samples);

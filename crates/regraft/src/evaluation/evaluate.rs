@@ -5,27 +5,20 @@ use std::sync::Arc;
 
 use regraft_data::{ImageStore, Sample, open_eval, verify};
 use regraft_engine::Images;
-use regraft_learn::metrics::{Evaluation, Tally};
 
+use crate::evaluation::scores::Scores;
 use crate::evaluation::tta;
 use crate::network::session::Network;
 use crate::photos::features::{for_each_batch, loader};
 use crate::photos::prepare::{refuse_false_photos, report};
-use crate::photos::targets::{self, SampleTargets};
 use crate::{Context, Model, Result, Tta};
 
-/// Evaluates the model at `model_path` on a folder of class folders or a manifest (or the validation part of one), asking about each
-/// photo as `tta` says.
+/// Scores the model at `model_path` on a folder of class folders or a manifest, or on the validation part of one. `tta`
+/// varies each image.
 ///
 /// # Errors
 /// Any of [`crate::Error`]; unreadable photos are left out with a warning, or an error with `strict`.
-pub fn evaluate(
-    model_path: &Path,
-    data: &Path,
-    strict: bool,
-    tta: Option<Tta>,
-    context: &Context,
-) -> Result<Evaluation> {
+pub fn evaluate(model_path: &Path, data: &Path, strict: bool, tta: Option<Tta>, context: &Context) -> Result<Scores> {
     let model = Model::open(model_path)?;
     let mut network = model.network(context.engine, model_path)?;
     let (mut samples, mut findings) = open_eval(data, model.task(), &model.classes)?;
@@ -40,31 +33,32 @@ pub fn evaluate(
     progress.end();
     findings.extend(verified?);
     report(&findings, progress);
-    let tally = measure("evaluating", &model, &mut network, &samples, &store, tta, context)?;
-    Ok(tally.finish(&model.classes)?)
+    score("evaluating", &model, &mut network, &samples, &store, tta, context)
 }
 
-/// What a model makes of photos whose right answers are known; numbers in their own unit.
+/// A model's outputs for labelled images; numbers in their own unit.
 ///
 /// # Errors
 /// Those of loading and inferring, [`crate::Error::Interrupted`].
-pub(crate) fn measure(
-    what: &str,
+pub(crate) fn score(
+    stage: &str,
     model: &Model,
     network: &mut Network,
     samples: &[Sample],
     store: &Arc<ImageStore>,
     tta: Option<Tta>,
     context: &Context,
-) -> Result<Tally> {
+) -> Result<Scores> {
     let loader = loader(samples, store, &model.preprocessing, context)?;
-    let mut tally = Tally::new(Tta::head(tta, model.head), model.classes.len());
-    let right = SampleTargets::new(samples, model.task(), model.classes.len(), None);
+    let mut scores = Scores::new(Tta::head(tta, model.head), model);
     let infer = |images: Images| tta::infer(network, images, model.preprocessing.crop, model.head, tta);
-    for_each_batch(what, &loader, 0, infer, context, |outputs, batch| {
-        let right = right.select(&batch.sample_keys);
-        let numbers = model.scale.map(|scale| outputs.iter().map(|&z| scale.to_value(z) as f32).collect::<Vec<_>>());
-        targets::add(&mut tally, numbers.as_deref().unwrap_or(outputs), right.labels(0..batch.n))
+    for_each_batch(stage, &loader, 0, infer, context, |outputs, batch| {
+        let batch = batch.sample_keys.iter().map(|&sample| samples[sample as usize].clone());
+        match model.scale {
+            Some(scale) => scores.push(batch, &outputs.iter().map(|&z| scale.to_value(z) as f32).collect::<Vec<_>>()),
+            None => scores.push(batch, outputs),
+        }
+        Ok(())
     })?;
-    Ok(tally)
+    Ok(scores)
 }

@@ -1,6 +1,7 @@
 //! The sealed model and prediction with it.
 
+mod decode_ahead;
 pub(crate) mod golden;
-pub(crate) mod predict;
+pub(crate) mod predictor;
 pub(crate) mod provenance;
 pub(crate) mod sealed;

@@ -5,10 +5,11 @@ use std::path::Path;
 
 use regraft_data::{Preprocessing, Task};
 use regraft_engine::{Engine, Precision};
-use regraft_graph::{Graph, Shape, StateDict};
+use regraft_graph::{Graph, NodeId, Shape, StateDict};
 use regraft_io::Sha256;
 use regraft_learn::linear::HeadKind;
 
+use crate::evaluation::scores::task;
 use crate::model::golden::GOLDEN_INPUTS;
 use crate::network::session::Network;
 use crate::{Error, Golden, Provenance, Result, TargetScale};
@@ -169,13 +170,9 @@ impl Model {
         regraft_weights::check(&expected, &self.state, &[]).map_err(|e| e.to_string())
     }
 
-    /// What the model answers about a photo.
+    /// What the model says about a photo.
     pub fn task(&self) -> Task {
-        match self.head {
-            HeadKind::Softmax | HeadKind::Ovr => Task::Classes,
-            HeadKind::Labels => Task::Labels,
-            HeadKind::Value => Task::Value,
-        }
+        task(self.head)
     }
 
     /// The tensors of the network's last layer.
@@ -196,12 +193,34 @@ impl Model {
     /// [`Error::Engine`] if it cannot be compiled, [`Error::File`] if its answers differ.
     pub(crate) fn network(&self, engine: &dyn Engine, path: &Path) -> Result<Network> {
         let mut network = Network::new(engine, &self.graph, &self.state)?;
+        self.check_golden(&mut network, engine, Precision::F32, path)?;
+        Ok(network)
+    }
+
+    /// Checks that the network gives the model's golden answers.
+    ///
+    /// # Errors
+    /// [`Error::File`] if they differ.
+    pub(crate) fn check_golden(
+        &self,
+        network: &mut Network,
+        engine: &dyn Engine,
+        precision: Precision,
+        path: &Path,
+    ) -> Result<()> {
         for golden in &self.golden {
-            let checked =
-                golden.check(self.graph.input_shape(), engine, Precision::F32, |images| network.infer(images))?;
+            let checked = golden.check(self.graph.input_shape(), engine, precision, |images| network.infer(images))?;
             checked.map_err(|reason| Error::File { path: path.to_owned(), reason })?;
         }
-        Ok(network)
+        Ok(())
+    }
+
+    /// The node whose value is what the network's head reads: the features of an image.
+    ///
+    /// # Errors
+    /// [`Error::Graph`] if the network has no head.
+    pub(crate) fn feature_node(&self) -> Result<NodeId> {
+        Ok(self.graph.nodes()[self.graph.head()?].inputs[0])
     }
 }
 

@@ -1,6 +1,6 @@
 //! Where a network's head begins.
 
-use regraft_graph::{Graph, NodeId};
+use regraft_graph::{Graph, NodeId, Tensor};
 
 use crate::Result;
 
@@ -11,4 +11,10 @@ use crate::Result;
 /// [`crate::Error::Graph`] if the layers don't fit together.
 pub(crate) fn feature_extractor(graph: &Graph, layer: NodeId) -> Result<Option<(Graph, Graph)>> {
     Ok(graph.split(graph.nodes()[layer].inputs[0])?)
+}
+
+/// Features as one vector a sample, `[n, channels]` row-major: of a map, the mean over its area.
+pub(crate) fn pooled(values: &Tensor) -> Vec<f32> {
+    let plane = values.shape()[2..].iter().product::<usize>();
+    values.data().chunks_exact(plane).map(|plane| plane.iter().sum::<f32>() / plane.len() as f32).collect()
 }

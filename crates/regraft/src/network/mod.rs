@@ -8,3 +8,4 @@ pub mod onnx;
 pub(crate) mod pretrained;
 pub(crate) mod session;
 pub(crate) mod source;
+pub(crate) mod weights;

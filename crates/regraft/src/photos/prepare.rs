@@ -1,4 +1,4 @@
-//! The photos of a run, looked at before the first epoch.
+//! Loading the images of a run, before the first epoch.
 
 use std::path::Path;
 use std::sync::Arc;
@@ -11,7 +11,7 @@ use regraft_learn::linear::HeadKind;
 use crate::photos::targets::{SampleTargets, TargetScale, head_kind};
 use crate::{Config, Context, Error, Pretrained, Progress, Result};
 
-/// The photos, decoded once, with what cannot be used left out.
+/// The images of a run, decoded once, with what cannot be used left out.
 pub(crate) struct Photos {
     pub dataset: Dataset,
     pub store: Arc<ImageStore>,
@@ -33,47 +33,53 @@ impl Photos {
     }
 }
 
-/// Looks at the network first, which is quick, then at the photos.
+/// Loads the network first, which is quick, then the images.
 ///
 /// # Errors
-/// Those of both, and of what the settings ask of the network.
-pub(crate) fn look(config: &Config, context: &Context) -> Result<(Photos, Pretrained)> {
+/// Those of both.
+pub(crate) fn load(config: &Config, opened: Opened, context: &Context) -> Result<(Photos, Pretrained)> {
     context.engine.supports(config.precision)?;
-    let mut backbone = Pretrained::load(&config.backbone, &config.weights, config.preprocessing.crop, config.seed)?;
-    backbone.notes.iter().for_each(|note| context.progress.note(note));
-    config.tell_of_batch_norms(&backbone, context.progress);
-    // How many classes there are is not known yet, and makes no difference to what may be wrong here.
-    config.trainable(&config.graft(&backbone, 2)?.0, 0)?;
-    let photos = photos(config, context)?;
+    let crop = config.preprocessing.crop;
+    let mut pretrained = Pretrained::load(&config.backbone, &config.weights, crop, config.seed)?;
+    pretrained.notes.iter().for_each(|note| context.progress.note(note));
+    config.report_batch_norms(&pretrained, context.progress);
+    let photos = photos(config, opened, context)?;
     config.validate_for(&photos.dataset)?;
     if config.mode.probes() {
-        backbone.calibrate(&photos.dataset.train, &photos.store, &config.preprocessing, context)?;
+        pretrained.calibrate(&photos.dataset.train, &photos.store, &config.preprocessing, context)?;
     }
-    Ok((photos, backbone))
+    Ok((photos, pretrained))
+}
+
+/// A folder of images, listed but not decoded.
+#[derive(Debug)]
+pub(crate) struct Opened {
+    pub dataset: Dataset,
+    findings: Findings,
 }
 
 /// How many findings of one kind are printed before they are only counted.
 const SHOWN: usize = 5;
 
-/// Opens the folder without looking into the photos.
+/// Lists the images without decoding them.
 ///
 /// # Errors
 /// Those of [`Dataset::open`]; with `strict`, that of [`refuse_false_photos`].
-pub(crate) fn open(config: &Config) -> Result<(Dataset, Findings)> {
+pub(crate) fn open(config: &Config) -> Result<Opened> {
     let split = SplitOptions { val_fraction: config.val_fraction, seed: config.seed };
     let (dataset, findings) = Dataset::open(&config.data, &split)?;
     if config.strict {
         refuse_false_photos(&findings)?;
     }
-    Ok((dataset, findings))
+    Ok(Opened { dataset, findings })
 }
 
-/// Opens the folder, decodes every photo and reports what was found.
+/// Decodes every image and reports what was found.
 ///
 /// # Errors
-/// Those of [`Dataset::open`], [`Dataset::verify`] and [`fingerprint`], an interruption among them.
-pub(crate) fn photos(config: &Config, context: &Context) -> Result<Photos> {
-    let (mut dataset, mut findings) = open(config)?;
+/// Those of [`Dataset::verify`] and [`fingerprint`], cancelling among them.
+pub(crate) fn photos(config: &Config, opened: Opened, context: &Context) -> Result<Photos> {
+    let Opened { mut dataset, mut findings } = opened;
     let store = Arc::new(ImageStore::new(
         config.preprocessing.decode_options(),
         config.cache_bytes.unwrap_or_else(default_cache_bytes),

@@ -11,7 +11,7 @@ use regraft_learn::linear::HeadKind;
 use regraft_learn::metrics::paired_p_value;
 use serde::{Deserialize, Serialize};
 
-use crate::evaluation::evaluate::measure;
+use crate::evaluation::evaluate::score;
 use crate::photos::prepare::Photos;
 use crate::run::checkpoint::{Checkpoint, require_same};
 use crate::run::outcome::{Interrupted, Trained};
@@ -188,7 +188,7 @@ fn fine_tune(job: &Job, mut result: AutoResult, probe: Probe, started: Instant) 
         let model = Model::open(&path)?;
         let mut network = model.network(context.engine, &path)?;
         let Photos { dataset, store, .. } = photos;
-        Ok(measure(stage, &model, &mut network, &dataset.val, store, None, context)?.per_sample().to_vec())
+        score(stage, &model, &mut network, &dataset.val, store, None, context)?.per_image()
     };
     let of_probe = scores(probe.scores, &probe.folder, "comparing: the probe")?;
     let pair = Pair::new(&of_probe, &scores(tuned.scores, &folder, "comparing: fine-tuned")?, config.seed);
@@ -240,7 +240,6 @@ fn seconds_an_epoch(job: &Job, head: &StateDict) -> Result<f64> {
     let mut train = Inputs::training(config, photos, learner.session.trunk(), context)?;
     let num_steps = train.num_steps();
     let mut timing = Timing { began: Instant::now(), batches: 0, num_steps, job };
-    context.progress.begin("timing a few steps", "steps", (1 + TIMED_STEPS) as u64);
     learner.epoch(&mut train, 0, 0, &mut timing, context)?;
     context.progress.end();
     let timed = (timing.batches.max(2) - 1) as f64;
@@ -261,6 +260,11 @@ struct Timing<'a> {
 }
 
 impl Pace for Timing<'_> {
+    fn begin(&mut self) {
+        self.job.context.progress.begin("timing a few steps", "steps", (1 + TIMED_STEPS) as u64);
+        self.began = Instant::now();
+    }
+
     /// The network is thrown away: what is measured is time.
     fn rate(&mut self, _: usize) -> f64 {
         0.0

@@ -138,13 +138,10 @@ impl<'a, O: Objective> Run<'a, O> {
 
     /// The steps of the current epoch that are still to be taken.
     fn steps(&mut self) -> Result<()> {
-        let (epoch, first, epochs) = (self.position.epoch, self.position.step, self.recipe.epochs);
+        let (epoch, first) = (self.position.epoch, self.position.step);
         let (num_steps, num_samples) = (self.train.num_steps(), self.train.num_samples() as u64);
-        let stage = format!("epoch {}/{epochs}", epoch + 1);
         let Self { context, folder, recipe, learner, train, position, epoch_began, .. } = self;
-        context.progress.overall(epoch as u64 * num_samples, epochs as u64 * num_samples);
-        context.progress.begin(&stage, "img", num_samples);
-        let mut pace = EpochPace { context, folder, recipe, num_steps, position, epoch_began };
+        let mut pace = EpochPace { context, folder, recipe, num_steps, num_samples, position, epoch_began };
         learner.epoch(train, epoch, first, &mut pace, context)?;
         context.progress.end();
         Ok(())
@@ -269,11 +266,18 @@ struct EpochPace<'a, 'b> {
     folder: &'a RunFolder,
     recipe: &'a Recipe,
     num_steps: usize,
+    num_samples: u64,
     position: &'a mut Position,
     epoch_began: &'a mut Instant,
 }
 
 impl Pace for EpochPace<'_, '_> {
+    fn begin(&mut self) {
+        let (progress, epoch, epochs) = (self.context.progress, self.position.epoch, self.recipe.epochs);
+        progress.overall(epoch as u64 * self.num_samples, epochs as u64 * self.num_samples);
+        progress.begin(&format!("epoch {}/{epochs}", epoch + 1), "img", self.num_samples);
+    }
+
     fn rate(&mut self, batch: usize) -> f64 {
         self.recipe.rate(self.position.epoch, batch, self.num_steps)
     }

@@ -1,16 +1,15 @@
 //! The learning-rate range test: "Cyclical Learning Rates for Training Neural Networks" (Smith 2017).
 
 use std::ops::ControlFlow;
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 
 use plotters::prelude::*;
 
-use crate::photos::prepare;
 use crate::trainer::inputs::Inputs;
 use crate::trainer::job::Job;
 use crate::trainer::learner::{Learner, Pace, Taken};
 use crate::trainer::supervised;
-use crate::{Config, Context, Error, Result, RunFolder};
+use crate::{Config, Context, Error, Result};
 
 /// The rates of the first and the last step.
 const RATES: [f64; 2] = [1e-7, 10.0];
@@ -54,18 +53,13 @@ pub struct FoundRate {
     pub plot: PathBuf,
 }
 
-/// Tries learning rates on the network that a run with these settings would begin with: a hundred steps, each with a
-/// higher rate than the one before, until the loss diverges. Nothing but the curve is kept: `lr_find.csv` and
-/// `lr_find.svg` in `output_dir`, or in the next free `runs/find-lr`.
+/// Takes the steps, and writes the curve.
 ///
 /// # Errors
-/// Any of [`Error`]; [`Error::Setting`] for a probe, which takes no steps.
-pub fn find_lr(config: &Config, output_dir: Option<&Path>, context: &Context) -> Result<FoundRate> {
-    config.validate()?;
-    check_find_lr(config)?;
-    let folder = RunFolder::create(output_dir, "find-lr")?;
-    let (photos, pretrained) = prepare::look(config, context)?;
-    let points = sweep(&Job { config, pretrained: &pretrained, photos: &photos, folder: &folder, context })?;
+/// Any of [`Error`].
+pub(crate) fn run(job: &Job) -> Result<FoundRate> {
+    let folder = job.folder;
+    let points = sweep(job)?;
     let lr = suggest(&points);
     let mut csv = "lr,loss,smoothed\n".to_owned();
     points.iter().for_each(|Point { lr, loss, smoothed }| csv += &format!("{lr},{loss},{smoothed}\n"));
@@ -75,14 +69,14 @@ pub fn find_lr(config: &Config, output_dir: Option<&Path>, context: &Context) ->
     Ok(FoundRate { lr, points, csv, plot })
 }
 
-/// Whether a run with these settings takes steps of a given rate, before anything is downloaded or read for it.
+/// Checks that a run with these settings takes steps of a given rate.
 ///
 /// # Errors
 /// [`Error::Setting`] if not.
-pub fn check_find_lr(config: &Config) -> Result<()> {
+pub(crate) fn require_steps(config: &Config) -> Result<()> {
     if config.mode.probes() {
         let text =
-            "--find-lr goes with --mode frozen or --mode finetune; the other roads take no steps of a given rate";
+            "--find-lr goes with --mode frozen or --mode finetune; the other modes take no steps of a given rate";
         return Err(Error::Setting(text.into()));
     }
     Ok(())
@@ -96,7 +90,6 @@ fn sweep(job: &Job) -> Result<Vec<Point>> {
     let mut train = Inputs::training(config, photos, learner.session.trunk(), context)?;
     let mut sweep = Sweep { curve: Curve::default(), loss: 0.0, weight: 0.0, context };
     for epoch in 0.. {
-        context.progress.begin("trying learning rates", "steps", STEPS as u64);
         learner.epoch(&mut train, epoch, 0, &mut sweep, context)?;
         context.progress.end();
         if sweep.curve.is_complete() {
@@ -116,6 +109,10 @@ struct Sweep<'a, 'b> {
 }
 
 impl Pace for Sweep<'_, '_> {
+    fn begin(&mut self) {
+        self.context.progress.begin("trying learning rates", "steps", STEPS as u64);
+    }
+
     fn rate(&mut self, _: usize) -> f64 {
         self.curve.next_rate()
     }

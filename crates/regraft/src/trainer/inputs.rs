@@ -350,12 +350,13 @@ mod tests {
     use std::path::Path;
     use std::sync::Mutex;
 
+    use crate::network::session::infer;
     use crate::photos::prepare;
     use crate::{Cancel, Error, Mode, Pretrained, Progress};
     use regraft_data::{Augmentation, Preprocessing};
-    use regraft_engine::{BatchNormMode, Precision, SessionOptions};
+    use regraft_engine::{Engine, Images, SessionOptions};
     use regraft_engine_cpu::CpuEngine;
-    use regraft_graph::{Grafted, Trainable};
+    use regraft_graph::{Grafted, NodeId, Trainable};
 
     /// Keeps what it is told, and asks to stop at a piece of work.
     #[derive(Default)]
@@ -395,55 +396,63 @@ mod tests {
         }
     }
 
-    /// A network whose layers from `layer` on learn, its photos, and what it takes to use them.
+    /// A network whose layers from `layer` on learn, its images, and what it takes to use them.
     struct Setup {
         _dir: tempfile::TempDir,
         config: Config,
         engine: CpuEngine,
-        network: Network,
+        session: Box<dyn Session>,
+        output: NodeId,
     }
 
     impl Setup {
         fn new(layer: &str, side: u32) -> Self {
             let (dir, engine) = (tempfile::tempdir().unwrap(), CpuEngine::new(1).unwrap());
             let config = config(dir.path(), side);
-            let backbone = Pretrained::load(&"resnet18".into(), &crate::Source::Random, side, 0).unwrap();
-            let (Grafted { graph, .. }, state) = config.graft(&backbone, 2).unwrap();
+            let pretrained = Pretrained::load(&"resnet18".into(), &crate::Source::Random, side, 0).unwrap();
+            let (Grafted { graph, .. }, state) = config.graft(&pretrained, 2).unwrap();
             let trainable = Trainable::from_layer(&graph, layer).unwrap();
-            let (batch_norm, update) = (BatchNormMode::Train, config.optimizer);
-            let options = SessionOptions {
-                trainable,
-                batch_norm,
-                update,
-                seed: 0,
-                precision: Precision::F32,
-                infer_precision: Precision::F32,
-            };
-            let network = Network::new(&engine, &graph, &state, options).unwrap();
-            Self { _dir: dir, config, engine, network }
+            let options = SessionOptions { trainable, ..SessionOptions::inference(&graph) };
+            let session = engine.compile(&graph, &state, options).unwrap();
+            Self { _dir: dir, config, engine, session, output: graph.output() }
         }
     }
 
-    /// Everything that the steps of an epoch hold, one entry a step.
-    fn steps(inputs: &mut Inputs, epoch: u64, first: usize, network: &mut Network, context: &Context) -> Vec<String> {
-        let mut steps = inputs.epoch(epoch, first, network, context).unwrap();
+    /// Everything that the steps of an epoch hold, one entry a step: the network's outputs tell the inputs apart.
+    fn steps(
+        inputs: &mut Inputs,
+        epoch: u64,
+        first: usize,
+        session: &mut dyn Session,
+        output: NodeId,
+        context: &Context,
+    ) -> Vec<String> {
+        let mut steps = inputs.epoch(epoch, first, session, context).unwrap();
         let mut all = Vec::new();
-        while let Some(step) = steps.next(network).unwrap() {
-            let bits: Vec<u32> = step.values.iter().map(|value| value.to_bits()).collect();
+        while let Some(step) = steps.next(session).unwrap() {
+            let outputs = infer(session, step.input, output).unwrap();
+            let bits: Vec<u32> = outputs.iter().map(|value| value.to_bits()).collect();
             all.push(format!("{:?} {:?} {bits:?}", step.samples, step.labels));
         }
         all
     }
 
+    fn floats(step: &Step) -> Vec<f32> {
+        match step.input {
+            Input::Images(Images::Floats(values)) => values.to_vec(),
+            _ => panic!("values of images"),
+        }
+    }
+
     #[test]
-    fn an_epoch_is_the_same_kept_or_computed_anew_and_may_be_entered_at_any_step() {
+    fn epoch_is_the_same_cached_or_not_and_from_any_step() {
         let fixed = |config: &mut Config| config.augmentation = None;
         let views = |config: &mut Config| config.views = Some(2);
         let mixed = |config: &mut Config| {
             let mix = Some(Mix { mixup_alpha: 0.5, cutmix_alpha: 1.0 });
             config.augmentation = Some(Augmentation { mix, ..Augmentation::default() });
         };
-        /// The layer that learns first, what is other than the tutorial's, how many views are kept.
+        /// The layer that learns first, what is other than the tutorial's, how many views are cached.
         type Case = (&'static str, fn(&mut Config), usize);
         let cases: [Case; 8] = [
             ("fc", |_| (), 0),
@@ -455,93 +464,94 @@ mod tests {
             ("fc", mixed, 0),
             ("conv1", mixed, 0),
         ];
-        for (case, (layer, vary, kept)) in cases.into_iter().enumerate() {
+        for (case, (layer, vary, cached)) in cases.into_iter().enumerate() {
             let mut setup = Setup::new(layer, 32);
             vary(&mut setup.config);
-            let (config, network) = (&setup.config, &mut setup.network);
+            let (config, session, output) = (&setup.config, setup.session.as_mut(), setup.output);
+            let trunk = session.trunk();
             let listener = Listener::default();
             let context = Context { engine: &setup.engine, progress: &listener, cancel: &listener.stop, threads: 2 };
-            let photos = prepare::photos(config, &context).unwrap();
-            let mut inputs = Inputs::training(config, &photos, network, &context).unwrap();
-            assert_eq!((inputs.num_steps(), inputs.num_photos()), (4, 11));
-            assert_eq!(inputs.kept.len(), kept, "case {case}");
+            let photos = prepare::photos(config, prepare::open(config).unwrap(), &context).unwrap();
+            let mut inputs = Inputs::training(config, &photos, trunk, &context).unwrap();
+            assert_eq!((inputs.num_steps(), inputs.num_samples()), (4, 11));
+            assert_eq!(inputs.cached.len(), cached, "case {case}");
             for epoch in [0, 3, 4] {
-                let expected = steps(&mut inputs, epoch, 0, network, &context);
+                let expected = steps(&mut inputs, epoch, 0, session, output, &context);
                 assert_eq!(expected.len(), 4);
-                let mut anew = Inputs::training(config, &photos, network, &context).unwrap();
-                anew.kept.clear();
+                let mut anew = Inputs::training(config, &photos, trunk, &context).unwrap();
+                anew.cached.clear();
                 for first in 0..=4 {
                     for inputs in [&mut inputs, &mut anew] {
-                        let found = steps(inputs, epoch, first, network, &context);
+                        let found = steps(inputs, epoch, first, session, output, &context);
                         assert!(found == expected[first..], "case {case}, epoch {epoch} from step {first}");
                     }
                 }
             }
             let told = listener.told.lock().unwrap();
             let computed = told.iter().filter(|told| told.starts_with("training features")).count();
-            assert_eq!(computed, kept, "case {case}: values that are kept are computed once");
+            assert_eq!(computed, cached, "case {case}: cached features are computed once");
         }
     }
 
     #[test]
-    fn the_photos_of_a_step_are_mixed_as_its_number_says() {
+    fn steps_are_mixed_by_their_number() {
         let mut setup = Setup::new("conv1", 32);
         let mix = Mix { mixup_alpha: 0.5, cutmix_alpha: 1.0 };
         let listener = Listener::default();
         let context = Context { engine: &setup.engine, progress: &listener, cancel: &listener.stop, threads: 1 };
-        let photos = prepare::photos(&setup.config, &context).unwrap();
-        let mut plain = Inputs::training(&setup.config, &photos, &mut setup.network, &context).unwrap();
+        let photos = prepare::photos(&setup.config, prepare::open(&setup.config).unwrap(), &context).unwrap();
+        let mut plain = Inputs::training(&setup.config, &photos, None, &context).unwrap();
         setup.config.augmentation = Some(Augmentation { mix: Some(mix), ..Augmentation::default() });
-        let mut mixed = Inputs::training(&setup.config, &photos, &mut setup.network, &context).unwrap();
-        let network = &mut setup.network;
+        let mut mixed = Inputs::training(&setup.config, &photos, None, &context).unwrap();
+        let session = setup.session.as_mut();
         let mut before = Vec::new();
-        let mut steps = plain.epoch(2, 0, network, &context).unwrap();
-        while let Some(step) = steps.next(network).unwrap() {
+        let mut steps = plain.epoch(2, 0, session, &context).unwrap();
+        while let Some(step) = steps.next(session).unwrap() {
             let Labels::Classes(classes) = step.labels else { panic!("photos have a class each") };
             let mut shares = vec![0.0; 2 * classes.len()];
             shares.chunks_exact_mut(2).zip(classes).for_each(|(row, &class)| row[class] = 1.0);
-            before.push((step.values.to_vec(), shares));
+            before.push((floats(&step), shares));
         }
-        let mut steps = mixed.epoch(2, 0, network, &context).unwrap();
+        let mut steps = mixed.epoch(2, 0, session, &context).unwrap();
         for (number, (mut values, mut shares)) in before.into_iter().enumerate() {
-            let step = steps.next(network).unwrap().unwrap();
+            let step = steps.next(session).unwrap().unwrap();
             let drawn = mix.draw(32, 0, 2, number as u64);
             drawn.apply(&mut values, 32);
             drawn.mix_targets(&mut shares, 2);
-            assert!(step.values == values, "step {number}");
+            assert!(floats(&step) == values, "step {number}");
             assert_eq!(step.labels, Labels::Probabilities(&shares), "step {number}");
         }
-        assert!(steps.next(network).unwrap().is_none());
+        assert!(steps.next(session).unwrap().is_none());
     }
 
     #[test]
-    fn stopping_while_values_are_computed_keeps_none_of_them() {
+    fn cancelling_while_features_are_cached_forgets_them() {
         let mut setup = Setup::new("fc", 32);
         setup.config.augmentation = None;
         let listener = Listener { stop_at: "training features", ..Listener::default() };
         let context = Context { engine: &setup.engine, progress: &listener, cancel: &listener.stop, threads: 1 };
-        let photos = prepare::photos(&setup.config, &context).unwrap();
-        let mut inputs = Inputs::training(&setup.config, &photos, &mut setup.network, &context).unwrap();
-        let error = inputs.epoch(0, 0, &mut setup.network, &context).err().unwrap();
+        let photos = prepare::photos(&setup.config, prepare::open(&setup.config).unwrap(), &context).unwrap();
+        let mut inputs = Inputs::training(&setup.config, &photos, setup.session.trunk(), &context).unwrap();
+        let error = inputs.epoch(0, 0, setup.session.as_mut(), &context).err().unwrap();
         assert!(matches!(error, Error::Interrupted), "{error:?}");
-        assert!(matches!(inputs.kept[..], [None]));
+        assert_eq!(inputs.cached, [false]);
     }
 
     #[test]
-    fn values_that_take_too_much_memory_are_not_kept() {
+    fn features_that_take_too_much_memory_are_not_cached() {
         // 64 channels of 512x512 pixels for each of 11 photos.
         let mut setup = Setup::new("bn1", 1024);
         setup.config.augmentation = None;
         let listener = Listener::default();
         let context = Context { engine: &setup.engine, progress: &listener, cancel: &listener.stop, threads: 1 };
-        let photos = prepare::photos(&setup.config, &context).unwrap();
-        let inputs = Inputs::training(&setup.config, &photos, &mut setup.network, &context).unwrap();
-        assert!(inputs.kept.is_empty());
+        let photos = prepare::photos(&setup.config, prepare::open(&setup.config).unwrap(), &context).unwrap();
+        let inputs = Inputs::training(&setup.config, &photos, setup.session.trunk(), &context).unwrap();
+        assert!(inputs.cached.is_empty());
         let views = Config { views: Some(9), augmentation: Some(Augmentation::default()), ..setup.config.clone() };
-        assert!(Inputs::training(&views, &photos, &mut setup.network, &context).unwrap().kept.is_empty());
+        assert!(Inputs::training(&views, &photos, setup.session.trunk(), &context).unwrap().cached.is_empty());
         let told = listener.told.lock().unwrap();
-        assert!(told.last().unwrap().contains("at conv1 in 9 views take 6336 MiB"), "{told:?}");
-        let note = "the training photos' values at conv1 take 704 MiB, more than the 512 that are kept";
+        assert!(told.last().unwrap().contains("photos in 9 views take 6336 MiB"), "{told:?}");
+        let note = "features of the training photos take 704 MiB, more than the 512 that are cached";
         assert!(told[told.len() - 2].contains(note), "{told:?}");
     }
 }

@@ -29,8 +29,6 @@ pub(crate) struct Learner {
 
 /// A batch that was trained on.
 pub(crate) struct Taken {
-    /// Its number in the epoch, from 0.
-    pub batch: usize,
     /// Learning rate of the step that it belongs to.
     pub lr: f64,
     pub losses: Losses,
@@ -41,6 +39,9 @@ pub(crate) struct Taken {
 
 /// Decides the learning rate of an epoch's steps, and whether to go on after each batch.
 pub(crate) trait Pace {
+    /// Hears that the epoch's inputs are ready.
+    fn begin(&mut self);
+
     /// The learning rate of the step that batch number `batch` of the epoch belongs to.
     fn rate(&mut self, batch: usize) -> f64;
 
@@ -87,11 +88,12 @@ impl Learner {
     ) -> Result<()> {
         let num_batches = inputs.num_steps();
         let mut steps = inputs.epoch(epoch as u64, first, self.session.as_mut(), context)?;
+        pace.begin();
         let mut batch = first;
         while let Some(step) = steps.next(self.session.as_mut())? {
             let lr = pace.rate(batch);
             let (losses, stepped) = self.step(&step, epoch, lr, batch + 1 == num_batches)?;
-            let taken = Taken { batch, lr, losses, samples: step.samples.len(), stepped };
+            let taken = Taken { lr, losses, samples: step.samples.len(), stepped };
             if pace.after(self, &taken)?.is_break() {
                 break;
             }

@@ -87,7 +87,7 @@ impl Config {
     }
 
     /// Says what people should know about the batch norms of their weights.
-    pub(crate) fn tell_of_batch_norms(&self, backbone: &Pretrained, progress: &dyn Progress) {
+    pub(crate) fn report_batch_norms(&self, backbone: &Pretrained, progress: &dyn Progress) {
         if !self.mode.fine_tunes() {
             return;
         }

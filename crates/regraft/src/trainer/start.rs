@@ -1,58 +1,102 @@
 //! From settings to a model: what is checked, loaded and run, in this order.
 
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::time::Instant;
 
-use crate::photos::prepare;
+use crate::network::weights;
+use crate::photos::prepare::{self, Opened};
 use crate::run::checkpoint::Checkpoint;
 use crate::run::outcome::Interrupted;
 use crate::trainer::job::Job;
 use crate::trainer::recipe::Recipe;
-use crate::trainer::{auto, distill, probe, supervised};
-use crate::{Backbone, Config, Context, Error, InitHead, Mode, Outcome, Result, RunFolder, Source};
+use crate::trainer::{auto, distill, find_lr, probe, supervised};
+use crate::{
+    Backbone, Config, Context, Error, FoundRate, Hub, InitHead, Mode, Outcome, Published, Result, RunFolder, Source,
+};
 
-/// Looks for what is wrong with a run whose weights are not here yet: its settings, its output folder, the network for
-/// that size of pictures, the folder of photos. All of it is looked at again by [`train`].
-///
-/// # Errors
-/// Any of [`Error`].
-pub fn check(config: &Config, output_dir: Option<&Path>, replace: bool, context: &Context) -> Result<()> {
-    config.validate()?;
-    RunFolder::require_free(output_dir, replace)?;
-    context.engine.supports(config.precision)?;
-    let graph = config.backbone.graph(Some(config.preprocessing.crop))?;
-    config.trainable(&config.graft_on(&graph, 2)?, 0)?;
-    let (dataset, _) = prepare::open(config)?;
-    config.validate_for(&dataset)
+/// A run whose settings have been checked against its folder of images and its network, before any weights are loaded.
+#[derive(Debug)]
+pub struct PreparedRun {
+    config: Config,
+    opened: Opened,
+    output_dir: Option<PathBuf>,
 }
 
-/// Trains a classifier on a folder of photos. The run's folder is made once the photos and the network have
-/// been looked at: `output_dir`, or the next free one under `runs`.
-///
-/// # Errors
-/// Any of [`Error`].
-pub fn train(config: &Config, output_dir: Option<&Path>, replace: bool, context: &Context) -> Result<Outcome> {
-    let started = Instant::now();
-    config.validate()?;
-    RunFolder::require_free(output_dir, replace)?;
-    let (photos, pretrained) = prepare::look(config, context)?;
-    if config.weights.is_random() && config.backbone.zoo_name().is_some() {
-        context.progress.warn(&format!(
-            "{} starts from random weights, which have learned nothing yet and give a poor classifier",
-            config.backbone
-        ));
+impl PreparedRun {
+    /// Checks everything that can be wrong before weights are here: the settings, the output folder, the network for that
+    /// size of images, the folder of images. `replace` allows a run that `output_dir` holds to be replaced.
+    ///
+    /// # Errors
+    /// Any of [`Error`].
+    pub fn check(config: Config, output_dir: Option<&Path>, replace: bool, context: &Context) -> Result<Self> {
+        config.validate()?;
+        RunFolder::require_free(output_dir, replace)?;
+        context.engine.supports(config.precision)?;
+        let graph = config.backbone.graph(Some(config.preprocessing.crop))?;
+        let opened = prepare::open(&config)?;
+        let classes = opened.dataset.classes.len();
+        config.trainable(&config.graft_on(&graph, classes)?, 0)?;
+        config.validate_for(&opened.dataset)?;
+        Ok(Self { config, opened, output_dir: output_dir.map(Path::to_owned) })
     }
-    let folder = RunFolder::create(output_dir, "train")?;
-    folder.start(&config.resolved()?, &photos.dataset.classes)?;
-    context.progress.run_folder(folder.path());
-    run(&Job { config, pretrained: &pretrained, photos: &photos, folder: &folder, context }, None, started)
+
+    /// Checks that the run takes steps of a given rate, as [`find_lr`](Self::find_lr) needs.
+    ///
+    /// # Errors
+    /// [`Error::Setting`] if not.
+    pub fn require_steps(&self) -> Result<()> {
+        find_lr::require_steps(&self.config)
+    }
+
+    /// The same with what the backbone starts from.
+    pub fn with_weights(mut self, weights: Source, published: Option<Published>) -> Self {
+        (self.config.weights, self.config.published) = (weights, published);
+        self
+    }
+
+    /// Trains a classifier. The run's folder is made once the images and the network have been loaded: the output folder
+    /// given, or the next free one under `runs`.
+    ///
+    /// # Errors
+    /// Any of [`Error`].
+    pub fn train(self, context: &Context) -> Result<Outcome> {
+        let started = Instant::now();
+        let Self { config, opened, output_dir } = self;
+        let (photos, pretrained) = prepare::load(&config, opened, context)?;
+        if config.weights.is_random() && config.backbone.zoo_name().is_some() {
+            context.progress.warn(&format!(
+                "{} starts from random weights, which have learned nothing yet and give a poor classifier",
+                config.backbone
+            ));
+        }
+        let folder = RunFolder::create(output_dir.as_deref(), "train")?;
+        folder.start(&config.resolved()?, &photos.dataset.classes)?;
+        context.progress.run_folder(folder.path());
+        let job = Job { config: &config, pretrained: &pretrained, photos: &photos, folder: &folder, context };
+        run(&job, None, started)
+    }
+
+    /// Tries learning rates on the network that the run would begin with: a hundred steps, each with a higher rate than the
+    /// one before, until the loss diverges. Nothing but the curve is kept: `lr_find.csv` and `lr_find.svg` in the output
+    /// folder, or in the next free `runs/find-lr`.
+    ///
+    /// # Errors
+    /// Any of [`Error`]; [`Error::Setting`] for a probe, which takes no steps.
+    pub fn find_lr(self, context: &Context) -> Result<FoundRate> {
+        let Self { config, opened, output_dir } = self;
+        find_lr::require_steps(&config)?;
+        let folder = RunFolder::create(output_dir.as_deref(), "find-lr")?;
+        let (photos, pretrained) = prepare::load(&config, opened, context)?;
+        find_lr::run(&Job { config: &config, pretrained: &pretrained, photos: &photos, folder: &folder, context })
+    }
 }
 
-/// Continues an interrupted run or distillation, to the same bits as if it had not been interrupted.
+/// Continues an interrupted run or distillation, to the same bits as if it had not been interrupted. Published weights that
+/// it began with and that have gone since are downloaded again.
 ///
 /// # Errors
 /// Any of [`Error`]; [`Error::File`] if the folder is no run, the run is complete, or its images have changed.
-pub fn resume(run: &Path, context: &Context) -> Result<Outcome> {
+pub fn resume(run: &Path, hub: &Hub, context: &Context) -> Result<Outcome> {
     if distill::is_distillation(run) {
         return distill::resume(run, context);
     }
@@ -60,7 +104,8 @@ pub fn resume(run: &Path, context: &Context) -> Result<Outcome> {
     let (folder, config) = RunFolder::open(run)?;
     config.validate()?;
     let checkpoint = open_checkpoint(&folder, &config)?;
-    let (photos, pretrained) = prepare::look(&config, context)?;
+    weights::restore(&config, hub, context)?;
+    let (photos, pretrained) = prepare::load(&config, prepare::open(&config)?, context)?;
     let job = Job { config: &config, pretrained: &pretrained, photos: &photos, folder: &folder, context };
     if let Some(checkpoint) = &checkpoint {
         checkpoint.require_same(&job)?;

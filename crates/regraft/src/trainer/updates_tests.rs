@@ -1,14 +1,19 @@
-//! What happens between gradients and weights is what PyTorch makes of them (`reference/steps/updates.py`).
+//! Accumulation, clipping, averages, rates and layers that begin to learn late are PyTorch's
+//! (`reference/steps/updates.py`).
 
-use regraft_engine::{Batch, BatchNormMode, Engine, Labels, Precision, Session, SessionOptions, Targets, UpdateRule};
+use regraft_engine::{
+    Batch, BatchNormMode, Engine, Labels, MovingAverage, Outputs, Precision, SessionOptions, StepOptions, Targets,
+    UpdateRule, Want,
+};
 use regraft_engine_cpu::CpuEngine;
 use regraft_graph::{ParameterKind, StateDict, Tensor, Trainable};
 use regraft_testing::steps::Optimizer;
 use regraft_testing::updates::{UpdateRun, Updates, updates};
 
-use crate::network::divided::take_over;
-use crate::trainer::average::Average;
-use crate::trainer::gradients::{Accumulation, clip_norm};
+use crate::Config;
+use crate::trainer::learner::Learner;
+use crate::trainer::loss::Loss;
+use crate::trainer::recipe::Recipe;
 
 /// All numbers are of order one. PyTorch's own `f32` run lies within 1e-6 of its `f64` one over the twelve batches; AdamW
 /// divides by the root of the second moment, which lets the error of a small gradient through whole.
@@ -26,100 +31,80 @@ fn nhwc(images: &[f32]) -> Vec<f32> {
     images.chunks_exact(channels * pixels).flat_map(image).collect()
 }
 
-/// One of the recorded runs, carried out here.
-struct Replay<'a> {
-    record: &'a Updates,
-    run: &'a UpdateRun,
-    engine: CpuEngine,
-    session: Box<dyn Session>,
-    state: StateDict,
+fn rate(run: &UpdateRun, name: &str) -> f64 {
+    let mut rates = run.rates.iter();
+    rates.find(|(prefix, _)| name.starts_with(*prefix)).map_or(1.0, |(_, rate)| rate.as_f64().unwrap())
 }
 
-impl Replay<'_> {
-    fn rate(run: &UpdateRun, name: &str) -> f64 {
-        let mut rates = run.rates.iter();
-        rates.find(|(prefix, _)| name.starts_with(*prefix)).map_or(1.0, |(_, rate)| rate.as_f64().unwrap())
-    }
+/// The layers that learn in a batch. Those that join in later lie below the others.
+fn trainable(record: &Updates, run: &UpdateRun, batch: usize) -> Trainable {
+    let name = |node: usize| &record.graph.nodes()[node].name;
+    let waits = |node: usize| run.joins.iter().any(|(prefix, &at)| at > batch && name(node).starts_with(prefix));
+    let first = (1..record.graph.nodes().len()).find(|&node| !waits(node)).unwrap();
+    Trainable::from_node(&record.graph, first).with_rates(|node| rate(run, name(node)))
+}
 
-    /// The layers that have joined in before a batch. Those that join later lie below the others.
-    fn trainable(record: &Updates, run: &UpdateRun, batch: usize) -> Trainable {
-        let name = |node: usize| &record.graph.nodes()[node].name;
-        let waits = |node: usize| run.joins.iter().any(|(prefix, &at)| at > batch && name(node).starts_with(prefix));
-        let first = (1..record.graph.nodes().len()).find(|&node| !waits(node)).unwrap();
-        Trainable::from_node(&record.graph, first).with_rates(|node| Self::rate(run, name(node)))
-    }
-
-    fn compile(
-        record: &Updates,
-        run: &UpdateRun,
-        engine: &CpuEngine,
-        state: &StateDict,
-        batch: usize,
-    ) -> (Box<dyn Session>, f64) {
-        let (update, lr) = match run.optimizer {
-            Optimizer::Sgd { lr, momentum, weight_decay, nesterov } => {
-                (UpdateRule::Sgd { momentum, weight_decay, nesterov }, lr)
-            }
-            Optimizer::AdamW { lr, betas, eps, weight_decay } => (UpdateRule::AdamW { betas, eps, weight_decay }, lr),
-        };
-        let options = SessionOptions {
-            trainable: Self::trainable(record, run, batch),
-            batch_norm: if run.bn_frozen { BatchNormMode::Frozen } else { BatchNormMode::Train },
-            update,
-            seed: 0,
-            precision: Precision::F32,
-            infer_precision: Precision::F32,
-        };
-        (engine.compile(&record.graph, state, options).unwrap(), lr)
-    }
+/// The network of a recorded run as it learns in a batch, and its learning rate.
+fn learner(record: &Updates, run: &UpdateRun, state: StateDict, batch: usize) -> (Learner, f64) {
+    let (update, lr) = match run.optimizer {
+        Optimizer::Sgd { lr, momentum, weight_decay, nesterov } => {
+            (UpdateRule::Sgd { momentum, weight_decay, nesterov }, lr)
+        }
+        Optimizer::AdamW { lr, betas, eps, weight_decay } => (UpdateRule::AdamW { betas, eps, weight_decay }, lr),
+    };
+    let options = SessionOptions {
+        trainable: trainable(record, run, batch),
+        batch_norm: if run.bn_frozen { BatchNormMode::Frozen } else { BatchNormMode::Train },
+        update,
+        seed: 0,
+        precision: Precision::F32,
+        infer_precision: Precision::F32,
+        outputs: Outputs::Final,
+    };
+    let recipe = Recipe::new(&Config::tutorial("photos".into(), "resnet18".into()));
+    let engine = CpuEngine::new(2).unwrap();
+    let learner = Learner::new(&engine as &dyn Engine, record.graph.clone(), state, options, recipe, Loss::default());
+    (learner.unwrap(), lr)
 }
 
 fn replay(name: &str, record: &Updates, run: &UpdateRun) {
-    let engine = CpuEngine::new(2).unwrap();
     let tensor = |spec: regraft_graph::ParameterSpec| {
         let values = record.start[&spec.name].clone();
         (spec.name, Tensor::new(spec.shape, values))
     };
-    let state: StateDict = record.graph.parameters().into_iter().map(tensor).collect();
-    let (session, lr) = Replay::compile(record, run, &engine, &state, 0);
-    let mut it = Replay { record, run, engine, session, state };
-    let mut accumulation = Accumulation::new(run.accumulate);
-    let mut average = run.ema.map(Average::new);
+    let start: StateDict = record.graph.parameters().into_iter().map(tensor).collect();
+    let (mut learner, lr) = self::learner(record, run, start, 0);
     let mut norms = run.norms.iter();
+    let mut pending = 0;
     for batch in 0..record.batches {
         if run.joins.values().any(|&at| at == batch) {
-            it.state.extend(it.session.trained_state());
-            let (mut session, _) = Replay::compile(it.record, it.run, &it.engine, &it.state, batch);
-            take_over(session.as_mut(), it.session.as_ref()).unwrap();
-            it.session = session;
-            if let Some(average) = &mut average {
-                average.take_in(it.session.as_mut());
-            }
+            let (mut next, _) = self::learner(record, run, learner.trained().unwrap(), batch);
+            next.continue_from(&learner).unwrap();
+            learner = next;
         }
         let (images, labels) = record.batch(batch);
-        let keys = vec![0; labels.len()];
+        let (images, sample_keys) = (nhwc(&images), vec![0; labels.len()]);
         let targets = Targets { labels: Labels::Classes(&labels), label_smoothing: 0.0, class_weights: None };
-        let losses = it.session.gradients(Batch { inputs: &nhwc(&images), keys: &keys }, targets).unwrap();
+        let batch_of = Batch { input: images.as_slice().into(), sample_keys: &sample_keys };
+        let losses = learner.session.accumulate(batch_of, targets, Want::Losses).unwrap();
         close(&format!("{name}: loss {batch}"), losses.sum / losses.weight, run.losses[batch]);
-        if accumulation.add(it.session.as_mut(), losses.weight, batch + 1 == record.batches) {
-            if let Some(max_norm) = run.clip_grad_norm {
-                let norm = clip_norm(it.session.as_mut(), max_norm);
+        pending += 1;
+        if pending == run.accumulate || batch + 1 == record.batches {
+            let average = run.ema.map(|decay| MovingAverage { decay, restart: false });
+            let options = StepOptions { lr, max_grad_norm: run.clip_grad_norm, average, collective: None };
+            let report = learner.session.step(&options).unwrap();
+            if let Some(norm) = report.grad_norm {
                 close(&format!("{name}: norm at batch {batch}"), norm, *norms.next().unwrap());
             }
-            it.session.update(lr);
-            if let Some(average) = &mut average {
-                average.update(it.session.as_mut(), false);
-            }
+            pending = 0;
         }
     }
     assert_eq!(norms.next(), None, "{name}");
-    let trained = it.session.trained_state();
-    let averaged = average.map(|mut average| average.state(it.session.as_mut()));
-    assert!(it.session.trained_state() == trained, "{name}: looking at the average changes the network");
-    it.state.extend(trained);
+    let (after, averaged) = (learner.trained().unwrap(), learner.session.state().unwrap().average);
+    assert_eq!(averaged.is_some(), run.ema.is_some(), "{name}");
     for spec in record.graph.parameters() {
         for (what, found, expected) in
-            [("after", Some(&it.state), &run.after), ("average", averaged.as_ref(), &run.average)]
+            [("after", Some(&after), &run.after), ("average", averaged.as_ref(), &run.average)]
         {
             let Some(found) = found else { continue };
             // Statistics that stay have no average of their own.
@@ -135,47 +120,10 @@ fn replay(name: &str, record: &Updates, run: &UpdateRun) {
 }
 
 #[test]
-fn rates_clipping_accumulation_averages_and_late_layers_are_pytorchs() {
+fn learner_updates_are_pytorchs() {
     let record = updates();
     assert_eq!(record.runs.len(), 9);
     for (name, run) in &record.runs {
         replay(name, &record, run);
     }
-}
-
-#[test]
-fn accumulated_batches_are_one_large_batch() {
-    let record = updates();
-    let run = UpdateRun { bn_frozen: true, rates: Default::default(), ..record.runs["groups_sgd"].clone() };
-    let gradients = |batches: &[&[usize]]| {
-        let engine = CpuEngine::new(1).unwrap();
-        let state = record
-            .graph
-            .parameters()
-            .into_iter()
-            .map(|spec| (spec.name.clone(), Tensor::new(spec.shape, record.start[&spec.name].clone())))
-            .collect();
-        let (mut session, _) = Replay::compile(&record, &run, &engine, &state, 0);
-        let mut accumulation = Accumulation::new(batches.len());
-        for (at, parts) in batches.iter().enumerate() {
-            let (mut images, mut labels) = (Vec::new(), Vec::new());
-            for &part in *parts {
-                let (more, classes) = record.batch(part);
-                images.extend(nhwc(&more));
-                labels.extend(classes);
-            }
-            let keys = vec![0; labels.len()];
-            let weights = [1.0, 3.0, 0.5];
-            let targets =
-                Targets { labels: Labels::Classes(&labels), label_smoothing: 0.1, class_weights: Some(&weights) };
-            let losses = session.gradients(Batch { inputs: &images, keys: &keys }, targets).unwrap();
-            assert_eq!(accumulation.add(session.as_mut(), losses.weight, false), at + 1 == batches.len());
-        }
-        let mut all = Vec::new();
-        session.visit_gradients(&mut |_, grad| all.extend_from_slice(grad));
-        all
-    };
-    let (parts, whole) = (gradients(&[&[0], &[1, 2], &[3]]), gradients(&[&[0, 1, 2, 3]]));
-    // Sums in another order.
-    regraft_testing::assert_close_to_scale("gradients", &parts, &whole, 1e-6);
 }

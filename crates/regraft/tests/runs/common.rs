@@ -4,7 +4,7 @@ use std::fs;
 use std::path::Path;
 use std::sync::Mutex;
 
-use regraft::{Cancel, Config, Progress};
+use regraft::{Cancel, Config, Context, Hub, Outcome, PreparedRun, Progress, Result};
 use regraft_data::Preprocessing;
 
 /// Validation photos of both classes together.
@@ -61,4 +61,14 @@ impl Progress for Listener {
     fn end(&self) {
         self.at_hand.lock().unwrap().clear();
     }
+}
+
+/// Trains into a folder.
+pub fn train(config: &Config, run: &Path, context: &Context) -> Result<Outcome> {
+    PreparedRun::check(config.clone(), Some(run), false, context)?.train(context)
+}
+
+/// Continues a run without a network.
+pub fn resume(run: &Path, context: &Context) -> Result<Outcome> {
+    regraft::resume(run, &Hub::from_env(true)?, context)
 }

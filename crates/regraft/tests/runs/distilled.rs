@@ -6,16 +6,16 @@ use std::path::{Path, PathBuf};
 use std::sync::{LazyLock, Mutex};
 
 use regraft::{
-    Cancel, Context, DistillConfig, Distilled, Error, Golden, Model, Pretrained, Progress, Provenance, Source,
-    TeacherConfig, distill, resume_distillation,
+    Cancel, Context, DistillConfig, Error, Golden, Model, Outcome, Pretrained, Progress, Provenance, Source,
+    TeacherConfig, distill,
 };
 use regraft_data::Preprocessing;
-use regraft_engine::{Engine, SessionOptions};
+use regraft_engine::{Engine, Images, SessionOptions};
 use regraft_engine_cpu::CpuEngine;
 use regraft_graph::{Graph, Linear, Op, Shape, init};
 use regraft_learn::linear::HeadKind;
 
-use crate::common::{Listener, settings};
+use crate::common::{Listener, resume, settings};
 use crate::watched::{Watch, Watched};
 
 /// Nobody asks to stop.
@@ -62,11 +62,11 @@ fn stopped(config: Option<&DistillConfig>, run: &Path, listener: &Listener) -> (
     let context = Context { engine: &engine, progress: listener, cancel: &listener.stop, threads: 1 };
     let distilled = match config {
         Some(config) => distill(config, Some(run), false, &context),
-        None => resume_distillation(run, &context),
+        None => resume(run, &context),
     };
     match distilled.unwrap() {
-        Distilled::Interrupted { epoch, step, .. } => (epoch, step),
-        Distilled::Finished { .. } => panic!("finished too early"),
+        Outcome::Interrupted(at) => (at.epoch, at.step),
+        Outcome::Trained(_) | Outcome::Distilled(_) => panic!("finished too early"),
     }
 }
 
@@ -136,14 +136,14 @@ fn a_run_does_not_go_on_with_the_answers_of_another_teacher() {
     fs::copy(second, &first).unwrap();
     let engine = CpuEngine::new(1).unwrap();
     let silent = Listener::default();
-    let message = resume_distillation(&run, &context(&engine, &silent)).unwrap_err().to_string();
+    let message = resume(&run, &context(&engine, &silent)).unwrap_err().to_string();
     for part in ["teachers-", "not the answers of these teachers", "start a new run"] {
         assert!(message.contains(part), "{part:?} is not in {message:?}");
     }
     fs::write(&first, kept).unwrap();
     // Half of a file says nothing, and is made again.
     fs::write(run.join("teachers-1.safetensors"), "half").unwrap();
-    resume_distillation(&run, &context(&engine, &silent)).unwrap();
+    resume(&run, &context(&engine, &silent)).unwrap();
     distill(&config, Some(&dir.path().join("whole")), false, &context(&engine, &silent)).unwrap();
     assert!(results(&run) == results(&dir.path().join("whole")));
 }
@@ -165,15 +165,15 @@ fn a_run_stopped_at_any_instant_ends_with_the_same_bits_and_is_complete_once_the
     assert_eq!(stopped(None, &parts, &stop("asking squeezenet1_1, view 1/2", 0)), (0, 1));
     assert_eq!(stopped(None, &parts, &stop("validating", 0)), (0, 3));
     assert_eq!(stopped(None, &parts, &stop("asking squeezenet1_1, view 2/2", 0)), (1, 0));
-    resume_distillation(&parts, &context(&engine, &silent)).unwrap();
+    resume(&parts, &context(&engine, &silent)).unwrap();
     assert!(results(&parts) == results(&whole));
 
-    let complete = |run: &Path| resume_distillation(run, &context(&engine, &silent)).unwrap_err().to_string();
+    let complete = |run: &Path| resume(run, &context(&engine, &silent)).unwrap_err().to_string();
     assert!(complete(&parts).contains("is complete"));
     // As if it could not be written after the last epoch.
     fs::remove_file(parts.join("student.safetensors")).unwrap();
     fs::remove_file(parts.join("results.csv")).unwrap();
-    assert!(matches!(resume_distillation(&parts, &context(&engine, &silent)), Ok(Distilled::Finished { .. })));
+    assert!(matches!(resume(&parts, &context(&engine, &silent)), Ok(Outcome::Distilled(_))));
     assert!(results(&parts) == results(&whole));
     assert!(complete(&parts).contains("is complete"));
 }
@@ -196,20 +196,20 @@ struct Failing {
 }
 
 impl Watch for Failing {
-    fn answered(&mut self, outputs: &mut [f32]) {
+    fn inferred(&mut self, outputs: &mut [f32]) {
         if self.fault == Fault::Answers && self.steps == self.after {
             outputs[0] = f32::NAN;
         }
     }
 
-    fn step(&mut self) -> Result<(), regraft_engine::Error> {
+    fn batch(&mut self) -> Result<(), regraft_engine::Error> {
         if self.fault == Fault::Step && self.steps == self.after {
             return Err(regraft_engine::Error::Batch("it is too heavy".into()));
         }
         Ok(())
     }
 
-    fn updated(&mut self) {
+    fn stepped(&mut self) {
         self.steps += 1;
     }
 }
@@ -236,7 +236,7 @@ fn what_was_sound_before_something_went_wrong_is_kept() {
         }
         // One step further than where it goes on.
         assert_eq!(stopped(None, &run, &Listener::stopping("epoch 2/3", 0)), goes_on_at);
-        resume_distillation(&run, &context(&sound, &silent)).unwrap();
+        resume(&run, &context(&sound, &silent)).unwrap();
         assert!(results(&run) == results(&dir.path().join("whole")), "{message}");
     }
 }
@@ -254,14 +254,16 @@ fn a_network_in_which_something_goes_past_the_last_layer_is_no_teacher() {
     let state = init::random(&graph, 0);
     let engine = CpuEngine::new(1).unwrap();
     let mut session = engine.compile(&graph, &state, SessionOptions::inference(&graph)).unwrap();
+    let output = graph.output();
+    let infer = |images: Images| Ok(session.infer(images.into(), &[output])?.remove(0).into_data());
     let model = Model {
-        golden: Golden::record(graph.input_shape(), |input| Ok(session.infer(input)?)).unwrap(),
+        golden: Golden::record(graph.input_shape(), infer).unwrap(),
         graph,
         state,
         classes: ["a", "b", "c"].map(String::from).into(),
         preprocessing: Preprocessing { resize: 36, crop: 32, ..Preprocessing::default() },
         head: HeadKind::Softmax,
-        unit: None,
+        scale: None,
         provenance: Provenance {
             regraft: "test".into(),
             backbone: "sum".into(),

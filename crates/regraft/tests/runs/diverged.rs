@@ -2,10 +2,10 @@
 
 use std::fs;
 
-use regraft::{Cancel, Context, Error, Model, Outcome, resume, train};
+use regraft::{Cancel, Context, Error, Model, Outcome, PredictOptions, Predictor};
 use regraft_engine_cpu::CpuEngine;
 
-use crate::common::{Listener, VAL, settings};
+use crate::common::{Listener, VAL, resume, settings, train};
 use crate::watched::{Watch, Watched};
 
 /// The input to which the answer is not a number.
@@ -28,7 +28,7 @@ struct Diverging {
 }
 
 impl Watch for Diverging {
-    fn answered(&mut self, logits: &mut [f32]) {
+    fn inferred(&mut self, logits: &mut [f32]) {
         let rows = logits.len() / 2;
         if rows == VAL {
             // One photo right in the first epoch, two in the second: every epoch is the best so far.
@@ -42,7 +42,7 @@ impl Watch for Diverging {
         }
     }
 
-    fn updated(&mut self) {
+    fn stepped(&mut self) {
         self.epoch += 1;
     }
 }
@@ -57,7 +57,7 @@ fn the_message_says_what_to_do_and_the_best_model_before_it_is_kept() {
             let (config, run) = (settings(dir.path(), 2), dir.path().join("run"));
             let engine = Watched::by(Diverging { fails, last: epoch, epoch: 0 });
             let context = Context { engine: &engine, progress: &Listener::default(), cancel: &interrupt, threads: 1 };
-            let error = train(&config, Some(&run), false, &context).unwrap_err();
+            let error = train(&config, &run, &context).unwrap_err();
             assert!(matches!(error, Error::Diverged { .. }), "{error:?}");
             let message = error.to_string();
             for part in ["became NaN", &format!("in epoch {epoch}"), "diverged", "lower --lr (now 0.001)"] {
@@ -70,12 +70,12 @@ fn the_message_says_what_to_do_and_the_best_model_before_it_is_kept() {
                 assert!(!best.exists());
             } else {
                 let model = Model::open(&best).unwrap();
-                model.session(&sound, &best).unwrap();
+                Predictor::new(model.clone(), &best, &sound, PredictOptions::default()).unwrap();
                 assert_eq!((model.provenance.epoch, model.provenance.val_score), (1, Some(0.25)));
             }
             // The checkpoint is that of the last epoch that was sound: from there the run can go on.
             let context = Context { engine: &sound, ..context };
-            assert!(matches!(resume(&run, &context), Ok(Outcome::Finished(_))));
+            assert!(matches!(resume(&run, &context), Ok(Outcome::Trained(_))));
             assert_eq!(fs::read_to_string(run.join("results.csv")).unwrap().lines().count(), 1 + config.epochs);
         }
     }

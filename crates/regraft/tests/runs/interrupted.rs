@@ -3,12 +3,12 @@
 use std::fs;
 use std::path::Path;
 
-use regraft::{Config, Context, InitHead, Mode, Outcome, resume, train};
+use regraft::{Config, Context, InitHead, Mode, Outcome};
 use regraft_data::{Augmentation, AutoAugment, Mix, RandomErasing};
 use regraft_engine::UpdateRule;
 use regraft_engine_cpu::CpuEngine;
 
-use crate::common::{Listener, settings};
+use crate::common::{Listener, resume, settings, train};
 
 /// The best model of a run, and its results without the seconds, which no two runs share.
 fn results(run: &Path) -> (Vec<u8>, Vec<String>) {
@@ -24,10 +24,10 @@ fn sittings(config: &Config, run: &Path, listeners: &[Listener]) -> Vec<(usize, 
     for (i, listener) in listeners.iter().enumerate() {
         let engine = CpuEngine::new(1 + i % 2).unwrap();
         let context = Context { engine: &engine, progress: listener, cancel: &listener.stop, threads: 1 + i % 2 };
-        let outcome = if i == 0 { train(config, Some(run), false, &context) } else { resume(run, &context) };
+        let outcome = if i == 0 { train(config, run, &context) } else { resume(run, &context) };
         match outcome.unwrap() {
-            Outcome::Interrupted { epoch, step, .. } => stopped.push((epoch, step)),
-            Outcome::Finished(_) => assert_eq!(i + 1, listeners.len(), "finished too early"),
+            Outcome::Interrupted(at) => stopped.push((at.epoch, at.step)),
+            Outcome::Trained(_) | Outcome::Distilled(_) => assert_eq!(i + 1, listeners.len(), "finished too early"),
         }
     }
     stopped

@@ -1,21 +1,24 @@
-//! The CPU engine with somebody who can interfere with what its sessions do.
+//! The CPU engine with sessions that are interfered with.
 
-use regraft_engine::{Batch, Engine, Error, Losses, Precision, Session, SessionOptions, Targets};
+use regraft_engine::{
+    Activation, Batch, Device, Engine, Error, Images, Input, Losses, Precision, Session, SessionOptions, SessionState,
+    StepOptions, StepReport, Targets, Trunk, Want,
+};
 use regraft_engine_cpu::CpuEngine;
-use regraft_graph::{Graph, StateDict};
+use regraft_graph::{Graph, NodeId, StateDict, Tensor};
 
-/// Who interferes with a session.
+/// Interferes with a session.
 pub trait Watch: Clone + Send + Sync + 'static {
-    /// Changes what it answers.
-    fn answered(&mut self, outputs: &mut [f32]);
+    /// Changes what it infers.
+    fn inferred(&mut self, outputs: &mut [f32]);
 
-    /// Refuses a step.
-    fn step(&mut self) -> Result<(), Error> {
+    /// Refuses a batch.
+    fn batch(&mut self) -> Result<(), Error> {
         Ok(())
     }
 
-    /// Hears of an update.
-    fn updated(&mut self);
+    /// Hears of a step.
+    fn stepped(&mut self);
 }
 
 /// An engine whose sessions are watched, each by a copy.
@@ -31,12 +34,16 @@ impl<W> Watched<W> {
 }
 
 impl<W: Watch> Engine for Watched<W> {
-    fn describe(&self) -> String {
-        self.engine.describe()
+    fn device(&self) -> Device {
+        self.engine.device()
     }
 
     fn supports(&self, precision: Precision) -> Result<(), Error> {
         self.engine.supports(precision)
+    }
+
+    fn tolerance(&self, precision: Precision) -> f32 {
+        self.engine.tolerance(precision)
     }
 
     fn compile(&self, graph: &Graph, state: &StateDict, options: SessionOptions) -> Result<Box<dyn Session>, Error> {
@@ -51,43 +58,52 @@ struct WatchedSession<W> {
 }
 
 impl<W: Watch> Session for WatchedSession<W> {
-    fn infer(&mut self, inputs: &[f32]) -> Result<Vec<f32>, Error> {
-        let mut outputs = self.session.infer(inputs)?;
-        self.watch.answered(&mut outputs);
-        Ok(outputs)
+    fn infer(&mut self, input: Input, outputs: &[NodeId]) -> Result<Vec<Tensor>, Error> {
+        let mut values = self.session.infer(input, outputs)?;
+        values.iter_mut().for_each(|value| self.watch.inferred(value.data_mut()));
+        Ok(values)
     }
 
-    fn gradients(&mut self, batch: Batch, targets: Targets) -> Result<Losses, Error> {
-        self.watch.step()?;
-        self.session.gradients(batch, targets)
+    fn accumulate(&mut self, batch: Batch, targets: Targets, want: Want) -> Result<Losses, Error> {
+        self.watch.batch()?;
+        self.session.accumulate(batch, targets, want)
     }
 
-    fn visit_gradients(&mut self, visit: &mut dyn FnMut(&str, &mut [f32])) {
-        self.session.visit_gradients(visit);
+    fn step(&mut self, options: &StepOptions) -> Result<StepReport, Error> {
+        let report = self.session.step(options)?;
+        self.watch.stepped();
+        Ok(report)
     }
 
-    fn update(&mut self, lr: f64) {
-        self.session.update(lr);
-        self.watch.updated();
+    fn use_average(&mut self, on: bool) -> Result<(), Error> {
+        self.session.use_average(on)
     }
 
-    fn trained_state(&self) -> StateDict {
-        self.session.trained_state()
+    fn gradient_at(&mut self, image: Images, node: NodeId, output: usize) -> Result<Activation, Error> {
+        self.session.gradient_at(image, node, output)
     }
 
-    fn visit_trained(&mut self, visit: &mut dyn FnMut(&str, &mut [f32])) {
-        self.session.visit_trained(visit);
+    fn weights(&self) -> Result<StateDict, Error> {
+        self.session.weights()
     }
 
-    fn optimizer_state(&self) -> StateDict {
-        self.session.optimizer_state()
+    fn state(&self) -> Result<SessionState, Error> {
+        self.session.state()
     }
 
-    fn restore_trained(&mut self, state: &StateDict) -> Result<(), Error> {
-        self.session.restore_trained(state)
+    fn restore(&mut self, state: &SessionState) -> Result<(), Error> {
+        self.session.restore(state)
     }
 
-    fn restore_optimizer(&mut self, state: &StateDict) -> Result<(), Error> {
-        self.session.restore_optimizer(state)
+    fn trunk(&self) -> Option<Trunk> {
+        self.session.trunk()
+    }
+
+    fn cache_features(&mut self, images: Images, keys: &[u64]) -> Result<(), Error> {
+        self.session.cache_features(images, keys)
+    }
+
+    fn forget_features(&mut self) {
+        self.session.forget_features();
     }
 }

@@ -8,7 +8,7 @@ use regraft_graph::{Graph, NodeId, StateDict};
 use serde::{Deserialize, Serialize};
 
 use super::TeacherConfig;
-use crate::network::extractor::feature_extractor;
+use crate::network::extractor::{feature_extractor, pooled};
 use crate::network::session::Network;
 use crate::{Context, Error, Model, Pretrained, Result, Source};
 
@@ -131,16 +131,12 @@ impl Teacher {
     /// Those of inferring.
     pub fn ask(&mut self, images: Images) -> Result<Vec<f32>> {
         let values = self.network.infer_nodes(images, &self.nodes)?;
-        let Widths { features, logits } = self.widths;
-        let n = values[0].shape()[0];
-        let mut rows = Vec::with_capacity(n * self.widths.all());
-        for i in 0..n {
-            let maps = values[0].data();
-            let len = maps.len() / n;
-            let planes = maps[i * len..][..len].chunks_exact(len / features);
-            rows.extend(planes.map(|plane| plane.iter().sum::<f32>() / plane.len() as f32));
+        let features = pooled(&values[0]);
+        let mut rows = Vec::with_capacity(features.len() / self.widths.features * self.widths.all());
+        for (i, features) in features.chunks_exact(self.widths.features).enumerate() {
+            rows.extend_from_slice(features);
             if let Some(outputs) = values.get(1) {
-                rows.extend_from_slice(&outputs.data()[i * logits..][..logits]);
+                rows.extend_from_slice(&outputs.data()[i * self.widths.logits..][..self.widths.logits]);
             }
         }
         Ok(rows)

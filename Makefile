@@ -1,9 +1,13 @@
 # What a change must pass (`make check`), and the slower things.
 
-.PHONY: check docs deny bench
+.PHONY: check shared docs deny bench
 
 check:
 	.ci/run
+
+# The tests that need real photos and weights in ../shared; they fail where it is absent.
+shared:
+	cargo test --workspace -- --ignored
 
 docs:
 	RUSTDOCFLAGS="-D warnings -A rustdoc::private_intra_doc_links" cargo doc --workspace --no-deps --document-private-items

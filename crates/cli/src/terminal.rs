@@ -6,7 +6,7 @@ use std::path::Path;
 use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
-use indicatif::{HumanBytes, ProgressBar, ProgressState, ProgressStyle};
+use indicatif::{HumanBytes, HumanDuration, ProgressBar, ProgressState, ProgressStyle};
 use regraft::{Epoch, Progress};
 
 /// How often work without a terminal tells where it is.
@@ -44,9 +44,30 @@ pub struct Terminal {
     /// Whether stdout is for JSON alone, and everything else goes to stderr.
     json: bool,
     work: Mutex<Option<Work>>,
+    overall: Mutex<Option<Overall>>,
 }
 
-/// The piece of work at hand.
+/// How far the whole work is, of which the current stage is a part.
+#[derive(Clone, Copy)]
+struct Overall {
+    /// Units that were done before this sitting, and when it began.
+    first: u64,
+    began: Instant,
+    /// Units before the current stage, and of all stages.
+    before: u64,
+    total: u64,
+}
+
+impl Overall {
+    /// Time left of all stages, once `done` units of the current one are done; none before there is a rate.
+    fn left(&self, done: u64) -> Option<Duration> {
+        let (now, seconds) = (self.before + done, self.began.elapsed().as_secs_f64());
+        let rate = now.saturating_sub(self.first) as f64 / seconds;
+        (rate > 0.0).then(|| Duration::from_secs_f64(self.total.saturating_sub(now) as f64 / rate))
+    }
+}
+
+/// The current stage.
 struct Work {
     bar: Option<ProgressBar>,
     what: String,
@@ -58,7 +79,7 @@ struct Work {
 
 impl Terminal {
     pub fn new(json: bool) -> Self {
-        Self { json, work: Mutex::new(None) }
+        Self { json, work: Mutex::new(None), overall: Mutex::new(None) }
     }
 
     fn work(&self) -> MutexGuard<'_, Option<Work>> {
@@ -101,12 +122,24 @@ impl Progress for Terminal {
         *self.work() = Some(Work { bar, what, unit, total, started: now, told: now });
     }
 
+    fn overall(&self, before: u64, total: u64) {
+        let mut overall = self.overall.lock().unwrap_or_else(PoisonError::into_inner);
+        *overall = Some(match *overall {
+            Some(known) if known.total == total => Overall { before, ..known },
+            _ => Overall { first: before, began: Instant::now(), before, total },
+        });
+    }
+
     fn advance(&self, done: u64, detail: &str) {
+        let overall = *self.overall.lock().unwrap_or_else(PoisonError::into_inner);
         let mut work = self.work();
         let Some(work) = work.as_mut() else { return };
+        // Of a stage that is a part of the whole, the time left of the whole is what people wait for.
+        let left = overall.filter(|it| work.total * 2 <= it.total && !detail.is_empty()).and_then(|it| it.left(done));
+        let in_all = left.map_or(String::new(), |left| format!(", {} left in all", HumanDuration(left)));
         match &work.bar {
             Some(bar) => {
-                bar.set_message(detail.to_owned());
+                bar.set_message(format!("{detail}{in_all}"));
                 bar.set_position(done);
             }
             None if work.told.elapsed() >= PLAIN_INTERVAL && done < work.total => {
@@ -118,7 +151,7 @@ impl Progress for Terminal {
                     let [done, total, rate] = [done, *total, rate as u64].map(HumanBytes);
                     eprintln!("{what}: {done}/{total}, {rate}/s, {left:.0} s left");
                 } else {
-                    eprintln!("{what}: {done}/{total}, {rate:.1} {unit}/s, {left:.0} s left {detail}");
+                    eprintln!("{what}: {done}/{total}, {rate:.1} {unit}/s, {left:.0} s left {detail}{in_all}");
                 }
             }
             None => {}

@@ -1,4 +1,4 @@
-//! Real photos, where they are at hand: every pixel that evaluation sees equals torchvision's.
+//! Real photos: every pixel that evaluation sees equals torchvision's.
 
 use std::sync::atomic::AtomicBool;
 
@@ -8,9 +8,9 @@ use regraft_data::{
 use sha2::{Digest, Sha256};
 
 #[test]
+#[ignore = "needs ../shared"]
 fn evaluation_pixels_are_torchvisions_to_the_bit() {
-    let name = "evaluation_pixels_are_torchvisions_to_the_bit";
-    let Some(folder) = regraft_testing::shared(name, "data/hymenoptera_data/val") else { return };
+    let folder = regraft_testing::shared("data/hymenoptera_data/val");
     let list = concat!(env!("CARGO_MANIFEST_DIR"), "/../../reference/transforms/hymenoptera_val.txt");
     // torchvision does not turn photos upright.
     let options = DecodeOptions { exif_orientation: false, ..Default::default() };
@@ -27,9 +27,9 @@ fn evaluation_pixels_are_torchvisions_to_the_bit() {
 }
 
 #[test]
+#[ignore = "needs ../shared"]
 fn the_tutorials_folder_opens_and_every_photo_decodes() {
-    let name = "the_tutorials_folder_opens_and_every_photo_decodes";
-    let Some(folder) = regraft_testing::shared(name, "data/hymenoptera_data") else { return };
+    let folder = regraft_testing::shared("data/hymenoptera_data");
     let (mut dataset, findings) = Dataset::open(&folder, &SplitOptions::default()).unwrap();
     assert_eq!(dataset.classes, ["ants", "bees"]);
     // torchvision counts 244 training photos: it goes by extensions and passes over the one GIF.
@@ -40,9 +40,9 @@ fn the_tutorials_folder_opens_and_every_photo_decodes() {
 }
 
 #[test]
+#[ignore = "needs ../shared"]
 fn a_folder_without_parts_is_divided_in_every_class() {
-    let name = "a_folder_without_parts_is_divided_in_every_class";
-    let Some(folder) = regraft_testing::shared(name, "data/orl_faces") else { return };
+    let folder = regraft_testing::shared("data/orl_faces");
     let (dataset, _) = Dataset::open(&folder, &SplitOptions::default()).unwrap();
     assert_eq!((dataset.classes.len(), dataset.train.len(), dataset.val.len()), (40, 320, 80));
     for class in 0..40 {

@@ -40,13 +40,13 @@ pub fn assert_close_to_scale(what: &str, actual: &[f32], expected: &[f32], toler
     );
 }
 
-/// The path of `relative` in the shared folder beside the checkout, or `None` with a line that names
-/// the skipped `test` where it is absent.
-pub fn shared(test: &str, relative: &str) -> Option<PathBuf> {
+/// The path of `relative` in the shared folder beside the checkout, for tests that are ignored unless it is asked for:
+/// `#[ignore = "needs ../shared"]`, run by `make shared`.
+///
+/// # Panics
+/// Naming the path, if it is absent.
+pub fn shared(relative: &str) -> PathBuf {
     let path = PathBuf::from(env!("CARGO_MANIFEST_DIR")).join("../../../shared").join(relative);
-    if path.exists() {
-        return Some(path);
-    }
-    eprintln!("skipped: {test} needs ../shared/{relative}, which is not here");
-    None
+    assert!(path.exists(), "this test needs ../shared/{relative}, which is not here");
+    path
 }

@@ -1,4 +1,4 @@
-//! What is grafted on the backbone: the grammar of `--head`, and where the graft goes.
+//! New heads: their grammar, and how they are grafted on a backbone.
 
 use std::fmt;
 use std::str::FromStr;
@@ -9,19 +9,19 @@ use serde::{Deserialize, Serialize};
 
 use crate::{Config, Error, Mode, Pretrained, Result};
 
-/// The kind of a new head, as `--head` names it.
+/// The kind of a new head. As text: `linear`, `mlp:512`, `conv:256,fc:128`.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(try_from = "String", into = "String")]
 pub enum Head {
     /// A fully connected layer, or the network's own kind of head, under the softmax loss.
     Linear,
-    /// The same: as a probe, multinomial logistic regression.
+    /// The same as `Linear`; for a probe, multinomial logistic regression.
     Softmax,
-    /// One-vs-rest logistic regression; a probe's alone.
+    /// One-vs-rest logistic regression; for probes only.
     Ovr,
-    /// The nearest class mean; a probe's alone.
+    /// The nearest class mean; for probes only.
     Mean,
-    /// A cosine classifier: features and weights of unit length, times a learned scale.
+    /// A cosine classifier: normalised features and weights, times a learned scale.
     Cosine,
     /// Layers with ReLU before the last fully connected one: `mlp:512`, `conv:256,fc:128`.
     Layers {
@@ -32,10 +32,10 @@ pub enum Head {
     },
 }
 
-/// The widest layer that can be asked for: far above what helps, far below what memory refuses.
+/// Largest width of a layer: far above what helps, far below what exhausts memory.
 const MAX_WIDTH: usize = 65_536;
 
-/// The largest filter of a new convolution.
+/// Largest kernel of a new convolution.
 const MAX_KERNEL: usize = 7;
 
 impl Head {
@@ -44,7 +44,7 @@ impl Head {
         if *self == Head::Ovr { HeadKind::Ovr } else { HeadKind::Softmax }
     }
 
-    /// Whether the classes are told apart by one fully connected layer, which a probe can fit.
+    /// Whether the head is one fully connected layer, which a probe can fit.
     pub(crate) fn is_linear(&self) -> bool {
         !matches!(self, Head::Layers { .. } | Head::Cosine)
     }
@@ -145,7 +145,7 @@ pub enum InitHead {
 }
 
 impl Config {
-    /// Checks what the head asks of the other settings.
+    /// Checks the head against the other settings.
     ///
     /// # Errors
     /// [`Error::Setting`].
@@ -183,7 +183,7 @@ impl Config {
             Head::Cosine => HeadLayers { dropout, cosine: true, ..HeadLayers::default() },
             _ => HeadLayers { dropout, ..HeadLayers::default() },
         };
-        // A probe's weights are those of a fully connected layer.
+        // A probe fits a fully connected layer.
         let probed = self.mode.probes() || self.init_head == InitHead::Probe;
         let own = !probed && self.cut.is_none() && layers == HeadLayers::default();
         let grafted = match own {
@@ -215,7 +215,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn every_head_is_written_as_it_is_read() {
+    fn head_text_round_trips() {
         for text in [
             "linear",
             "softmax",
@@ -235,7 +235,7 @@ mod tests {
     }
 
     #[test]
-    fn what_is_no_head_is_named() {
+    fn head_parse_names_the_wrong_part() {
         for (text, expected) in [
             ("", "\"\" is no head"),
             ("mpl:512", "\"mpl:512\" is no head; heads are such as linear"),
@@ -254,7 +254,7 @@ mod tests {
     }
 
     #[test]
-    fn a_new_head_is_all_that_is_added() {
+    fn graft_adds_only_the_new_head() {
         let backbone = Pretrained::load(&"squeezenet1_1".into(), &crate::Source::Random, 224, 3).unwrap();
         let config = |change: fn(&mut Config)| {
             let mut config = Config::tutorial("photos".into(), "squeezenet1_1".into());

@@ -1,4 +1,4 @@
-//! Networks that people bring along, as ONNX files.
+//! User-supplied networks: ONNX import.
 
 use std::path::Path;
 
@@ -7,19 +7,19 @@ use regraft_onnx::Network;
 
 use crate::{Error, Pretrained, Result};
 
-/// The side of pictures in pixels where a file leaves it open.
+/// Side of the images in pixels where a file leaves it open.
 const USUAL_SIZE: usize = 224;
 
-/// The side of pictures in pixels that the file at `path` fixes, or else the usual one.
+/// Side of the images in pixels that the file at `path` fixes, else the usual one.
 ///
 /// # Errors
 /// [`Error::Onnx`].
 pub fn image_size(path: &Path) -> Result<u32> {
     let size = regraft_onnx::image_size(path)?.unwrap_or(USUAL_SIZE);
-    u32::try_from(size).map_err(|_| Error::Setting(format!("pictures of {size} pixels are too large")))
+    u32::try_from(size).map_err(|_| Error::Setting(format!("images of {size} pixels are too large")))
 }
 
-/// The network in the file at `path`, for pictures of `size` pixels.
+/// The network in the file at `path`, for images of `size` pixels.
 ///
 /// # Errors
 /// [`Error::Onnx`], [`Error::Setting`] for a size that the network cannot take.
@@ -45,14 +45,14 @@ pub(crate) fn load(path: &Path, size: u32) -> Result<Pretrained> {
     for spec in graph.parameters().iter().filter(|spec| spec.node == head) {
         state.remove(&spec.name);
     }
-    // Exporters leave out a bias of zeros, as an untrained head has it; the new head learns one.
+    // Exporters leave out a bias of zeros; the new head learns one.
     match graph.op_mut(head) {
         Op::Linear(linear) => linear.bias = true,
         Op::Conv2d(conv) => conv.bias = true,
         _ => unreachable!("a head is a Linear or a Conv2d"),
     }
     let hashes = files.iter().map(|file| regraft_io::sha256_file(file)).collect::<Result<Vec<_>, _>>()?;
-    // Weights in files of their own count as well.
+    // Weights may lie in files of their own.
     let weights_sha256 = Some(match &hashes[..] {
         [only] => only.clone(),
         several => regraft_io::sha256(several.concat().as_bytes()),
@@ -61,9 +61,9 @@ pub(crate) fn load(path: &Path, size: u32) -> Result<Pretrained> {
     Ok(Pretrained { name, graph, state, weights_sha256, notes })
 }
 
-/// Whether the network gives one number a class, and goes on doing so with another number of classes.
+/// Checks that the network gives one number a class, with any number of classes.
 fn check_head(graph: &Graph) -> Result<(), String> {
-    let advice = "export the whole classifier, from pictures to one number for each class";
+    let advice = "export the whole classifier, from images to one number for each class";
     let output = *graph.shapes().map_err(|e| e.to_string())?.last().expect("a graph has its input");
     if let Shape::Map { .. } = output {
         return Err(format!("its output is a map of {output}; {advice}"));

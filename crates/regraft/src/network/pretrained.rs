@@ -20,7 +20,7 @@ pub struct Pretrained {
     pub state: StateDict,
     /// SHA-256 of the file the weights came from; `None` for random ones.
     pub weights_sha256: Option<String>,
-    /// What people should know about how the network was read.
+    /// Notes for people about how the network was read.
     pub notes: Vec<String>,
 }
 
@@ -58,7 +58,7 @@ impl Pretrained {
             Source::File(path) => (regraft_weights::read(path)?, regraft_io::sha256_file(path)?, path.as_path()),
         };
         let expected: Vec<_> = graph.parameters().into_iter().map(|spec| (spec.name, spec.shape)).collect();
-        // The head is not taken over; a file whose head was replaced by this program may call it `fc`.
+        // The head is replaced anyway; a file whose head was replaced by this program may call it `fc`.
         let found =
             found.into_iter().filter_map(|(tensor, value)| Some((zoo::present_name(name, &tensor)?, value))).collect();
         let state = regraft_weights::fit(&expected, found, &[&head, "fc"]);
@@ -78,11 +78,11 @@ impl Pretrained {
         batch_norms::are_folded(&self.graph, &self.state)
     }
 
-    /// Gives the batch norms of random weights the statistics of some photos, before anything is learned from features:
-    /// without, a deep network's features fade. Weights of a file stay as they are.
+    /// Gives the batch norms of random weights the statistics of some images, before features are used: otherwise a deep
+    /// network's features fade. Does nothing to weights from a file.
     ///
     /// # Errors
-    /// Those of reading photos and of the engine.
+    /// Those of reading images and of the engine.
     pub(crate) fn calibrate(
         &mut self,
         photos: &[Sample],

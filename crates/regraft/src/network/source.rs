@@ -1,4 +1,4 @@
-//! What a backbone starts from, and the weights that are inside the program.
+//! What a backbone starts from, and the embedded weights.
 
 use std::path::{Path, PathBuf};
 
@@ -7,24 +7,24 @@ use serde::{Deserialize, Serialize};
 
 use crate::{Error, Result};
 
-/// What a backbone's weights are. As text, `embedded` or a file's path; nothing for random ones.
+/// What a backbone starts from. As text, `embedded` or a file's path; absent for random values.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(from = "Option<PathBuf>", into = "Option<PathBuf>")]
 pub enum Source {
-    /// Random values, by the seed.
+    /// Random values from the seed.
     #[default]
     Random,
-    /// Those inside the program.
+    /// The embedded weights.
     Embedded,
-    /// Those in a file.
+    /// A file.
     File(PathBuf),
 }
 
-/// The text for [`Source::Embedded`]. Settings hold whole paths, so no file is called so.
+/// The text for [`Source::Embedded`]. Settings hold absolute paths, so no file has this name.
 const EMBEDDED: &str = "embedded";
 
 impl Source {
-    /// Whether nothing has been learned yet.
+    /// Whether the values are random.
     pub fn is_random(&self) -> bool {
         *self == Self::Random
     }
@@ -58,7 +58,7 @@ impl From<Source> for Option<PathBuf> {
     }
 }
 
-/// Weights inside the program.
+/// Weights that are part of the program.
 #[derive(Clone, Copy, Debug)]
 pub struct Embedded {
     /// Name of the architecture.
@@ -67,24 +67,23 @@ pub struct Embedded {
     pub bytes: &'static [u8],
 }
 
-/// The bytes of [`Embedded::ROOTSTOCK`]. The static is the array itself: what a reference leads to may be in the program once
-/// for each use.
+/// The bytes of [`Embedded::ROOTSTOCK`]. A static array, because bytes behind a reference may be duplicated for each use.
 static ROOTSTOCK: [u8; include_bytes!("../../embedded/rootstock.safetensors").len()] =
     *include_bytes!("../../embedded/rootstock.safetensors");
 
 impl Embedded {
-    /// The project's own backbone. `regraft distill` has made it; its metadata say from what.
+    /// The project's own backbone, distilled by Regraft; its metadata say from what.
     pub const ROOTSTOCK: Self = Self { backbone: "rootstock", bytes: &ROOTSTOCK };
 
-    /// Those of an architecture, if they are there.
+    /// The weights of an architecture, if they are embedded.
     pub fn of(backbone: &str) -> Option<Self> {
         (backbone == Self::ROOTSTOCK.backbone).then_some(Self::ROOTSTOCK)
     }
 
-    /// How photos are prepared for them.
+    /// How images are prepared for them.
     ///
     /// # Errors
-    /// [`Error::Weights`] or [`Error::File`] for a program that was not built as it should be.
+    /// [`Error::Weights`] or [`Error::File`] if the program was built with other bytes.
     pub fn preprocessing(self) -> Result<Preprocessing> {
         let (_, metadata) = regraft_weights::parse_safetensors(self.bytes)?;
         let wrong = |reason: String| Error::File { path: "the weights inside this program".into(), reason };
@@ -99,7 +98,7 @@ mod tests {
     use crate::Pretrained;
 
     #[test]
-    fn sources_survive_their_text() {
+    fn source_text_round_trips() {
         #[derive(Debug, PartialEq, Serialize, Deserialize)]
         struct Settings {
             #[serde(default, skip_serializing_if = "Source::is_random")]
@@ -117,7 +116,7 @@ mod tests {
     }
 
     #[test]
-    fn the_weights_inside_are_small_whole_and_those_of_their_backbone() {
+    fn embedded_weights_fit_their_backbone() {
         let Embedded { backbone, bytes } = Embedded::ROOTSTOCK;
         assert!(bytes.len() <= 4 << 20, "{} bytes", bytes.len());
         let preprocessing = Embedded::ROOTSTOCK.preprocessing().unwrap();

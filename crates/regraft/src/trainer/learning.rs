@@ -1,4 +1,4 @@
-//! What learns in an epoch, and how fast.
+//! Which layers learn in an epoch, and how fast.
 
 use regraft_engine::BatchNormMode;
 use regraft_graph::{Grafted, NodeId, Op, Trainable};
@@ -6,7 +6,7 @@ use regraft_graph::{Grafted, NodeId, Op, Trainable};
 use crate::{BatchNorm, Config, Error, InitHead, Pretrained, Progress, Result};
 
 impl Config {
-    /// Checks what the rates of layers ask of the other settings.
+    /// Checks the settings of layers' learning rates.
     ///
     /// # Errors
     /// [`Error::Setting`].
@@ -70,30 +70,30 @@ impl Config {
         Ok(Trainable::from_node(graph, first).with_rates(rate).with_new(*head))
     }
 
-    /// What batch norms of layers that learn do: what was asked for; if nothing was, they take the batch's statistics, unless
-    /// those of the weights are folded, which that would break, or the head starts from a probe's solution, which was found
-    /// with the running statistics and is worth little with others.
+    /// Mode of the batch norms of layers that learn. Without a setting they use batch statistics, unless the weights' batch
+    /// norms are folded, which that would break, or the head starts from a probe, which was fitted with the running
+    /// statistics.
     pub(crate) fn batch_norm_mode(&self, backbone: &Pretrained) -> BatchNormMode {
         match self.bn {
             Some(BatchNorm::Train) => BatchNormMode::Train,
             Some(BatchNorm::Frozen) => BatchNormMode::Frozen,
-            None if folded(backbone) || self.starts_from_a_probe() => BatchNormMode::Frozen,
+            None if folded(backbone) || self.starts_from_probe() => BatchNormMode::Frozen,
             None => BatchNormMode::Train,
         }
     }
 
-    fn starts_from_a_probe(&self) -> bool {
+    fn starts_from_probe(&self) -> bool {
         self.init_head == InitHead::Probe
     }
 
-    /// Says what people should know about the batch norms of their weights.
+    /// Reports how the batch norms of the weights are treated, and warns where that will go wrong.
     pub(crate) fn report_batch_norms(&self, backbone: &Pretrained, progress: &dyn Progress) {
         if !self.mode.fine_tunes() {
             return;
         }
         if !folded(backbone) {
             let any = backbone.graph.nodes().iter().any(|node| matches!(node.op, Op::BatchNorm2d(_)));
-            if any && self.bn.is_none() && self.starts_from_a_probe() {
+            if any && self.bn.is_none() && self.starts_from_probe() {
                 progress.note("the head starts from a probe, which knows the batch norms as they are: --bn frozen");
             }
             return;
@@ -110,7 +110,7 @@ impl Config {
         }
     }
 
-    /// The first node that learns when all do that may.
+    /// The first node that learns once no layer waits any more.
     fn lowest(&self, grafted: &Grafted) -> Result<NodeId> {
         let Grafted { graph, first: head, .. } = grafted;
         if !self.mode.fine_tunes() {
@@ -160,7 +160,7 @@ mod tests {
     }
 
     #[test]
-    fn rates_fall_from_the_head_downwards() {
+    fn trainable_rates_fall_from_the_head_downwards() {
         assert_eq!(rates(&config(|_| ()), 0), [1.0; 5]);
         assert_eq!(rates(&config(|c| c.mode = Mode::Frozen), 0), [0.0, 0.0, 0.0, 0.0, 1.0]);
         assert_eq!(rates(&config(|c| c.backbone_lr = Some(0.0005)), 0), [0.5, 0.5, 0.5, 0.5, 1.0]);
@@ -173,7 +173,7 @@ mod tests {
     }
 
     #[test]
-    fn stages_join_in_from_the_head_downwards() {
+    fn trainable_stages_join_from_the_head_downwards() {
         let learning = |config: &Config, epoch| rates(config, epoch).map(|rate| rate > 0.0);
         let gradual = config(|c| c.unfreeze_every = Some(2));
         for epoch in [0, 1] {
@@ -189,7 +189,7 @@ mod tests {
     }
 
     #[test]
-    fn batch_norms_that_a_probe_has_seen_stay_as_they_are() {
+    fn batch_norm_mode_is_frozen_after_a_probe() {
         let backbone = Pretrained::load(&"resnet18".into(), &crate::Source::Random, 64, 0).unwrap();
         let mode = |change: fn(&mut Config)| config(change).batch_norm_mode(&backbone);
         assert_eq!(mode(|_| ()), BatchNormMode::Train);
@@ -198,7 +198,7 @@ mod tests {
     }
 
     #[test]
-    fn a_new_head_is_new_and_never_frozen() {
+    fn trainable_never_freezes_the_new_head() {
         let conv = config(|c| c.head = "conv:8,fc:4".parse().unwrap());
         let grafted = grafted(&conv);
         let trainable = conv.trainable(&grafted, 0).unwrap();

@@ -113,7 +113,7 @@ fn answers_are_used_again_by_a_run_alone_that_would_ask_the_same() {
     ];
     for (what, change, asks) in changes {
         let path = |name: &str| dir.path().join(format!("{what}, {name}"));
-        assert_eq!(asked(&config, &path("again")), ["view 1/2", "photos kept apart", "view 2/2"], "{what}");
+        assert_eq!(asked(&config, &path("again")), ["view 1/2", "held-out photos", "view 2/2"], "{what}");
         let mut changed = config.clone();
         change(&mut changed);
         let fresh = asked(&changed, &path("fresh"));
@@ -230,7 +230,7 @@ fn what_was_sound_before_something_went_wrong_is_kept() {
         match fault {
             Fault::Answers => {
                 assert!(matches!(error, Error::Diverged { epoch: 2, .. }), "{error:?}");
-                assert!(message.contains("photos kept apart became NaN") && message.contains("--lr"), "{message}");
+                assert!(message.contains("loss on the validation photos became NaN") && message.contains("--lr"), "{message}");
             }
             Fault::Step => assert!(message.contains("too heavy"), "{message}"),
         }

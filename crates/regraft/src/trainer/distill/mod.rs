@@ -1,10 +1,10 @@
-//! Distillation: a small network learns to say of any photos what larger ones say ("Distilling the Knowledge in a Neural
-//! Network", Hinton et al. 2015; both see the same crop of a photo: "Knowledge distillation: A good teacher is patient and
-//! consistent", Beyer et al. 2022).
+//! Distillation: a small network learns the outputs of larger ones ("Distilling the Knowledge in a Neural Network", Hinton et
+//! al. 2015; both see the same crop of an image: "Knowledge distillation: A good teacher is patient and consistent", Beyer
+//! et al. 2022).
 //!
-//! The photos need no labels. What a teacher makes of each is computed once for each of a few views (crop, mirror image)
-//! and kept on disk; the student then learns all of it at once, its last layer giving every teacher's features and logits.
-//! That layer is taken off at the end, or, where the teacher is a trained model, becomes its classifier.
+//! The images need no labels. Each teacher's outputs are computed once for each of a few views (crop, mirror image) and
+//! stored on disk. The student's last layer learns every teacher's features and logits at once. That layer is removed at the
+//! end or, if the teacher is a trained model, becomes the student's classifier.
 
 mod product;
 mod start;
@@ -28,7 +28,7 @@ use crate::photos::prepare::report;
 use crate::run::checkpoint::Checkpoint;
 use crate::{Context, Error, Outcome, Published, Result, RunFolder, Source};
 
-/// Who is learned from.
+/// A teacher.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 #[serde(tag = "kind", rename_all = "lowercase")]
 pub enum TeacherConfig {
@@ -38,7 +38,7 @@ pub enum TeacherConfig {
         backbone: String,
         /// The file.
         weights: PathBuf,
-        /// How it wants photos prepared.
+        /// How images are prepared for it.
         preprocessing: Preprocessing,
     },
     /// A trained model.
@@ -52,48 +52,48 @@ pub enum TeacherConfig {
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct DistillConfig {
-    /// Photos, and folders with photos anywhere inside.
+    /// Images, and folders with images anywhere inside.
     pub images: Vec<PathBuf>,
     /// Name of the student's architecture.
     pub student: String,
     /// What the student starts from.
     #[serde(default, skip_serializing_if = "Source::is_random")]
     pub weights: Source,
-    /// What these weights are, if they are published ones.
+    /// Name and address of these weights, if they are published ones.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub published: Option<Published>,
-    /// Passes over the photos.
+    /// Passes over the images.
     pub epochs: usize,
-    /// Photos a step.
+    /// Images a step.
     pub batch_size: usize,
     /// Highest learning rate.
     pub lr: f64,
     /// Weight decay of AdamW.
     pub weight_decay: f64,
-    /// How many views of each photo there are, which come again after as many epochs.
+    /// Views of each image, which repeat after as many epochs.
     pub views: usize,
-    /// Smallest part of a photo that a view may be.
+    /// Smallest fraction of an image's area that a view may have.
     pub min_scale: f64,
-    /// Fraction of the photos kept apart to see how well the student does on others.
+    /// Fraction of the images held out for validation.
     pub val_fraction: f64,
     /// Seed of every random decision.
     pub seed: u64,
     /// Whether the weights are saved in half precision.
     pub half: bool,
-    /// Under which licence the weights are, for their file to say.
+    /// Licence of the weights, to be stored with them.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub licence: Option<String>,
-    /// How the student wants photos prepared.
+    /// How images are prepared for the student.
     pub preprocessing: Preprocessing,
-    /// Who is learned from.
+    /// The teachers.
     pub teachers: Vec<TeacherConfig>,
 }
 
-/// Most photos kept apart.
+/// Most images held out.
 const MAX_VAL: usize = 2000;
 
 impl DistillConfig {
-    /// The usual settings for these photos, student and teachers: AdamW at 0.002 with a warm-up and half a cosine.
+    /// Default settings for these images, student and teachers: AdamW at 0.002 with a warm-up and half a cosine.
     pub fn new(
         images: Vec<PathBuf>,
         student: String,
@@ -151,12 +151,12 @@ impl DistillConfig {
         Schedule { policy, warmup: None::<Warmup> }
     }
 
-    /// How views are made.
+    /// How a view is drawn.
     fn augmentation(&self) -> Augmentation {
         Augmentation { scale: (self.min_scale, 1.0), ..Augmentation::default() }
     }
 
-    /// What is learned from, and what the student starts from.
+    /// Files of the teachers, and of the weights that the student starts from.
     fn files(&self) -> impl Iterator<Item = &Path> {
         let teachers = self.teachers.iter().map(|teacher| match teacher {
             TeacherConfig::Backbone { weights: path, .. } | TeacherConfig::Model { path } => path.as_path(),
@@ -164,7 +164,7 @@ impl DistillConfig {
         teachers.chain(self.weights.file())
     }
 
-    /// The same settings with paths that hold wherever the run is resumed from.
+    /// The same settings with absolute paths, so that the run can be resumed from any folder.
     fn resolved(&self) -> Result<Self> {
         let whole = |path: &Path| {
             let reason = |e: std::io::Error| Error::File { path: path.to_owned(), reason: e.to_string() };
@@ -189,13 +189,13 @@ struct Unlabelled {
     train: Vec<Sample>,
     val: Vec<Sample>,
     store: Arc<ImageStore>,
-    /// The side that they are decoded for.
+    /// Side in pixels that they are decoded for.
     side: u32,
-    /// Hash over their names, their content and what is kept apart.
+    /// Hash over their names, their content and their split.
     sha256: String,
 }
 
-/// Teaches a student. The run's folder is `output_dir`, or the next free `runs/distill`.
+/// Trains a student on its teachers' outputs. The run's folder is `output_dir`, or the next free `runs/distill`.
 ///
 /// # Errors
 /// Any of [`Error`].
@@ -250,7 +250,7 @@ pub(crate) fn resume(run: &Path, context: &Context) -> Result<Outcome> {
 }
 
 impl Unlabelled {
-    /// Finds the photos, decodes each once and sets some apart.
+    /// Finds the images, decodes each once and holds some out.
     fn gather(config: &DistillConfig, context: &Context) -> Result<Self> {
         let (mut paths, mut findings) = image_paths(&config.images)?;
         paths.sort();
@@ -272,7 +272,7 @@ impl Unlabelled {
             let reason = "holds too few photos to learn from".into();
             return Err(Error::File { path: config.images.first().cloned().unwrap_or_default(), reason });
         }
-        // Both parts get a photo.
+        // Both parts get an image.
         let most = MAX_VAL.min(samples.len() - 1);
         let n_val = ((samples.len() as f64 * config.val_fraction).round() as usize).clamp(1, most);
         let mut order: Vec<usize> = (0..samples.len()).collect();
@@ -282,7 +282,7 @@ impl Unlabelled {
         train.sort_unstable();
         let pick = |indices: Vec<usize>| indices.into_iter().map(|i| samples[i].clone()).collect::<Vec<_>>();
         let (train, val) = (pick(train), pick(val));
-        progress.note(&format!("{} photos to learn from, {} kept apart", train.len(), val.len()));
+        progress.note(&format!("{} photos to learn from, {} held out", train.len(), val.len()));
         let root = common_folder(&config.images);
         let dataset = Dataset { root, task: Task::Value, classes: Vec::new(), train, val };
         let sha256 = fingerprint(&dataset, cancel.flag())?.sha256;
@@ -291,10 +291,10 @@ impl Unlabelled {
     }
 }
 
-/// The innermost folder that all of these are or lie in, so that a hash does not depend on where it is.
+/// The innermost folder that contains all of these, so that a hash does not depend on where it is.
 fn common_folder(paths: &[PathBuf]) -> PathBuf {
     let mut common = paths.first().cloned().unwrap_or_default();
-    // Of nothing, everything is the inside.
+    // An empty path contains everything.
     while !paths.iter().all(|path| path.starts_with(&common)) {
         if !common.pop() {
             common.clear();
@@ -308,7 +308,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn settings_survive_their_file() {
+    fn distill_config_toml_round_trips() {
         let preprocessing = Preprocessing::default();
         let teachers = vec![
             TeacherConfig::Model { path: "/a/best.safetensors".into() },
@@ -330,7 +330,7 @@ mod tests {
     }
 
     #[test]
-    fn the_folder_of_all_photos_is_found() {
+    fn common_folder_contains_all_paths() {
         for (paths, expected) in [
             (&["/a/photos"][..], "/a/photos"),
             (&["/a/pile", "/a/more/b"], "/a"),

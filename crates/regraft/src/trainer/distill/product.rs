@@ -1,4 +1,4 @@
-//! What a distillation leaves behind: the student's weights, and a trained model where the teacher was one.
+//! What a distillation writes: the student's weights and, if the teacher was a trained model, a model.
 
 use std::collections::BTreeMap;
 use std::path::PathBuf;
@@ -6,18 +6,18 @@ use std::path::PathBuf;
 use regraft_graph::{Graph, Op, StateDict, Tensor};
 use serde_json::json;
 
-use super::targets::Targets;
+use super::targets::TeacherOutputs;
 use super::teacher::{About, Widths};
 use super::{DistillConfig, Unlabelled};
 use crate::model::golden::Golden;
 use crate::network::session::Network;
 use crate::{Context, Distillation, Model, Provenance, Result, RunFolder};
 
-/// A finished student, and what is known about it.
+/// A finished student.
 pub(super) struct Product<'a> {
     pub config: &'a DistillConfig,
     pub graph: &'a Graph,
-    pub targets: &'a Targets<'a>,
+    pub targets: &'a TeacherOutputs<'a>,
     pub images: &'a Unlabelled,
     /// Hash of the weights that it started from.
     pub weights_sha256: Option<String>,
@@ -25,11 +25,11 @@ pub(super) struct Product<'a> {
 }
 
 impl Product<'_> {
-    /// Writes the trained model, if there is one, and then the weights without the last layer, and what they were learned
-    /// from: a run is complete once these are there.
+    /// Writes the trained model, if there is one, then the weights without the last layer, with their provenance. The run is
+    /// complete once these are there.
     ///
     /// # Errors
-    /// [`crate::Error::Weights`] if a file cannot be written.
+    /// [`crate::Error::Io`] if a file cannot be written.
     pub fn save(
         &self,
         mut state: StateDict,
@@ -68,7 +68,7 @@ impl Product<'_> {
         Ok((path, model))
     }
 
-    /// The student with the part of its last layer that gives the logits of a trained model, if it learned from one alone.
+    /// The student as a model, with the part of its last layer that gives the logits, if its only teacher is a model.
     fn model(&self, state: &StateDict, head: &str, context: &Context) -> Result<Option<Model>> {
         let Self { config, graph, targets, images, .. } = *self;
         let [teacher] = config.teachers.as_slice() else { return Ok(None) };
@@ -82,7 +82,7 @@ impl Product<'_> {
         let (all_weights, all_biases) = (take(&weight), take(&bias));
         let (mut weights, mut biases) = (Vec::new(), Vec::new());
         for k in features..features + logits {
-            // Out of the unit that it was learned in.
+            // Undo the standardisation.
             let (mean, factor) = (targets.mean[k], targets.factor[k]);
             let scale = if factor > 0.0 { 1.0 / factor } else { 0.0 };
             weights.extend(all_weights[k * linear.in_features..][..linear.in_features].iter().map(|w| w * scale));

@@ -9,10 +9,10 @@ use crate::network::batch_norms;
 use crate::run::checkpoint::Position;
 use crate::{Context, Error, Pretrained, Result, Source};
 
-/// The values that a student starts from.
+/// The tensors that a student starts from.
 pub(super) struct Start {
     pub state: StateDict,
-    /// Hash of the weights among them; `None` if all are random.
+    /// Hash of the weights' file; `None` if all values are random.
     pub weights_sha256: Option<String>,
 }
 
@@ -20,7 +20,7 @@ impl Start {
     /// Random values, or weights that may be those of a wider network and may have their batch norms folded.
     ///
     /// # Errors
-    /// [`Error::WrongWeights`] for weights of another network; those of reading photos and of running the network.
+    /// [`Error::WrongWeights`] for weights of another network; those of reading images and of running the network.
     pub fn new(config: &DistillConfig, graph: &Graph, images: &Unlabelled, context: &Context) -> Result<Self> {
         let mut state = init::random(graph, config.seed);
         let (begun, sha256) = match &config.weights {
@@ -38,7 +38,7 @@ impl Start {
         };
         let folded = batch_norms::are_folded(graph, &begun);
         state.extend(begun);
-        // A last layer of zeros asks nothing of what lies below until it knows something itself.
+        // With a last layer of zeros, no gradient reaches the layers below until it has learned something.
         let head = format!("{}.", graph.nodes()[graph.head()?].name);
         state
             .iter_mut()
@@ -54,13 +54,13 @@ impl Start {
         Ok(Self { state, weights_sha256: sha256 })
     }
 
-    /// For a run that goes on, with all its values in a checkpoint: what it started from need not be there any more.
+    /// For a run that is resumed, whose tensors are in a checkpoint: what it started from may be gone.
     pub fn resumed(config: &DistillConfig, graph: &Graph, position: &Position) -> Self {
         Self { state: init::random(graph, config.seed), weights_sha256: position.weights_sha256.clone() }
     }
 }
 
-/// The weights of a file, narrowed where those of the student are.
+/// The weights of a file, with the channels removed that the student lacks.
 fn narrowed(student: &str, graph: &Graph, path: &Path) -> Result<StateDict> {
     let found = regraft_weights::read(path)?.into_iter();
     let found = found.filter_map(|(tensor, value)| Some((zoo::present_name(student, &tensor)?, value))).collect();

@@ -7,7 +7,7 @@ use regraft_learn::linear::HeadKind;
 
 use super::product::Product;
 use super::start::Start;
-use super::targets::{Targets, View};
+use super::targets::{TeacherOutputs, View};
 use super::{DistillConfig, Unlabelled};
 use crate::photos::features::{for_each_batch, loader};
 use crate::photos::targets::SampleTargets;
@@ -37,7 +37,7 @@ pub(super) fn run(
     checkpoint: Option<Checkpoint>,
     context: &Context,
 ) -> Result<Outcome> {
-    let mut targets = Targets::open(config, images, folder, checkpoint.is_some(), context)?;
+    let mut targets = TeacherOutputs::open(config, images, folder, checkpoint.is_some(), context)?;
     let shape = Shape::rgb(config.preprocessing.crop as usize);
     let graph = zoo::build(&config.student, targets.len())?.with_input_shape(shape)?;
     folder.require_room(targets.missing_bytes()?.saturating_add(bytes_beside_answers(config, &graph)))?;
@@ -46,7 +46,7 @@ pub(super) fn run(
         None => Start::new(config, &graph, images, context),
     });
     let start = match start {
-        // What the teachers have said so far is kept, as is the checkpoint.
+        // The teachers' outputs so far are kept, as is the checkpoint.
         Err(error) if error.is_interruption() => {
             let (epoch, step) = checkpoint.map_or((0, 0), |it| (it.position.epoch, it.position.step));
             return Ok(Outcome::Interrupted(Interrupted { folder: folder.clone(), epoch, step }));
@@ -118,7 +118,7 @@ struct Student<'a> {
     images: &'a Unlabelled,
     folder: &'a RunFolder,
     context: &'a Context<'a>,
-    targets: Targets<'a>,
+    targets: TeacherOutputs<'a>,
 }
 
 impl Objective for Student<'_> {

@@ -1,4 +1,4 @@
-//! A network that is learned from.
+//! A teacher: a network whose outputs the student learns.
 
 use std::path::Path;
 
@@ -12,19 +12,20 @@ use crate::network::extractor::{feature_extractor, pooled};
 use crate::network::session::Network;
 use crate::{Context, Error, Model, Pretrained, Result, Source};
 
-/// A teacher, ready to be asked.
+/// A teacher on an engine.
 pub(super) struct Teacher {
     network: Network,
     /// The node that the head reads and, if the head's weights are known, the output.
     nodes: Vec<NodeId>,
-    /// How it wants photos prepared.
+    /// How images are prepared for it.
     pub preprocessing: Preprocessing,
-    /// Lengths of what it says of a photo.
+    /// Lengths of its outputs for one image.
     pub widths: Widths,
     pub about: About,
 }
 
-/// What a teacher says of a photo: its features (a map's mean over the area), then its logits, if it has a head.
+/// Lengths of a teacher's outputs for one image: its features (of a map, the mean over its area), then its logits, if it has a
+/// head.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) struct Widths {
     pub features: usize,
@@ -37,7 +38,7 @@ impl Widths {
     }
 }
 
-/// Where what a student knows comes from.
+/// Which teacher it is.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub(super) struct About {
     /// Name of the architecture.
@@ -47,7 +48,7 @@ pub(super) struct About {
 }
 
 impl TeacherConfig {
-    /// Side that photos are resized to for it, in pixels.
+    /// Side in pixels that images are resized to for it.
     pub(super) fn side(&self) -> Result<u32> {
         Ok(match self {
             TeacherConfig::Backbone { preprocessing, .. } => preprocessing.resize,
@@ -129,7 +130,7 @@ impl Teacher {
     ///
     /// # Errors
     /// Those of inferring.
-    pub fn ask(&mut self, images: Images) -> Result<Vec<f32>> {
+    pub fn infer(&mut self, images: Images) -> Result<Vec<f32>> {
         let values = self.network.infer_nodes(images, &self.nodes)?;
         let features = pooled(&values[0]);
         let mut rows = Vec::with_capacity(features.len() / self.widths.features * self.widths.all());

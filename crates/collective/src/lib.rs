@@ -3,6 +3,10 @@
 //! A [`Collective`] is what data-parallel training needs of MPI or NCCL: all-reduce, broadcast, barrier. [`Solo`] is
 //! the group of one; [`threads`] makes groups of threads in one process, for tests and for several devices.
 
+mod group;
+
+pub use group::{Member, threads};
+
 /// A communication that failed.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 #[error("rank {rank} of {size}: {reason}")]

@@ -1,6 +1,6 @@
 //! How far each network's logits lie from torchvision's `f64`, relative to the largest (`reference/zoo`).
 //!
-//! `cargo run --release -p regraft-engine --example parity`
+//! `cargo run --release -p regraft-engine-cpu --example parity`
 
 use regraft_engine::{Engine, SessionOptions};
 use regraft_engine_cpu::CpuEngine;
@@ -20,7 +20,7 @@ fn main() {
         let mut session = engine
             .compile(&graph, &pattern::state(&graph), SessionOptions::inference(&graph))
             .expect("a sound network");
-        let logits = session.infer(&image).expect("one image");
+        let logits = session.infer(image[..].into(), &[graph.output()]).expect("one image").remove(0).into_data();
         let expected = &references[name].logits;
         let scale = expected.iter().fold(0.0f32, |scale, x| scale.max(x.abs()));
         let error = logits.iter().zip(expected).fold(0.0f32, |error, (a, b)| error.max((a - b).abs()));

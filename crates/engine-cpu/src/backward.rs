@@ -2,17 +2,18 @@
 
 use std::time::Instant;
 
+use regraft_engine::plan::{ActivationFn, BackwardStep, GradTarget, Kind, Step};
 use regraft_kernels::batch_norm::Target;
 use regraft_kernels::conv::{self, Algorithm, Use};
 use regraft_kernels::{Activation, activation, batch_norm, cosine, elementwise, gate, layer_norm, linear, pool};
 
-use super::forward::{Pass, Workspace, conv_shape, dropout_factors, sample_factors};
-use super::parameters::Parameters;
-use super::plan::{BackwardStep, GradTarget, Kind, Step};
-use super::times::{Part, kernel};
+use crate::convert::{self, conv_shape};
+use crate::forward::{Pass, Workspace, dropout_factors, sample_factors};
+use crate::parameters::Parameters;
+use crate::times::{Part, kernel};
 
 /// Runs the backward steps; the gradient of the output must lie in its value.
-pub(super) fn run(pass: &Pass, parameters: &mut Parameters, workspace: &mut Workspace) {
+pub fn run(pass: &Pass, parameters: &mut Parameters, workspace: &mut Workspace) {
     for back in &pass.plan.backward {
         let step = &pass.plan.steps[back.step];
         let start = Instant::now();
@@ -20,8 +21,12 @@ pub(super) fn run(pass: &Pass, parameters: &mut Parameters, workspace: &mut Work
         let grad = &mut buffer[..pass.plan.values[back.grad_output].len * pass.n];
         // A batch norm does both on its way.
         if !matches!(step.kind, Kind::BatchNorm { .. }) {
-            if step.activation != Activation::Identity {
-                activation::backward_in_place(step.activation, workspace.read(pass, step.output), grad);
+            if step.activation != ActivationFn::Identity {
+                activation::backward_in_place(
+                    convert::activation(step.activation),
+                    workspace.read(pass, step.output),
+                    grad,
+                );
             }
             write_residual(pass, back, grad, workspace);
         }
@@ -130,10 +135,10 @@ fn run_step(
         }
         Kind::MaxPool { window, input, output } => write(pass, workspace, target, |workspace, accumulate, out| {
             let winners = &workspace.saved[back.step].winners;
-            pool::max_backward(&pool_shape(*input, *output), *window, winners, grad, accumulate, out);
+            pool::max_backward(&pool_shape(*input, *output), convert::window(*window), winners, grad, accumulate, out);
         }),
         Kind::AvgPool { average, input, output } => write(pass, workspace, target, |_, accumulate, out| {
-            pool::avg_backward(&pool_shape(*input, *output), *average, grad, accumulate, out);
+            pool::avg_backward(&pool_shape(*input, *output), convert::average(*average), grad, accumulate, out);
         }),
         Kind::LayerNorm { eps } => {
             if back.trains {
@@ -181,13 +186,19 @@ fn run_step(
             }
         }
         Kind::Dropout { p } => write(pass, workspace, target, |_, accumulate, out| {
-            elementwise::mask(grad, grad.len() / n, dropout_factors(pass, step.node, *p), accumulate, out);
+            elementwise::mask(grad, grad.len() / n, dropout_factors(pass, step, *p), accumulate, out);
         }),
         Kind::StochasticDepth { p } => write(pass, workspace, target, |_, accumulate, out| {
-            elementwise::mask(grad, grad.len() / n, sample_factors(pass, step.node, *p), accumulate, out);
+            elementwise::mask(grad, grad.len() / n, sample_factors(pass, step, *p), accumulate, out);
         }),
-        Kind::Activation(activation) => write(pass, workspace, target, |workspace, accumulate, out| {
-            activation::backward(*activation, workspace.read(pass, input_value), grad, accumulate, out);
+        Kind::Activation(function) => write(pass, workspace, target, |workspace, accumulate, out| {
+            activation::backward(
+                convert::activation(*function),
+                workspace.read(pass, input_value),
+                grad,
+                accumulate,
+                out,
+            );
         }),
         Kind::Flatten { pixels } => write(pass, workspace, target, |_, accumulate, out| {
             elementwise::transpose(grad, grad.len() / n / pixels, *pixels, accumulate, out);
@@ -221,18 +232,18 @@ fn batch_norm_step(
         (parameters.expect(node, "running_mean"), parameters.expect(node, "running_var"), &frozen)
     };
     // The activation's derivative is told from the input, or from the output if something was added in between.
-    let added = step.residual.is_some();
-    let activation = if added { Activation::Identity } else { step.activation };
+    let (added, epilogue) = (step.residual.is_some(), convert::activation(step.activation));
+    let activation = if added { Activation::Identity } else { epilogue };
     let weight = parameters.expect(node, "weight");
     let bn = batch_norm::Backward { weight, statistics: (mean, var), eps, affine, activation };
     // What is not needed may be gone.
     let (input, output) = (|| workspace.read(pass, step.inputs[0]), || workspace.read(pass, step.output));
-    let masks = added && step.activation != Activation::Identity;
+    let masks = added && epilogue != Activation::Identity;
     let gradients = match (back.trains, masks) {
-        (true, true) => Some(bn.mask_and_parameters(step.activation, output(), input(), grad)),
+        (true, true) => Some(bn.mask_and_parameters(epilogue, output(), input(), grad)),
         (true, false) => Some(bn.parameters(input(), grad)),
         (false, true) => {
-            activation::backward_in_place(step.activation, output(), grad);
+            activation::backward_in_place(epilogue, output(), grad);
             None
         }
         (false, false) => None,

@@ -11,12 +11,13 @@ use std::sync::{Mutex, PoisonError};
 use std::time::Instant;
 
 use rayon::prelude::*;
+use regraft_engine::plan::{Kind, Plan, Step, ValueId};
 use regraft_kernels::conv::{self, Algorithm, Epilogue, Filter};
 use regraft_kernels::{Memory, Precision, pool};
 
-use super::forward::{Pass, Workspace, conv_shape};
-use super::plan::{Kind, Step, ValueId};
-use super::times::{Part, kernel};
+use crate::convert::{self, conv_shape};
+use crate::forward::{self, Pass, Workspace};
+use crate::times::{Part, kernel};
 
 /// Elements that lie between the steps of a chain, at most, while a band is worked on: a part of a second-level cache,
 /// where the weights need room, too.
@@ -27,7 +28,7 @@ const IMAGES: usize = 8;
 
 /// Steps of which each alone reads what the one before wrote.
 #[derive(Clone, Debug, PartialEq)]
-pub(super) struct Chain {
+pub struct Chain {
     pub steps: Range<usize>,
     /// Lines of the last step's result that a band has.
     lines: usize,
@@ -92,11 +93,12 @@ fn result_lines(step: &Step) -> (usize, usize) {
     }
 }
 
-/// The chains of a plan for inference, whose result is `output`.
-pub(super) fn chains(steps: &[Step], lens: &[usize], output: ValueId) -> Vec<Chain> {
+/// The chains of a plan for inference.
+pub fn chains(plan: &Plan) -> Vec<Chain> {
+    let steps = &plan.steps[..];
     let readers = |value: ValueId| {
-        let read = steps.iter().flat_map(|step| step.inputs.iter().chain(&step.residual));
-        read.filter(|&&read| read == value).count() + usize::from(value == output)
+        let read = steps.iter().flat_map(|step| step.inputs.iter().chain(&step.residual)).chain(&plan.outputs);
+        read.filter(|&&read| read == value).count()
     };
     // Where a weight is larger than the map, reading it again for every image costs more than the map.
     let weight = |step: &Step| match step.kind {
@@ -104,7 +106,7 @@ pub(super) fn chains(steps: &[Step], lens: &[usize], output: ValueId) -> Vec<Cha
         _ => 0,
     };
     let links = |a: &Step, b: &Step| {
-        let between = lens[a.output];
+        let between = plan.values[a.output].len;
         let heavy = weight(a).max(weight(b)) > between;
         b.inputs == [a.output] && readers(a.output) == 1 && !heavy && Reads::of(a).is_some() && Reads::of(b).is_some()
     };
@@ -139,7 +141,7 @@ fn lines_per_band(steps: &[Step]) -> usize {
 
 /// Memory for bands, as many as threads have worked on at once.
 #[derive(Default)]
-pub(super) struct Scratch(Mutex<Vec<Vec<Window>>>);
+pub struct Scratch(Mutex<Vec<Vec<Window>>>);
 
 /// The lines of a step's result that are there.
 #[derive(Clone, Default)]
@@ -195,12 +197,13 @@ impl Prepared<'_> {
                 let (filter, bias) = self.filter.expect("a convolution has a filter");
                 let (height, row) = result_lines(self.step);
                 let residual = self.residual.map(|all| &all[(image * height + lines.start) * row..][..out.len()]);
-                let epilogue = Epilogue { bias, residual, activation: self.step.activation, gather: None };
+                let activation = convert::activation(self.step.activation);
+                let epilogue = Epilogue { bias, residual, activation, gather: None };
                 conv::forward_alone(&shape, input, filter, epilogue, out);
             }
             Kind::MaxPool { window, input: size, output } => {
                 let shape = pool::Shape { n: 1, input: size, output, channels: self.step.channels };
-                pool::max_forward_alone(&shape, window, lines, above, input, out);
+                pool::max_forward_alone(&shape, convert::window(window), lines, above, input, out);
             }
             _ => unreachable!("other steps are in no chain"),
         }
@@ -209,7 +212,7 @@ impl Prepared<'_> {
 }
 
 /// Runs the steps of a chain; the last one's result lies in its value afterwards.
-pub(super) fn run(pass: &Pass, chain: &Chain, workspace: &mut Workspace) {
+pub fn run(pass: &Pass, chain: &Chain, workspace: &mut Workspace) {
     let start = Instant::now();
     let steps = &pass.plan.steps[chain.steps.clone()];
     let (first, last) = (&steps[0], &steps[steps.len() - 1]);
@@ -244,7 +247,7 @@ fn prepare<'a>(
     pass: &'a Pass,
     workspace: &'a Workspace,
     step: &'a Step,
-    filter: &'a mut Option<super::forward::Prepared>,
+    filter: &'a mut Option<forward::Prepared>,
 ) -> Prepared<'a> {
     let filter = match step.kind {
         Kind::Conv { conv, input, output, .. } => {
@@ -316,19 +319,32 @@ mod tests {
     use regraft_graph::{Conv2d, Graph, Op, Shape, Trainable, zoo};
     use regraft_testing::{assert_close_to_scale, pattern};
 
-    use super::super::forward;
-    use super::super::parameters::Parameters;
-    use super::super::plan::{Mode, Plan};
-    use super::super::session::eps_of;
-    use super::*;
+    use regraft_engine::plan::{Mode, Region};
     use regraft_engine::{BatchNormMode, UpdateRule};
+
+    use super::*;
+    use crate::parameters::Parameters;
+    use crate::program::{Program, Samples};
+
+    /// The program for the whole network's inference, and its parameters.
+    fn program(graph: &Graph) -> (Program, Parameters) {
+        let rule = UpdateRule::Sgd { momentum: 0.0, weight_decay: 0.0, nesterov: false };
+        let (state, none) = (pattern::state(graph), Trainable::none(graph));
+        let parameters = Parameters::new(graph, &state, &none, BatchNormMode::Frozen, rule).unwrap();
+        let region = Region { input: 0, outputs: &[graph.output()] };
+        (Program::new(graph, region, Mode::Inference, Precision::F32, &parameters).unwrap(), parameters)
+    }
 
     /// The layers of each chain.
     fn layers(name: &str) -> Vec<Vec<String>> {
         let graph = zoo::build(name, 10).unwrap();
-        let plan = Plan::new(&graph, Mode::Inference).unwrap();
+        let program = program(&graph).0;
         let name = |step: &Step| graph.nodes()[step.node].name.clone();
-        plan.chains.iter().map(|chain| plan.steps[chain.steps.clone()].iter().map(name).collect()).collect()
+        program
+            .chains
+            .iter()
+            .map(|chain| program.plan().steps[chain.steps.clone()].iter().map(name).collect())
+            .collect()
     }
 
     #[test]
@@ -351,20 +367,15 @@ mod tests {
     }
 
     fn infer(graph: &Graph, in_bands: bool, n: usize, inputs: &[f32]) -> Vec<f32> {
-        let mut plan = Plan::new(graph, Mode::Inference).unwrap();
+        let (mut program, mut parameters) = program(graph);
         if !in_bands {
-            plan.chains.clear();
+            program.chains.clear();
         }
-        let rule = UpdateRule::Sgd { momentum: 0.0, weight_decay: 0.0, nesterov: false };
-        let (state, none) = (pattern::state(graph), Trainable::none(graph));
-        let mut parameters = Parameters::new(graph, &state, &none, BatchNormMode::Frozen, rule).unwrap();
-        let mut workspace = Workspace::new(&plan, Precision::F32);
-        workspace.prepare(&plan, &parameters, eps_of(graph), |_| true);
-        let pass = Pass { plan: &plan, n, inputs, keys: &[], seed: 0 };
+        let samples = Samples::evaluated(n, inputs);
         // Twice: the second time the windows hold what the first one left.
-        forward::run(&pass, &mut parameters, &mut workspace);
-        forward::run(&pass, &mut parameters, &mut workspace);
-        workspace.read(&pass, plan.output).to_vec()
+        program.evaluate(samples, &mut parameters);
+        program.evaluate(samples, &mut parameters);
+        program.output(samples, 0).to_vec()
     }
 
     #[test]
@@ -374,7 +385,7 @@ mod tests {
         for (name, padding) in [("a", 0), ("b", 2), ("c", 0)] {
             node = graph.push(name, Op::Conv2d(Conv2d::new(3, 3, 1).padding(padding)), &[node]);
         }
-        assert_eq!(Plan::new(&graph, Mode::Inference).unwrap().chains, []);
+        assert_eq!(program(&graph).0.chains, []);
         let inputs = pattern::values("input", IMAGES * 8 * 8 * 3);
         assert_eq!(infer(&graph, true, IMAGES, &inputs), infer(&graph, false, IMAGES, &inputs));
     }

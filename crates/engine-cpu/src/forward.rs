@@ -2,20 +2,20 @@
 
 use std::time::Instant;
 
-use regraft_graph::Conv2d;
+use regraft_engine::plan::{Kind, Plan, Step, ValueId};
 use regraft_kernels::batch_norm::Gather;
 use regraft_kernels::conv::{self, Algorithm, Epilogue, Filter, Ready, Use};
 use regraft_kernels::{Memory, Precision, activation, batch_norm, cosine, elementwise, gate, layer_norm, linear, pool};
 use regraft_random::{Purpose, keyed, unit_f32};
 
-use super::bands;
-use super::parameters::Parameters;
-use super::plan::{Kind, Plan, Step, ValueId};
-use super::times::{Part, Times, kernel};
+use crate::bands::{self, Chain};
+use crate::convert::{self, conv_shape};
+use crate::parameters::Parameters;
+use crate::times::{Part, Times, kernel};
 
 /// What a step leaves for its backward pass besides values.
 #[derive(Clone, Default)]
-pub(super) struct Saved {
+pub struct Saved {
     /// Places of the maxima.
     pub winners: Vec<u8>,
     /// Statistics of a convolution's result, gathered on the way.
@@ -27,7 +27,7 @@ pub(super) struct Saved {
 }
 
 /// The memory of a plan. Buffers grow to the largest batch seen.
-pub(super) struct Workspace {
+pub struct Workspace {
     pub buffers: Vec<Memory>,
     pub saved: Vec<Saved>,
     /// The convolutions whose weight does not change from step to step, ready to run.
@@ -43,7 +43,7 @@ pub(super) struct Workspace {
 
 /// A convolution whose weight stays, with its batch norm folded in, if it has one.
 #[derive(Clone)]
-pub(super) struct Prepared {
+pub struct Prepared {
     weight: Vec<f32>,
     bias: Option<Vec<f32>>,
     forward: Filters,
@@ -79,8 +79,10 @@ impl Filters {
 }
 
 /// What a pass over a batch knows.
-pub(super) struct Pass<'a> {
+pub struct Pass<'a> {
     pub plan: &'a Plan,
+    /// Steps that may run band by band.
+    pub chains: &'a [Chain],
     /// Samples in the batch.
     pub n: usize,
     pub inputs: &'a [f32],
@@ -104,13 +106,7 @@ impl Workspace {
     }
 
     /// Prepares the convolutions of those nodes that are `constant`, batch norms folded in.
-    pub fn prepare(
-        &mut self,
-        plan: &Plan,
-        parameters: &Parameters,
-        eps_of: impl Fn(usize) -> f32,
-        constant: impl Fn(usize) -> bool,
-    ) {
+    pub fn prepare(&mut self, plan: &Plan, parameters: &Parameters, constant: impl Fn(usize) -> bool) {
         for (index, step) in plan.steps.iter().enumerate() {
             let Kind::Conv { conv, folded, .. } = &step.kind else { continue };
             if !constant(step.node) {
@@ -118,7 +114,7 @@ impl Workspace {
             }
             let (weight, bias) = match folded {
                 Some(bn) => {
-                    let folded = parameters.fold(step.node, conv, &parameters.affine(*bn, eps_of(*bn)));
+                    let folded = parameters.fold(step.node, conv, &parameters.affine(bn.node, bn.eps));
                     (folded.weight, Some(folded.bias))
                 }
                 None => {
@@ -199,7 +195,7 @@ impl Workspace {
     }
 
     /// A value that has been written.
-    pub fn read<'a>(&'a self, pass: &'a Pass, value: ValueId) -> &'a [f32] {
+    pub fn read<'a>(&'a self, pass: &Pass<'a>, value: ValueId) -> &'a [f32] {
         if value == 0 {
             return pass.inputs;
         }
@@ -208,26 +204,11 @@ impl Workspace {
     }
 }
 
-/// The shape of a convolution of a batch.
-pub(super) fn conv_shape(conv: &Conv2d, n: usize, input: [usize; 2], output: [usize; 2]) -> conv::Shape {
-    conv::Shape {
-        n,
-        input,
-        output,
-        in_channels: conv.in_channels,
-        out_channels: conv.out_channels,
-        kernel: conv.kernel_size,
-        stride: conv.stride,
-        padding: conv.padding,
-        dilation: conv.dilation,
-        groups: conv.groups,
-    }
-}
-
 /// Factors of a dropout: keyed by sample and layer, so that the backward pass can draw them again.
-pub(super) fn dropout_factors<'a>(pass: &'a Pass, node: usize, p: f32) -> impl Fn(usize, &mut [f32]) + Sync + 'a {
+pub fn dropout_factors<'a>(pass: &'a Pass, step: &Step, p: f32) -> impl Fn(usize, &mut [f32]) + Sync + 'a {
+    let layer = pass.plan.mask_layer(step);
     move |sample, factors| {
-        let mut rng = keyed(pass.seed, Purpose::Dropout, pass.keys[sample], node as u64);
+        let mut rng = keyed(pass.seed, Purpose::Dropout, pass.keys[sample], layer);
         for factor in factors {
             *factor = if unit_f32(&mut rng) < p { 0.0 } else { 1.0 / (1.0 - p) };
         }
@@ -235,8 +216,8 @@ pub(super) fn dropout_factors<'a>(pass: &'a Pass, node: usize, p: f32) -> impl F
 }
 
 /// Draws the one factor of a stochastic depth for a sample.
-pub(super) fn sample_factors<'a>(pass: &'a Pass, node: usize, p: f32) -> impl Fn(usize, &mut [f32]) + Sync + 'a {
-    let factor = dropout_factors(pass, node, p);
+pub fn sample_factors<'a>(pass: &'a Pass, step: &Step, p: f32) -> impl Fn(usize, &mut [f32]) + Sync + 'a {
+    let factor = dropout_factors(pass, step, p);
     move |sample, factors| {
         let mut drawn = [0.0];
         factor(sample, &mut drawn);
@@ -244,11 +225,11 @@ pub(super) fn sample_factors<'a>(pass: &'a Pass, node: usize, p: f32) -> impl Fn
     }
 }
 
-/// Runs all steps; the result lies in the plan's output value afterwards.
-pub(super) fn run(pass: &Pass, parameters: &mut Parameters, workspace: &mut Workspace) {
+/// Runs all steps; the results lie in the plan's output values afterwards.
+pub fn run(pass: &Pass, parameters: &mut Parameters, workspace: &mut Workspace) {
     let mut done = 0;
     for (index, step) in pass.plan.steps.iter().enumerate() {
-        let chain = pass.plan.chains.iter().find(|chain| chain.steps.start == index && chain.pays(pass.n));
+        let chain = pass.chains.iter().find(|chain| chain.steps.start == index && chain.pays(pass.n));
         if let (Some(chain), Precision::F32) = (chain, workspace.precision) {
             bands::run(pass, chain, workspace);
             done = chain.steps.end;
@@ -277,13 +258,13 @@ fn run_step(
     saved: &mut Saved,
     output: &mut [f32],
 ) -> &'static str {
-    let n = pass.n;
+    let (n, activation) = (pass.n, convert::activation(step.activation));
     if let Kind::Conv { conv, input, output: to, gathers, .. } = &step.kind {
         let shape = conv_shape(conv, n, *input, *to);
         return workspace.with_forward(parameters, index, step.node, &shape, |workspace, filter, bias| {
             let residual = step.residual.map(|value| workspace.read(pass, value));
             let gather = gathers.map(|bn| Gather::new(parameters.expect(bn, "running_mean")));
-            let epilogue = Epilogue { bias, residual, activation: step.activation, gather: gather.as_ref() };
+            let epilogue = Epilogue { bias, residual, activation, gather: gather.as_ref() };
             conv::forward(&shape, workspace.read(pass, step.inputs[0]), filter, epilogue, output);
             saved.gathered = gather.and_then(|gather| gather.statistics(shape.output_pixels()));
             filter.algorithm().name()
@@ -301,14 +282,14 @@ fn run_step(
             saved.statistics.update_running(input.len() / step.channels, *momentum, mean, var);
             let (weight, bias) = (parameters.expect(step.node, "weight"), parameters.expect(step.node, "bias"));
             saved.affine = batch_norm::Affine::new(weight, bias, &saved.statistics.mean, &saved.statistics.var, *eps);
-            batch_norm::forward(&saved.affine, input, residual, step.activation, output);
+            batch_norm::forward(&saved.affine, input, residual, activation, output);
         }
         Kind::BatchNorm { batch_statistics: false, eps, .. } => {
-            batch_norm::forward(&parameters.affine(step.node, *eps), input, residual, step.activation, output);
+            batch_norm::forward(&parameters.affine(step.node, *eps), input, residual, activation, output);
         }
         Kind::Linear => {
             let (weight, bias) = (parameters.expect(step.node, "weight"), parameters.get(step.node, "bias"));
-            let epilogue = Epilogue { bias, residual, activation: step.activation, gather: None };
+            let epilogue = Epilogue { bias, residual, activation, gather: None };
             linear::forward(n, input, weight, epilogue, output);
         }
         Kind::Cosine => {
@@ -317,10 +298,10 @@ fn run_step(
         }
         Kind::MaxPool { window, input: from, output: to } => {
             saved.winners.resize(output.len(), 0);
-            pool::max_forward(&pool_shape(*from, *to), *window, input, output, &mut saved.winners);
+            pool::max_forward(&pool_shape(*from, *to), convert::window(*window), input, output, &mut saved.winners);
         }
         Kind::AvgPool { average, input: from, output: to } => {
-            pool::avg_forward(&pool_shape(*from, *to), *average, input, output);
+            pool::avg_forward(&pool_shape(*from, *to), convert::average(*average), input, output);
         }
         Kind::LayerNorm { eps } => {
             let [weight, bias] = ["weight", "bias"].map(|suffix| parameters.expect(step.node, suffix));
@@ -329,7 +310,7 @@ fn run_step(
         Kind::ScaleChannels { factor } => {
             let scale = parameters.channel_factors(step.node, *factor, step.channels);
             let affine = batch_norm::Affine { scale, shift: vec![0.0; step.channels] };
-            batch_norm::forward(&affine, input, residual, step.activation, output);
+            batch_norm::forward(&affine, input, residual, activation, output);
         }
         Kind::Gate { pixels } => {
             gate::forward(*pixels, step.channels, input, workspace.read(pass, step.inputs[1]), false, output);
@@ -344,21 +325,21 @@ fn run_step(
             }
         }
         Kind::Dropout { p } => {
-            let factors = dropout_factors(pass, step.node, *p);
+            let factors = dropout_factors(pass, step, *p);
             elementwise::mask(input, output.len() / n, factors, false, output);
         }
         Kind::StochasticDepth { p } => {
-            elementwise::mask(input, output.len() / n, sample_factors(pass, step.node, *p), false, output);
+            elementwise::mask(input, output.len() / n, sample_factors(pass, step, *p), false, output);
         }
-        Kind::Activation(activation) => activation::forward(*activation, input, output),
+        Kind::Activation(function) => activation::forward(convert::activation(*function), input, output),
         Kind::Flatten { pixels } => {
             elementwise::transpose(input, *pixels, output.len() / n / pixels, false, output);
         }
         Kind::Identity => match residual {
-            None => activation::forward(step.activation, input, output),
+            None => activation::forward(activation, input, output),
             Some(residual) => {
                 let same = batch_norm::Affine { scale: vec![1.0; step.channels], shift: vec![0.0; step.channels] };
-                batch_norm::forward(&same, input, Some(residual), step.activation, output);
+                batch_norm::forward(&same, input, Some(residual), activation, output);
             }
         },
     }

@@ -1,27 +1,25 @@
-//! The CPU engine: our own kernels, planned for one graph and one frozen/trainable split.
+//! The CPU engine: our own kernels, running the [plan](regraft_engine::plan) of a network.
 //!
-//! [`plan`] lowers the graph to fused steps and decides what must be kept; [`memory`] packs the values
-//! into few buffers; [`parameters`] holds the tensors in the kernels' layouts; [`forward`] and
-//! [`backward`] run the steps, [`bands`] some of them depth first; [`times`] measures them; [`session`] puts them
-//! together.
+//! [`session`] is a network with what it has learned. Its [`parameters`] are the tensors in the kernels' layouts; its
+//! [`program`]s are plans with their memory: [`forward`] and [`backward`] run their steps, [`bands`] some of them depth
+//! first, [`times`] measures them. [`features`] keeps what the frozen layers make of images.
 
 mod backward;
 mod bands;
+mod convert;
+mod features;
 mod forward;
-#[cfg(test)]
-mod golden;
-mod memory;
 mod parameters;
-mod plan;
+mod program;
 mod session;
 mod times;
 
 use std::sync::Arc;
 
+use regraft_engine::{Device, DeviceKind, Engine, Error, Precision, Session, SessionOptions};
 use regraft_graph::{Graph, StateDict};
 use regraft_kernels::simd;
 
-use regraft_engine::{Engine, Error, Precision, Session, SessionOptions};
 use session::CpuSession;
 
 /// The engine that runs on this machine's processor.
@@ -46,12 +44,30 @@ impl CpuEngine {
 }
 
 impl Engine for CpuEngine {
-    fn describe(&self) -> String {
-        format!("cpu, {}, {} thread(s)", simd::Level::current().name(), self.pool.current_num_threads())
+    fn device(&self) -> Device {
+        let threads = self.pool.current_num_threads();
+        let plural = if threads == 1 { "" } else { "s" };
+        let precisions = [Precision::F32, Precision::Bf16];
+        Device {
+            kind: DeviceKind::Cpu,
+            name: format!("{}, {threads} thread{plural}", simd::Level::current().name()),
+            memory_bytes: None,
+            precisions: precisions.into_iter().filter(|&precision| self.supports(precision).is_ok()).collect(),
+        }
     }
 
     fn supports(&self, precision: Precision) -> Result<(), Error> {
-        session::available(precision).map(|_| ())
+        convert::precision(precision).map(|_| ())
+    }
+
+    fn tolerance(&self, precision: Precision) -> f32 {
+        match precision {
+            // Winograd's algorithm rounds to 1e-5 of a convolution's scale, and networks have up to 200 of them whose
+            // errors add up as random ones do. Seen at most: 1e-5 over a whole network of the zoo.
+            Precision::F32 => 1e-3,
+            // bfloat16 keeps 8 bits: each product is off by up to 2^-8, and sums of many of them by a few times less.
+            Precision::Bf16 => 3e-2,
+        }
     }
 
     fn compile(&self, graph: &Graph, state: &StateDict, options: SessionOptions) -> Result<Box<dyn Session>, Error> {

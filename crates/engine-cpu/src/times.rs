@@ -2,15 +2,15 @@
 
 use std::time::Instant;
 
+use regraft_engine::LayerTime;
+use regraft_engine::plan::{Kind, Plan, Step};
 use regraft_graph::Graph;
 
-use super::forward::conv_shape;
-use super::plan::{Kind, Plan, Step};
-use regraft_engine::LayerTime;
+use crate::convert::conv_shape;
 
 /// A part of the work on a batch.
 #[derive(Clone, Copy, PartialEq)]
-pub(super) enum Part {
+pub enum Part {
     Forward,
     /// All of a step's backward pass, or a convolution's without the two below.
     Backward,
@@ -20,7 +20,7 @@ pub(super) enum Part {
 
 /// What has been measured: parts in the order in which they first came.
 #[derive(Default)]
-pub(super) struct Times {
+pub struct Times {
     parts: Vec<Measured>,
 }
 
@@ -73,7 +73,7 @@ impl Times {
 }
 
 /// What computes a step, if it is not a convolution.
-pub(super) fn kernel(step: &Step) -> &'static str {
+pub fn kernel(step: &Step) -> &'static str {
     match &step.kind {
         Kind::Conv { .. } => "epilogue",
         Kind::BatchNorm { .. } => "batch norm",

@@ -1,6 +1,8 @@
 //! Ten training steps of ResNet-18 lose what PyTorch's lose (`reference/steps`).
 
-use regraft_engine::{Batch, BatchNormMode, Engine, Error, Labels, Precision, SessionOptions, Targets, UpdateRule};
+use regraft_engine::{
+    Batch, BatchNormMode, Engine, Error, Labels, Precision, SessionOptions, StepOptions, Targets, UpdateRule, Want,
+};
 use regraft_engine_cpu::CpuEngine;
 use regraft_graph::{Shape, StateDict, Trainable, zoo};
 use regraft_kernels::elementwise::transpose;
@@ -32,8 +34,7 @@ fn train(
         };
         let batch_norm = if run.bn_frozen { BatchNormMode::Frozen } else { BatchNormMode::Train };
         let trainable = Trainable::all(&graph);
-        let infer_precision = Precision::F32;
-        let options = SessionOptions { trainable, batch_norm, update, seed: 0, precision, infer_precision };
+        let options = SessionOptions { trainable, batch_norm, update, precision, ..SessionOptions::inference(&graph) };
         let mut session = engine.compile(&graph, &state, options).unwrap();
         for step in 0..training.steps {
             let (planes, labels) = training.batch(step);
@@ -41,11 +42,12 @@ fn train(
             transpose(&planes, 3, training.side * training.side, false, &mut images);
             let keys: Vec<u64> = (0..labels.len() as u64).collect();
             let targets = Targets { labels: Labels::Classes(&labels), label_smoothing: 0.0, class_weights: None };
-            let losses = session.gradients(Batch { inputs: &images, keys: &keys }, targets).unwrap();
-            session.update(lr);
+            let batch = Batch { input: images[..].into(), sample_keys: &keys };
+            let losses = session.accumulate(batch, targets, Want::Losses).unwrap();
+            session.step(&StepOptions { lr, ..StepOptions::default() }).unwrap();
             loss(name, step, losses.sum / losses.weight, run.losses[step]);
         }
-        after(name, run, &session.trained_state(), &state);
+        after(name, run, &session.weights().unwrap(), &state);
     }
 }
 
@@ -76,9 +78,8 @@ fn ten_steps_in_bfloat16_lose_about_the_same() {
     let graph = zoo::build("resnet18", 2).unwrap();
     let (trainable, update) =
         (Trainable::all(&graph), UpdateRule::Sgd { momentum: 0.0, weight_decay: 0.0, nesterov: false });
-    let (precision, infer_precision) = (Precision::Bf16, Precision::F32);
-    let options =
-        SessionOptions { trainable, batch_norm: BatchNormMode::Train, update, seed: 0, precision, infer_precision };
+    let (precision, batch_norm) = (Precision::Bf16, BatchNormMode::Train);
+    let options = SessionOptions { trainable, batch_norm, update, precision, ..SessionOptions::inference(&graph) };
     if let Err(error) = CpuEngine::new(1).unwrap().compile(&graph, &pattern::state(&graph), options) {
         assert!(matches!(error, Error::Precision { .. }), "{error}");
         eprintln!("skipped: {error}");

@@ -1,21 +1,13 @@
 //! Every network of the zoo gives torchvision's logits (`reference/zoo`).
 
-use regraft_engine::{BatchNormMode, Engine, Precision, SessionOptions, UpdateRule};
+use regraft_engine::{Engine, Session, SessionOptions};
 use regraft_engine_cpu::CpuEngine;
-use regraft_graph::{Shape, Trainable, zoo};
+use regraft_graph::{Graph, Shape, Trainable, zoo};
 use regraft_kernels::elementwise::transpose;
 use regraft_testing::{assert_close_to_scale, pattern};
 
-fn options(trainable: Trainable) -> SessionOptions {
-    let update = UpdateRule::Sgd { momentum: 0.9, weight_decay: 0.0, nesterov: false };
-    SessionOptions {
-        trainable,
-        batch_norm: BatchNormMode::Train,
-        update,
-        seed: 0,
-        precision: Precision::F32,
-        infer_precision: Precision::F32,
-    }
+fn infer(session: &mut dyn Session, graph: &Graph, images: &[f32]) -> Vec<f32> {
+    session.infer(images.into(), &[graph.output()]).unwrap().remove(0).into_data()
 }
 
 /// torchvision in `f64` is the reference; in `f32` torchvision itself is up to 2e-6 of the scale away from it
@@ -36,12 +28,12 @@ fn logits_are_torchvisions() {
         let planes = pattern::values("input", 3 * 224 * 224);
         let mut image = vec![0.0; planes.len()];
         transpose(&planes, 3, 224 * 224, false, &mut image);
-        let mut session = engine.compile(&graph, &state, options(Trainable::none(&graph))).unwrap();
-        let logits = session.infer(&image).unwrap();
+        let mut session = engine.compile(&graph, &state, SessionOptions::inference(&graph)).unwrap();
+        let logits = infer(session.as_mut(), &graph, &image);
         assert_close_to_scale(name, &logits, &references[name].logits, tolerance(name));
         // A larger batch may be computed by other kernels, and in bands.
         if ["resnet18", "mobilenet_v2", "squeezenet1_1"].contains(&name) {
-            for logits in session.infer(&image.repeat(8)).unwrap().chunks_exact(1000) {
+            for logits in infer(session.as_mut(), &graph, &image.repeat(8)).chunks_exact(1000) {
                 assert_close_to_scale(name, logits, &references[name].logits, tolerance(name));
             }
         }
@@ -56,8 +48,9 @@ fn a_session_that_trains_infers_the_same_bits() {
     let state = pattern::state(&graph);
     let image = pattern::values("input", 3 * 64 * 64);
     let infer = |trainable| {
-        let mut session = engine.compile(&graph, &state, options(trainable)).unwrap();
-        session.infer(&image).unwrap()
+        let mut session =
+            engine.compile(&graph, &state, SessionOptions { trainable, ..SessionOptions::inference(&graph) }).unwrap();
+        infer(session.as_mut(), &graph, &image)
     };
     assert_eq!(infer(Trainable::none(&graph)), infer(Trainable::all(&graph)));
 }

@@ -1,6 +1,6 @@
 //! What goes into a network: images, targets, and how a miss is counted.
 
-use crate::Labels;
+use crate::{Error, Labels};
 
 /// How bytes become the values that a network reads: `(byte / 255 - mean) / std` for each channel, in `f32`, bit for
 /// bit `torchvision.transforms.Normalize` after `ToTensor`.
@@ -103,6 +103,37 @@ pub struct Targets<'a> {
     pub label_smoothing: f64,
     /// Weight of each class, or of the yes to each question; all 1 if absent. Ignored for numbers.
     pub class_weights: Option<&'a [f32]>,
+}
+
+impl Targets<'_> {
+    /// Checks that there is a target for each output of `samples` samples.
+    ///
+    /// # Errors
+    /// [`Error::Batch`] if the number of labels or class weights is another, or a class does not exist.
+    pub fn check(&self, samples: usize, outputs: usize) -> Result<(), Error> {
+        let elements = |name: (&str, &str), found: usize| match found == samples * outputs {
+            true => Ok(()),
+            false => Err(format!("{samples} samples of {outputs} {} come with {found} {}", name.0, name.1)),
+        };
+        let fits = match self.labels {
+            Labels::Classes(classes) if classes.len() != samples => {
+                Err(format!("{samples} samples come with {} labels", classes.len()))
+            }
+            Labels::Classes(classes) => match classes.iter().find(|&&class| class >= outputs) {
+                Some(class) => Err(format!("label {class} is not among the network's {outputs} classes")),
+                None => Ok(()),
+            },
+            Labels::Probabilities(shares) => elements(("classes", "probabilities"), shares.len()),
+            Labels::Binary(answers) => elements(("labels", "answers"), answers.len()),
+            Labels::Values(values) => elements(("outputs", "values"), values.len()),
+        };
+        let weights = self.class_weights.map_or(outputs, <[f32]>::len);
+        fits.and(match weights == outputs {
+            true => Ok(()),
+            false => Err(format!("{weights} class weights are given for {outputs} classes")),
+        })
+        .map_err(Error::Batch)
+    }
 }
 
 /// What [`Session::accumulate`](crate::Session::accumulate) returns besides the losses.

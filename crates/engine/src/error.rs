@@ -27,7 +27,7 @@ pub enum Error {
         reason: String,
     },
     /// The device lacks a precision.
-    #[error("the {engine} engine cannot compute in bf16 here: {reason}; leave out --precision bf16")]
+    #[error("the {engine} engine cannot compute in bf16 here: {reason}; set `precision` to f32")]
     Precision {
         /// The engine.
         engine: &'static str,

@@ -12,6 +12,7 @@ mod batch;
 mod contract;
 mod error;
 mod labels;
+pub mod plan;
 mod state;
 mod update;
 

@@ -56,6 +56,11 @@ impl Graph {
         part
     }
 
+    /// Whether all that comes after `node` can be computed from its value alone.
+    pub(crate) fn separates(&self, node: NodeId) -> bool {
+        self.nodes()[node + 1..].iter().flat_map(|later| &later.inputs).all(|&input| input >= node)
+    }
+
     /// The network in two: the part that computes `node`, and the rest, whose input is that value.
     ///
     /// `None` if the rest also reads something else, so that one value is not enough.
@@ -63,14 +68,13 @@ impl Graph {
     /// # Errors
     /// [`Error::Shape`] if the layers don't fit together.
     pub fn split(&self, node: NodeId) -> Result<Option<(Graph, Graph)>, Error> {
+        if !self.separates(node) {
+            return Ok(None);
+        }
         let mut rest = Graph::new(self.shapes()?[node]);
-        let mut new_id = vec![None; self.nodes().len()];
-        new_id[node] = Some(0);
-        for (id, old) in self.nodes().iter().enumerate().skip(node + 1) {
-            let Some(inputs) = old.inputs.iter().map(|&input| new_id[input]).collect::<Option<Vec<_>>>() else {
-                return Ok(None);
-            };
-            new_id[id] = Some(rest.push(old.name.clone(), old.op.clone(), &inputs));
+        for old in &self.nodes()[node + 1..] {
+            let inputs: Vec<NodeId> = old.inputs.iter().map(|input| input - node).collect();
+            rest.push(old.name.clone(), old.op.clone(), &inputs);
         }
         Ok(Some((self.cut(node), rest)))
     }

@@ -91,26 +91,18 @@ impl Trainable {
         self.nodes[node].new
     }
 
-    /// The network in two: the part whose values are the same in every step of training, and the rest with those of
-    /// its layers that learn. The cut lies as late as one value can carry everything over: below the first layer that
-    /// learns, and below the first dropout, which draws anew in every step.
+    /// The last node whose value is the same in every step of training and from which alone the rest of the network
+    /// can be computed: at the latest the one below the first layer that learns and below the first dropout, which draws
+    /// anew in every step.
     ///
-    /// `None` if the first part would have no layer.
-    ///
-    /// # Errors
-    /// [`Error::Shape`] if the layers don't fit together.
-    pub fn divide(&self, graph: &Graph) -> Result<Option<(Graph, Graph, Trainable)>, Error> {
-        let varies = |node: NodeId| self.contains(node) || graph.nodes()[node].op.is_random();
-        let first = (0..graph.nodes().len()).find(|&node| varies(node));
-        let boundary = first.map_or(graph.output(), |node| graph.nodes()[node].inputs[0]);
-        for node in (1..=boundary).rev() {
-            if let Some((body, rest)) = graph.split(node)? {
-                let mut nodes = self.nodes[node..].to_vec();
-                nodes[0] = FROZEN;
-                return Ok(Some((body, rest, Self { nodes })));
-            }
+    /// `None` if that is the input, or if nothing learns.
+    pub fn boundary(&self, graph: &Graph) -> Option<NodeId> {
+        if self.is_empty() {
+            return None;
         }
-        Ok(None)
+        let nodes = graph.nodes();
+        let first = (0..nodes.len()).find(|&node| self.contains(node) || nodes[node].op.is_random())?;
+        (1..=*nodes[first].inputs.first()?).rev().find(|&node| graph.separates(node))
     }
 
     /// Whether nothing learns.
@@ -137,20 +129,17 @@ mod tests {
     }
 
     #[test]
-    fn the_part_that_training_leaves_alone_ends_below_what_learns_and_what_draws() {
-        let ends = |name: &str, layer: Option<&str>| {
+    fn boundary_lies_below_what_learns_and_what_is_random() {
+        let boundary = |name: &str, layer: Option<&str>| {
             let graph = zoo::build(name, 10).unwrap();
             let trainable = match layer {
                 Some(layer) => Trainable::from_layer(&graph, layer).unwrap(),
                 None => Trainable::only(&graph, graph.head().unwrap()),
             };
-            let (body, rest, above) = trainable.divide(&graph).unwrap()?;
-            let learn = |graph: &Graph, set: &Trainable| {
-                let names = graph.nodes().iter().enumerate().filter(|&(id, _)| set.contains(id));
-                names.map(|(_, node)| node.name.clone()).collect::<Vec<_>>()
-            };
-            assert_eq!(learn(&rest, &above), learn(&graph, &trainable), "{name}");
-            Some(body.nodes()[body.output()].name.clone())
+            let node = trainable.boundary(&graph)?;
+            assert!((0..=node).all(|below| !trainable.contains(below)), "{name}");
+            assert!(graph.split(node).unwrap().is_some(), "{name}");
+            Some(graph.nodes()[node].name.clone())
         };
         for (name, layer, end) in [
             ("resnet18", None, "flatten"),
@@ -161,22 +150,21 @@ mod tests {
             ("mobilenet_v2", None, "flatten"),
             ("vgg16", None, "classifier.1"),
         ] {
-            assert_eq!(ends(name, layer).as_deref(), Some(end), "{name} {layer:?}");
+            assert_eq!(boundary(name, layer).as_deref(), Some(end), "{name} {layer:?}");
         }
-        assert_eq!(ends("resnet18", Some("conv1")), None);
-        assert_eq!(ends("resnet18", Some("bn1")).as_deref(), Some("conv1"));
+        assert_eq!(boundary("resnet18", Some("conv1")), None);
+        assert_eq!(boundary("resnet18", Some("bn1")).as_deref(), Some("conv1"));
+        let graph = zoo::build("resnet18", 10).unwrap();
+        assert_eq!(Trainable::none(&graph).boundary(&graph), None);
     }
 
     #[test]
-    fn rates_multiply_and_go_along_with_a_division() {
+    fn rates_multiply() {
         let graph = zoo::build("resnet18", 10).unwrap();
         let (layer4, fc) = (graph.first_node_of("layer4").unwrap(), graph.first_node_of("fc").unwrap());
         let set = Trainable::from_node(&graph, layer4).with_new(fc);
         let set = set.with_rates(|node| if node < fc { 0.1 } else { 1.0 }).with_rates(|_| 0.5);
         assert_eq!((set.rate(layer4), set.rate(fc), set.rate(1)), (0.05, 0.5, 0.0));
-        let (_, rest, above) = set.divide(&graph).unwrap().unwrap();
-        let (layer4, fc) = (rest.first_node_of("layer4").unwrap(), rest.first_node_of("fc").unwrap());
-        assert_eq!((above.rate(layer4), above.rate(fc)), (0.05, 0.5));
-        assert!(above.is_new(fc) && !above.is_new(layer4));
+        assert!(set.is_new(fc) && !set.is_new(layer4));
     }
 }

@@ -23,7 +23,7 @@ fn main() -> Result<(), Box<dyn Error>> {
     for (planes, image) in input.data().chunks(3 * size * size).zip(images.chunks_mut(3 * size * size)) {
         transpose(planes, 3, size * size, false, image);
     }
-    let logits = session.infer(&images)?;
+    let logits = session.infer(images[..].into(), &[network.graph.output()])?.remove(0).into_data();
     if logits.len() != expected.data().len() {
         return Err(format!("{} logits where {} were expected", logits.len(), expected.data().len()).into());
     }

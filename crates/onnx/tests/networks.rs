@@ -39,7 +39,7 @@ fn logits(name: &str, network: &Network) -> Vec<f32> {
         .unwrap()
         .compile(&network.graph, &network.state, SessionOptions::inference(&network.graph))
         .unwrap();
-    session.infer(&images).unwrap()
+    session.infer(images[..].into(), &[network.graph.output()]).unwrap().remove(0).into_data()
 }
 
 #[test]

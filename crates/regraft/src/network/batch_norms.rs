@@ -285,10 +285,7 @@ mod tests {
         let mut state = folded.clone();
         unfold(&graph, &mut state, &images, &context).unwrap();
         assert!(!are_folded(&graph, &state));
-        let answers = |state: &StateDict| {
-            let mut session = engine.compile(&graph, state, SessionOptions::inference(&graph)).unwrap();
-            session.infer(&images).unwrap()
-        };
+        let answers = |state: &StateDict| Network::new(&engine, &graph, state).unwrap().infer_values(&images).unwrap();
         // A few layers of f32 in another order of rounding.
         regraft_testing::assert_close_to_scale("answers", &answers(&state), &answers(&folded), 1e-5);
         for (id, bn) in batch_norms(&graph) {

@@ -174,14 +174,6 @@ impl SampleTargets {
             Kind::Shares(_) | Kind::Labels(_) | Kind::Values(_) => Vec::new(),
         }
     }
-
-    /// Number of samples.
-    pub fn len(&self) -> usize {
-        match &self.kind {
-            Kind::Classes(classes) => classes.len(),
-            Kind::Shares(rows) | Kind::Labels(rows) | Kind::Values(rows) => rows.len() / self.outputs,
-        }
-    }
 }
 
 fn classes_u32(classes: &[usize]) -> Vec<u32> {
@@ -215,7 +207,7 @@ mod tests {
         let targets = SampleTargets::new(&samples, Task::Labels, 3, None);
         assert_eq!(targets.labels(0..3), Labels::Binary(&[1.0, 0.0, 1.0, 0.0, 0.0, 0.0, 0.0, 1.0, 0.0]));
         let picked = targets.select(&[2, 0]);
-        assert_eq!((picked.len(), picked.labels(1..2)), (2, Labels::Binary(&[1.0, 0.0, 1.0])));
+        assert_eq!(picked.labels(1..2), Labels::Binary(&[1.0, 0.0, 1.0]));
         let mixed = picked.mixed(2, &[Mixed::MixUp { lambda: 0.75 }]);
         assert_eq!(mixed.labels(0..2), Labels::Binary(&[0.25, 0.75, 0.25, 0.75, 0.25, 0.75]));
     }

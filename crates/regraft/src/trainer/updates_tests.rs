@@ -45,7 +45,7 @@ fn trainable(record: &Updates, run: &UpdateRun, batch: usize) -> Trainable {
 }
 
 /// The network of a recorded run as it learns in a batch, and its learning rate.
-fn learner(record: &Updates, run: &UpdateRun, state: StateDict, batch: usize) -> (Learner, f64) {
+fn learner_of(record: &Updates, run: &UpdateRun, state: StateDict, batch: usize) -> (Learner, f64) {
     let (update, lr) = match run.optimizer {
         Optimizer::Sgd { lr, momentum, weight_decay, nesterov } => {
             (UpdateRule::Sgd { momentum, weight_decay, nesterov }, lr)
@@ -73,12 +73,12 @@ fn replay(name: &str, record: &Updates, run: &UpdateRun) {
         (spec.name, Tensor::new(spec.shape, values))
     };
     let start: StateDict = record.graph.parameters().into_iter().map(tensor).collect();
-    let (mut learner, lr) = self::learner(record, run, start, 0);
+    let (mut learner, lr) = learner_of(record, run, start, 0);
     let mut norms = run.norms.iter();
     let mut pending = 0;
     for batch in 0..record.batches {
         if run.joins.values().any(|&at| at == batch) {
-            let (mut next, _) = self::learner(record, run, learner.trained().unwrap(), batch);
+            let (mut next, _) = learner_of(record, run, learner.trained().unwrap(), batch);
             next.continue_from(&learner).unwrap();
             learner = next;
         }

@@ -230,7 +230,10 @@ fn what_was_sound_before_something_went_wrong_is_kept() {
         match fault {
             Fault::Answers => {
                 assert!(matches!(error, Error::Diverged { epoch: 2, .. }), "{error:?}");
-                assert!(message.contains("loss on the validation photos became NaN") && message.contains("--lr"), "{message}");
+                assert!(
+                    message.contains("loss on the validation photos became NaN") && message.contains("--lr"),
+                    "{message}"
+                );
             }
             Fault::Step => assert!(message.contains("too heavy"), "{message}"),
         }

@@ -1,25 +1,29 @@
-//! The backward pass of a plan: which steps have one, where gradients go, and how long values live for it.
+//! The backward pass of a plan: which steps have one, where gradients go, and which values it reads.
 
-use regraft_graph::Trainable;
-use regraft_kernels::Activation;
+use super::{ActivationFn, BackwardStep, Kind, Step, ValueId};
 
-use super::super::memory::Lifetime;
-use super::{BackwardStep, Kind, Step, ValueId};
-
-/// Plans the backward pass: only steps above the first trainable layer, each gradient in its own value.
+/// Plans the backward pass from `output` to the steps that train, or to the value `wanted`: only steps on the way, each
+/// gradient in its own value. Returns the steps, the gradient of `output` and that of `wanted`.
 pub(super) fn plan_backward(
     steps: &[Step],
-    trainable: &Trainable,
+    trains: impl Fn(&Step) -> bool,
+    wanted: Option<ValueId>,
     output: ValueId,
     lens: &mut Vec<usize>,
-) -> (Vec<BackwardStep>, Option<ValueId>) {
+) -> (Vec<BackwardStep>, Option<ValueId>, Option<ValueId>) {
     let mut needs_grad = vec![false; lens.len()];
+    if let Some(wanted) = wanted {
+        needs_grad[wanted] = true;
+    }
+    // Whether a step passes its output's gradient on, or uses it.
+    let works = |step: &Step, needs_grad: &[bool]| {
+        step.inputs.iter().chain(&step.residual).any(|&input| needs_grad[input]) || trains(step)
+    };
     for step in steps {
-        let inputs_need = step.inputs.iter().chain(&step.residual).any(|&input| needs_grad[input]);
-        needs_grad[step.output] = inputs_need || trainable.contains(step.node);
+        needs_grad[step.output] |= works(step, &needs_grad);
     }
     if !needs_grad[output] {
-        return (Vec::new(), None);
+        return (Vec::new(), None, None);
     }
     let mut grad_of: Vec<Option<ValueId>> = vec![None; lens.len()];
     // Where the gradient of `value` goes, if it is wanted: a new value or, if given, `place`.
@@ -40,8 +44,8 @@ pub(super) fn plan_backward(
     let mut backward = Vec::new();
     for (index, step) in steps.iter().enumerate().rev() {
         // A step that nothing reads on the way to the loss has no gradient.
-        let Some(grad_output) = grad_of[step.output] else { continue };
-        // What was added has the output's gradient, and takes its place, if that is the first part of it; else an
+        let Some(grad_output) = grad_of[step.output].filter(|_| works(step, &needs_grad)) else { continue };
+        // The residual's gradient is the output's: it takes its place where it is the first part of a sum. Otherwise an
         // elementwise step leaves its input's gradient there.
         let twice = step.residual == Some(step.inputs[0]);
         let place = Some(grad_output).filter(|_| !twice);
@@ -50,48 +54,20 @@ pub(super) fn plan_backward(
         let taken = grad_residual == Some((grad_output, false));
         let place = Some(grad_output).filter(|_| elementwise && !taken);
         let grad_inputs = step.inputs.iter().map(|&input| reach(input, place, &mut grad_of, lens)).collect();
-        let trains = trainable.contains(step.node);
+        let trains = trains(step);
         backward.push(BackwardStep { step: index, grad_output, grad_inputs, grad_residual, trains });
     }
-    (backward, grad_of_output)
+    (backward, grad_of_output, wanted.and_then(|value| grad_of[value]))
 }
 
-/// When each value comes to be and when it is last read: forward steps in order, the loss, backward steps.
-pub(super) fn lifetimes(
-    steps: &[Step],
-    backward: &[BackwardStep],
-    lens: &[usize],
-    output: ValueId,
-    grad_output: Option<ValueId>,
-) -> Vec<Lifetime> {
-    let mut lifetimes = vec![Lifetime::default(); lens.len()];
-    for (time, step) in steps.iter().enumerate() {
-        lifetimes[step.output].touch(time);
-        for &input in step.inputs.iter().chain(&step.residual) {
-            lifetimes[input].touch(time);
-        }
+impl BackwardStep {
+    /// The values that it reads or writes.
+    pub(super) fn values(&self, step: &Step) -> impl Iterator<Item = ValueId> {
+        let gradients = self.grad_inputs.iter().chain([&self.grad_residual]).flatten().map(|&(value, _)| value);
+        let output = (step.activation != ActivationFn::Identity).then_some(step.output);
+        let inputs = if reads_input(step, self) { &step.inputs[..] } else { &[] };
+        gradients.chain([self.grad_output]).chain(output).chain(inputs.iter().copied())
     }
-    let loss = steps.len();
-    lifetimes[output].touch(loss);
-    if let Some(grad) = grad_output {
-        lifetimes[grad].touch(loss);
-    }
-    for (i, back) in backward.iter().enumerate() {
-        let time = loss + 1 + i;
-        let step = &steps[back.step];
-        let targets = back.grad_inputs.iter().chain([&back.grad_residual]);
-        for (grad, _) in targets.flatten() {
-            lifetimes[*grad].touch(time);
-        }
-        lifetimes[back.grad_output].touch(time);
-        if step.activation != Activation::Identity {
-            lifetimes[step.output].touch(time);
-        }
-        if reads_input(step, back) {
-            step.inputs.iter().for_each(|&input| lifetimes[input].touch(time));
-        }
-    }
-    lifetimes
 }
 
 /// Whether the backward pass of a step reads the step's inputs.

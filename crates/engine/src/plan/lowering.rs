@@ -1,38 +1,25 @@
 //! Lowering: which operations become one step, and what they read and write.
 
 use regraft_graph::{AvgPool2d, Conv2d, Graph, MaxPool2d, NodeId, Op, Shape};
-use regraft_kernels::{Activation, pool};
 
-use super::{Kind, Mode, Step, ValueId};
-use regraft_engine::Error;
+use super::{ActivationFn, Average, FoldedNorm, Kind, Mode, PoolWindow, Region, Step, ValueId};
+use crate::Error;
 
 /// A graph on its way to steps.
 pub(super) struct Lowering<'a> {
     graph: &'a Graph,
     mode: Mode<'a>,
     shapes: Vec<Shape>,
-    /// The only reader of a node, if there is just one.
+    /// The only reader of a node, if there is just one and nobody else wants the node's value.
     only_reader: Vec<Option<NodeId>>,
     pub steps: Vec<Step>,
     /// Elements of each value for one sample.
     pub lens: Vec<usize>,
-    pub value_of: Vec<Option<ValueId>>,
+    value_of: Vec<Option<ValueId>>,
     /// Nodes inside a fused step, whose values never exist.
-    pub absorbed: Vec<bool>,
-}
-
-/// The activation that an operation is, if it is one.
-fn activation_of(op: &Op) -> Option<Activation> {
-    Some(match op {
-        Op::ReLU => Activation::ReLU,
-        Op::ReLU6 => Activation::ReLU6,
-        Op::Hardswish => Activation::Hardswish,
-        Op::Hardsigmoid => Activation::Hardsigmoid,
-        Op::SiLU => Activation::SiLU,
-        Op::Sigmoid => Activation::Sigmoid,
-        Op::GELU => Activation::GELU,
-        _ => return None,
-    })
+    absorbed: Vec<bool>,
+    /// The values of the region's outputs.
+    pub outputs: Vec<ValueId>,
 }
 
 /// Height and width of a map; a vector is a map of one pixel.
@@ -43,22 +30,56 @@ fn area(shape: Shape) -> [usize; 2] {
     }
 }
 
+/// The nodes that a region computes: those above its input that its outputs depend on.
+fn needed(graph: &Graph, region: Region) -> Result<Vec<bool>, Error> {
+    let nodes = graph.nodes();
+    let mut needed = vec![false; nodes.len()];
+    for &output in region.outputs {
+        let reason = || format!("the network has {} nodes", nodes.len());
+        *needed.get_mut(output).ok_or_else(|| Error::Output { node: output.to_string(), reason: reason() })? = true;
+    }
+    for id in (0..nodes.len()).rev().filter(|&id| id != region.input) {
+        if !needed[id] {
+            continue;
+        }
+        if id < region.input {
+            let (layer, input) = (nodes[id].name.clone(), &nodes[region.input].name);
+            let reason = format!("it is needed besides {input}, from which the region is to be computed");
+            return Err(regraft_graph::Error::Invalid { layer, reason }.into());
+        }
+        nodes[id].inputs.iter().for_each(|&input| needed[input] = true);
+    }
+    needed[region.input] = false;
+    Ok(needed)
+}
+
 impl<'a> Lowering<'a> {
-    pub fn new(graph: &'a Graph, mode: Mode<'a>) -> Result<Self, Error> {
-        let count = graph.nodes().len();
-        let readers = graph.readers();
-        let mut only_reader = vec![None; count];
-        for (id, node) in graph.nodes().iter().enumerate() {
-            for &input in node.inputs.iter().filter(|&&input| readers[input] == 1) {
-                only_reader[input] = Some(id);
+    /// Lowers a region.
+    pub fn run(graph: &'a Graph, region: Region, mode: Mode<'a>) -> Result<Self, Error> {
+        let (count, shapes) = (graph.nodes().len(), graph.shapes()?);
+        let needed = needed(graph, region)?;
+        let mut readers = vec![Vec::new(); count];
+        for id in (0..count).filter(|&id| needed[id]) {
+            graph.nodes()[id].inputs.iter().for_each(|&input| readers[input].push(id));
+        }
+        // An output's value must exist, so nothing is fused after it.
+        let only = |(id, readers): (NodeId, Vec<NodeId>)| match readers[..] {
+            [reader] if !region.outputs.contains(&id) => Some(reader),
+            _ => None,
+        };
+        let only_reader = readers.into_iter().enumerate().map(only).collect();
+        let mut value_of = vec![None; count];
+        value_of[region.input] = Some(0);
+        let lens = vec![shapes[region.input].len()];
+        let (steps, outputs, absorbed) = (Vec::new(), Vec::new(), vec![false; count]);
+        let mut it = Self { graph, mode, shapes, only_reader, steps, lens, value_of, absorbed, outputs };
+        for node in (0..count).filter(|&node| needed[node]) {
+            if it.value_of[node].is_none() && !it.absorbed[node] {
+                it.lower(node);
             }
         }
-        let shapes = graph.shapes()?;
-        let mut value_of = vec![None; count];
-        value_of[0] = Some(0);
-        let lens = vec![shapes[0].len()];
-        let (steps, absorbed) = (Vec::new(), vec![false; count]);
-        Ok(Self { graph, mode, shapes, only_reader, steps, lens, value_of, absorbed })
+        it.outputs = region.outputs.iter().map(|&node| it.value(node)).collect();
+        Ok(it)
     }
 
     fn value(&self, node: NodeId) -> ValueId {
@@ -70,15 +91,15 @@ impl<'a> Lowering<'a> {
     }
 
     /// Lowers a node together with what can be fused after it.
-    pub fn lower(&mut self, node: NodeId) -> Result<(), Error> {
+    fn lower(&mut self, node: NodeId) {
         let input_shape = self.shapes[self.graph.nodes()[node].inputs[0]];
         let mut inputs: Vec<ValueId> = self.graph.nodes()[node].inputs.iter().map(|&input| self.value(input)).collect();
         let (input, output) = (area(input_shape), area(self.shapes[node]));
         let mut last = node;
         let kind = match self.op(node) {
             Op::Conv2d(conv) => {
-                let folded = self.only_reader[node].filter(|&bn| self.folds(node, bn));
-                last = folded.unwrap_or(node);
+                let folded = self.only_reader[node].and_then(|reader| self.folds(node, reader));
+                last = folded.map_or(node, |bn| bn.node);
                 let gathers = self.only_reader[node].filter(|&reader| self.takes_batch_statistics(reader));
                 Kind::Conv { conv: *conv, input, output, folded, gathers }
             }
@@ -95,11 +116,13 @@ impl<'a> Lowering<'a> {
             }
             Op::Linear(_) => Kind::Linear,
             Op::CosineLinear(_) => Kind::Cosine,
-            Op::MaxPool2d(pool) => Kind::MaxPool { window: self.window(node, pool)?, input, output },
+            &Op::MaxPool2d(MaxPool2d { kernel_size, stride, padding, .. }) => {
+                Kind::MaxPool { window: PoolWindow { kernel_size, stride, padding }, input, output }
+            }
             Op::AdaptiveAvgPool2d { .. } if input == output => return self.alias(node, inputs[0]),
-            Op::AdaptiveAvgPool2d { .. } => Kind::AvgPool { average: pool::Average::Adaptive, input, output },
+            Op::AdaptiveAvgPool2d { .. } => Kind::AvgPool { average: Average::Adaptive, input, output },
             &Op::AvgPool2d(AvgPool2d { kernel_size, stride, padding }) => {
-                let average = pool::Average::Window(pool::Window { kernel_size, stride, padding });
+                let average = Average::Window(PoolWindow { kernel_size, stride, padding });
                 Kind::AvgPool { average, input, output }
             }
             Op::LayerNorm { eps, .. } => Kind::LayerNorm { eps: *eps },
@@ -123,16 +146,16 @@ impl<'a> Lowering<'a> {
             Op::Flatten => Kind::Flatten { pixels: input[0] * input[1] },
             Op::Add => Kind::Identity,
             Op::Input => unreachable!("the input is node 0"),
-            op => match activation_of(op).expect("all other operations are above") {
+            op => match ActivationFn::of(op).expect("all other operations are above") {
                 activation if self.fuses(activation) => Kind::Identity,
                 activation => Kind::Activation(activation),
             },
         };
         let mut residual = None;
-        let mut activation = Activation::Identity;
+        let mut activation = ActivationFn::Identity;
         match self.op(node) {
             Op::Add => residual = inputs.pop(),
-            op if kind == Kind::Identity => activation = activation_of(op).unwrap_or(activation),
+            op if kind == Kind::Identity => activation = ActivationFn::of(op).unwrap_or(activation),
             _ => {}
         }
         let takes_residual = matches!(kind, Kind::Conv { .. } | Kind::BatchNorm { .. } | Kind::ScaleChannels { .. });
@@ -148,7 +171,7 @@ impl<'a> Lowering<'a> {
         }
         let takes_activation = takes_residual || matches!(kind, Kind::Linear) || *self.op(node) == Op::Add;
         if let (true, Some(reader)) = (takes_activation, self.only_reader[last]) {
-            let fused = activation_of(self.op(reader)).filter(|&activation| self.fuses(activation));
+            let fused = ActivationFn::of(self.op(reader)).filter(|&activation| self.fuses(activation));
             if let Some(fused) = fused {
                 activation = fused;
                 self.absorbed[last] = true;
@@ -156,20 +179,19 @@ impl<'a> Lowering<'a> {
             }
         }
         if let Kind::Conv { folded: Some(bn), .. } = kind {
-            self.absorbed[bn] = last != bn;
+            self.absorbed[bn.node] = last != bn.node;
         }
         self.lens.push(self.shapes[last].len());
         let output = self.lens.len() - 1;
         self.value_of[last] = Some(output);
         let channels = self.shapes[last].channels();
         self.steps.push(Step { kind, node, inputs, residual, activation, output, channels });
-        Ok(())
     }
 
-    /// Whether an activation can be a step's epilogue: in training only where the backward pass can do without the value
-    /// before it, which does not exist then.
-    fn fuses(&self, activation: Activation) -> bool {
-        matches!(self.mode, Mode::Inference) || activation.tells_from_output()
+    /// Whether an activation can be a step's epilogue. The value before it does not exist then, so where there is a
+    /// backward pass it must do without.
+    fn fuses(&self, activation: ActivationFn) -> bool {
+        matches!(self.mode, Mode::Inference) || activation.derivative_from_output()
     }
 
     /// Whether a node is a batch norm that normalises with the batch's statistics.
@@ -179,29 +201,19 @@ impl<'a> Lowering<'a> {
         trains && matches!(self.op(node), Op::BatchNorm2d(_))
     }
 
-    fn alias(&mut self, node: NodeId, value: ValueId) -> Result<(), Error> {
+    fn alias(&mut self, node: NodeId, value: ValueId) {
         self.value_of[node] = Some(value);
-        Ok(())
     }
 
-    /// Whether the reader of a convolution is a batch norm that can be folded into it.
-    fn folds(&self, conv: NodeId, reader: NodeId) -> bool {
+    /// The reader of a convolution, if it is a batch norm that can be folded into it.
+    fn folds(&self, conv: NodeId, reader: NodeId) -> Option<FoldedNorm> {
         let frozen = match self.mode {
-            Mode::Inference => true,
+            Mode::Inference | Mode::Gradient => true,
             Mode::Training(trainable, _) => !trainable.contains(conv) && !trainable.contains(reader),
         };
-        frozen && matches!(self.op(reader), Op::BatchNorm2d(_))
-    }
-
-    fn window(&self, node: NodeId, pool: &MaxPool2d) -> Result<pool::Window, Error> {
-        if pool.kernel_size > pool::MAX_WINDOW {
-            return Err(Error::Unsupported {
-                engine: "cpu",
-                layer: self.graph.nodes()[node].name.clone(),
-                op: "MaxPool2d",
-                reason: format!("kernel_size {} is above {}", pool.kernel_size, pool::MAX_WINDOW),
-            });
+        match self.op(reader) {
+            Op::BatchNorm2d(bn) if frozen => Some(FoldedNorm { node: reader, eps: bn.eps }),
+            _ => None,
         }
-        Ok(pool::Window { kernel_size: pool.kernel_size, stride: pool.stride, padding: pool.padding })
     }
 }

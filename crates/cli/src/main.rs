@@ -4,6 +4,7 @@
 
 mod args;
 mod commands;
+mod flags;
 mod setup;
 mod terminal;
 mod tools;
@@ -13,6 +14,8 @@ use std::io;
 use std::process::ExitCode;
 
 use args::{Arguments, Command};
+use clap::Parser;
+use regraft::ErrorKind;
 
 /// Exit code where the work could not be done.
 const FAILED: u8 = 1;
@@ -30,7 +33,7 @@ pub(crate) enum End {
 }
 
 fn main() -> ExitCode {
-    let arguments = Arguments::read();
+    let arguments = Arguments::parse();
     let result = match arguments.command {
         Command::Demo(demo) => commands::demo::run(&arguments.common, &demo),
         Command::Train(train) => commands::train::train(&arguments.common, train),
@@ -48,14 +51,14 @@ fn main() -> ExitCode {
         Ok(End::Interrupted) => ExitCode::from(INTERRUPTED),
         Err(error) if is_broken_pipe(&error) => ExitCode::SUCCESS,
         Err(error) if is_interruption(&error) => {
-            match error.downcast_ref::<regraft_hub::Error>() {
-                Some(download) => eprintln!("{download}"),
-                None => eprintln!("interrupted; nothing had to be saved"),
+            match error.downcast_ref() {
+                Some(regraft::Error::Hub(download)) => eprintln!("{download}"),
+                _ => eprintln!("Interrupted; nothing had to be saved."),
             }
             ExitCode::from(INTERRUPTED)
         }
         Err(error) => {
-            eprintln!("error: {}", message(&error));
+            eprintln!("error: {}", flags::with_flags(&message(&error)));
             ExitCode::from(if is_usage(&error) { USAGE } else { FAILED })
         }
     }
@@ -83,24 +86,9 @@ fn message(error: &anyhow::Error) -> String {
 
 /// Whether a flag's value is at fault, which only the library could tell.
 fn is_usage(error: &anyhow::Error) -> bool {
-    use regraft::Error;
-    use regraft_graph::Error::{Graft, NoSuchArchitecture, NoSuchLayer};
-    let unknown_name =
-        |error: &regraft_graph::Error| matches!(error, NoSuchArchitecture { .. } | NoSuchLayer { .. } | Graft { .. });
-    let lacks_precision = |error: &regraft_engine::Error| matches!(error, regraft_engine::Error::Precision { .. });
-    match error.downcast_ref() {
-        Some(Error::Setting(_)) => true,
-        Some(Error::Data(error)) => matches!(error, regraft_data::Error::Setting { .. }),
-        Some(Error::Learn(error)) => matches!(error, regraft_learn::Error::Setting { .. }),
-        Some(Error::Graph(error)) => unknown_name(error),
-        Some(Error::Engine(error)) => lacks_precision(error),
-        Some(_) => false,
-        None if matches!(error.downcast_ref(), Some(regraft_hub::Error::Setting(_))) => true,
-        None => error.downcast_ref().is_some_and(unknown_name) || error.downcast_ref().is_some_and(lacks_precision),
-    }
+    error.downcast_ref().is_some_and(|error: &regraft::Error| error.kind() == ErrorKind::Setting)
 }
 
 fn is_interruption(error: &anyhow::Error) -> bool {
-    error.downcast_ref().is_some_and(regraft::Error::is_interruption)
-        || matches!(error.downcast_ref(), Some(regraft_hub::Error::Interrupted))
+    error.downcast_ref().is_some_and(|error: &regraft::Error| error.kind() == ErrorKind::Cancelled)
 }

@@ -21,7 +21,7 @@ pub fn threads(common: &Common) -> usize {
 /// # Errors
 /// A wrong setting of `REGRAFT_CPU`, or threads that the system refuses.
 pub fn engine(threads: usize) -> Result<CpuEngine> {
-    Level::choose().map_err(regraft::Error::Setting)?;
+    Level::choose().map_err(|text| regraft::Error::Environment(text))?;
     rayon::ThreadPoolBuilder::new()
         .num_threads(threads)
         .build_global()

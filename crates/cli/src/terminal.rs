@@ -9,6 +9,8 @@ use std::time::{Duration, Instant};
 use indicatif::{HumanBytes, HumanDuration, ProgressBar, ProgressState, ProgressStyle};
 use regraft::{Epoch, Progress};
 
+use crate::flags::with_flags;
+
 /// How often work without a terminal tells where it is.
 const PLAIN_INTERVAL: Duration = Duration::from_secs(10);
 
@@ -97,11 +99,11 @@ impl Terminal {
 
 impl Progress for Terminal {
     fn note(&self, text: &str) {
-        self.tell(text);
+        self.tell(&with_flags(text));
     }
 
     fn warn(&self, text: &str) {
-        self.tell(&format!("warning: {text}"));
+        self.tell(&format!("warning: {}", with_flags(text)));
     }
 
     fn begin(&self, what: &str, unit: &str, total: u64) {

@@ -2,12 +2,11 @@
 
 use std::ffi::OsStr;
 use std::path::PathBuf;
-use std::str::FromStr;
 
 use clap::builder::{OsStringValueParser, PossibleValue, PossibleValuesParser, RangedI64ValueParser, TypedValueParser};
 use clap::{Arg, Command};
-use regraft::{Backbone, ClassWeights};
-use regraft_data::{Augmentation, ColorJitter, Preprocessing};
+use regraft::Backbone;
+use regraft_data::Preprocessing;
 use regraft_graph::zoo;
 
 use regraft::WeightSpec;
@@ -47,13 +46,6 @@ impl TypedValueParser for BackboneParser {
     fn possible_values(&self) -> Option<Box<dyn Iterator<Item = PossibleValue> + '_>> {
         self.0.possible_values()
     }
-}
-
-/// Parses three numbers, for red, green and blue.
-pub fn colors(text: &str) -> Result<[f32; 3], String> {
-    let found = numbers::<f32>(text).and_then(|list| <[f32; 3]>::try_from(list).ok());
-    let found = found.filter(|list| list.iter().all(|x| x.is_finite()));
-    found.ok_or_else(|| "it must be three numbers, for red, green and blue, such as 0.485,0.456,0.406".into())
 }
 
 /// A parser of what a network starts from.
@@ -114,23 +106,6 @@ pub fn not_negative() -> impl Fn(&str) -> Result<f64, String> + Clone + Send + S
     number(|x| x >= 0.0, "of at least 0")
 }
 
-/// Parses a length of time, such as `90s`, `10m`, `1h30m` or a number of seconds, into seconds.
-pub fn seconds(text: &str) -> Result<f64, String> {
-    let wrong = || "it must be a length of time, such as 90s, 10m or 1h30m".to_string();
-    if let Ok(seconds) = text.parse::<u32>() {
-        return Ok(seconds.into());
-    }
-    let (mut total, mut rest) = (0.0, text);
-    // Each unit at most once, the longest first.
-    for (unit, seconds) in [('h', 3600.0), ('m', 60.0), ('s', 1.0)] {
-        if let Some((number, after)) = rest.split_once(unit) {
-            total += number.parse::<u32>().map_err(|_| wrong())? as f64 * seconds;
-            rest = after;
-        }
-    }
-    if rest.is_empty() && !text.is_empty() { Ok(total) } else { Err(wrong()) }
-}
-
 /// Parses a count.
 pub fn at_least_one(text: &str) -> Result<usize, String> {
     text.parse().ok().filter(|&n| n > 0).ok_or_else(|| "it must be a whole number of at least 1".into())
@@ -139,49 +114,4 @@ pub fn at_least_one(text: &str) -> Result<usize, String> {
 /// A parser of a picture's side.
 pub fn pixels() -> RangedI64ValueParser<u32> {
     clap::value_parser!(u32).range(1..=i64::from(Preprocessing::MAX_SIDE))
-}
-
-/// Parses `uniform`, `balanced` or positive numbers with commas between them.
-pub fn class_weights(text: &str) -> Result<ClassWeights, String> {
-    match text {
-        "uniform" => Ok(ClassWeights::Uniform),
-        "balanced" => Ok(ClassWeights::Balanced),
-        list => numbers::<f32>(list)
-            .filter(|weights| weights.iter().all(|&weight| weight.is_finite() && weight > 0.0))
-            .map(ClassWeights::Given)
-            .ok_or_else(|| "it must be uniform, balanced or positive numbers with commas, such as 1,2.5".into()),
-    }
-}
-
-/// Parses the strengths of brightness, contrast, saturation and hue.
-pub fn color_jitter(text: &str) -> Result<ColorJitter, String> {
-    let Some(&[brightness, contrast, saturation, hue]) = numbers::<f64>(text).as_deref() else {
-        return Err("it must be four numbers, such as 0.4,0.4,0.4,0.1".into());
-    };
-    let jitter = ColorJitter { brightness, contrast, saturation, hue };
-    let augmentation = Augmentation { color_jitter: Some(jitter), ..Augmentation::default() };
-    augmentation.validate().map_err(|error| error.to_string())?;
-    Ok(jitter)
-}
-
-/// Numbers with commas between them.
-fn numbers<T: FromStr>(text: &str) -> Option<Vec<T>> {
-    text.split(',').map(|part| part.trim().parse().ok()).collect()
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn lengths_of_time_are_read() {
-        for (text, expected) in
-            [("0", 0.0), ("45", 45.0), ("90s", 90.0), ("10m", 600.0), ("1h30m", 5400.0), ("2h5s", 7205.0)]
-        {
-            assert_eq!(seconds(text), Ok(expected), "{text}");
-        }
-        for text in ["", "m", "1m2h", "ten", "-5m", "1.5h", "10mm", "5 m"] {
-            assert!(seconds(text).is_err(), "{text}");
-        }
-    }
 }

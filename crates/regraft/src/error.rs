@@ -2,6 +2,8 @@
 
 use std::path::PathBuf;
 
+use regraft_io::ErrorKind;
+
 use crate::network::weights::INSTEAD_OF_PUBLISHED;
 
 /// The result of this crate's functions.
@@ -9,6 +11,7 @@ pub type Result<T, E = Error> = std::result::Result<T, E>;
 
 /// What is wrong, where, and what to do about it.
 #[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
 pub enum Error {
     /// From the photos.
     #[error(transparent)]
@@ -46,7 +49,7 @@ pub enum Error {
         reason: String,
     },
     /// The weights in a file are not those of the backbone.
-    #[error("{} does not fit --backbone {backbone}: {reason}", path.display())]
+    #[error("{} does not fit the backbone {backbone}: {reason}", path.display())]
     WrongWeights {
         /// The file.
         path: PathBuf,
@@ -58,9 +61,19 @@ pub enum Error {
     /// From the heads, schedules and metrics.
     #[error(transparent)]
     Learn(#[from] regraft_learn::Error),
-    /// Settings contradict each other or lie outside their range.
+    /// A setting lies outside its range, or contradicts another one.
+    #[error("`{field}` is {value}; {allowed}")]
+    Setting {
+        /// Name of the setting.
+        field: &'static str,
+        /// Its value.
+        value: String,
+        /// What is allowed, other settings in backquotes.
+        allowed: String,
+    },
+    /// An environment variable has a value that is not allowed.
     #[error("{0}")]
-    Setting(String),
+    Environment(String),
     /// A file that belongs to a run or model cannot be read or does not hold what it should.
     #[error("{}: {reason}", path.display())]
     File {
@@ -71,7 +84,7 @@ pub enum Error {
     },
     /// The disk has no room for what the run will write.
     #[error(
-        "{} has {available} bytes free, but this run writes up to {needed}; free some space or choose another --output-dir",
+        "{} has {available} bytes free, but this run writes up to {needed}; free some space or choose another `output_dir`",
         path.display()
     )]
     NoRoom {
@@ -92,7 +105,7 @@ pub enum Error {
     },
     /// Training diverged.
     #[error(
-        "{what} became {value} in epoch {epoch}: training has diverged; use a lower --lr (now {lr}), and --bn frozen if the batch norms of the weights are folded{}",
+        "{what} became {value} in epoch {epoch}: training has diverged; use a lower `lr` (now {lr}), and `bn` frozen if the batch norms of the weights are folded{}",
         kept(*best_epoch)
     )]
     Diverged {
@@ -128,16 +141,33 @@ impl From<regraft_weights::Error> for Error {
 }
 
 impl Error {
-    /// Whether the caller's wish to stop is the reason.
-    pub fn is_interruption(&self) -> bool {
-        use {regraft_data::Error::Cancelled as PhotosCancelled, regraft_learn::Error::Cancelled as FitCancelled};
-        matches!(
-            self,
+    /// What kind of fault it is.
+    pub fn kind(&self) -> ErrorKind {
+        use regraft_graph::Error::{Graft, NoSuchArchitecture, NoSuchLayer};
+        match self {
+            Error::Setting { .. }
+            | Error::Environment(_)
+            | Error::Data(regraft_data::Error::Setting { .. })
+            | Error::Learn(regraft_learn::Error::Setting { .. })
+            | Error::Graph(Graft { .. } | NoSuchArchitecture { .. } | NoSuchLayer { .. })
+            | Error::Engine(regraft_engine::Error::Precision { .. })
+            | Error::Hub(regraft_hub::Error::Setting(_)) => ErrorKind::Setting,
             Error::Interrupted
-                | Error::Data(PhotosCancelled)
-                | Error::Learn(FitCancelled)
-                | Error::Hub(regraft_hub::Error::Interrupted)
-        )
+            | Error::Data(regraft_data::Error::Cancelled)
+            | Error::Learn(regraft_learn::Error::Cancelled)
+            | Error::Hub(regraft_hub::Error::Interrupted) => ErrorKind::Cancelled,
+            Error::Io(regraft_io::Error::Write { .. }) | Error::NoRoom { .. } | Error::Rescued { .. } => {
+                ErrorKind::Write
+            }
+            Error::Engine(regraft_engine::Error::Device { .. }) => ErrorKind::Device,
+            Error::Engine(_) | Error::Diverged { .. } | Error::NotFinite { .. } => ErrorKind::Other,
+            _ => ErrorKind::Input,
+        }
+    }
+
+    /// Whether the caller asked to stop.
+    pub fn is_interruption(&self) -> bool {
+        self.kind() == ErrorKind::Cancelled
     }
 }
 

@@ -28,18 +28,22 @@ pub use model::predictor::{Answer, Photo, PredictOptions, Prediction, Predictor,
 pub use model::provenance::{Distillation, Provenance};
 pub use model::sealed::Model;
 pub use network::backbone::Backbone;
-pub use network::head::{Head, InitHead};
+pub use network::head::Head;
 pub use network::onnx;
 pub use network::pretrained::Pretrained;
 pub use network::source::{Embedded, Source};
 pub use network::weights::{EMBEDDED, FoundWeights, Hub, WeightSpec};
 pub use photos::targets::TargetScale;
+pub use regraft_io::ErrorKind;
 pub use regraft_progress::{Cancel, Epoch, Progress, Silent};
 pub use run::folder::RunFolder;
 pub use run::outcome::{Distilled, Interrupted, Outcome, Trained};
-pub use settings::config::{BatchNorm, ClassWeights, Config, Keep, Mode, Published};
+pub use settings::{
+    AutoAugmentPolicy, BatchNorm, ClassWeights, FIELDS, Field, InitHead, Keep, Mode, Optimizer, Published, Scheduler,
+    Seconds, Settings,
+};
 pub use trainer::auto::{AutoResult, Pair, Stage};
-pub use trainer::distill::{DistillConfig, TeacherConfig, distill};
+pub use trainer::distill::{DistillSettings, TeacherSpec, distill};
 pub use trainer::find_lr::{FoundRate, Point};
 pub use trainer::probe::score_name;
 pub use trainer::start::{PreparedRun, resume};

@@ -1,14 +1,12 @@
 //! The command line. Flag names are torchvision's and ultralytics'.
 
-mod settings;
 mod train;
 
 use std::path::PathBuf;
 use std::sync::LazyLock;
 
 use clap::builder::PossibleValuesParser;
-use clap::parser::ValueSource;
-use clap::{Args, CommandFactory, FromArgMatches, Parser, Subcommand, ValueEnum};
+use clap::{Args, Parser, Subcommand, ValueEnum};
 use regraft::Tta;
 use regraft_engine::Precision;
 use regraft_graph::zoo;
@@ -29,19 +27,6 @@ pub struct Arguments {
     pub command: Command,
     #[command(flatten)]
     pub common: Common,
-}
-
-impl Arguments {
-    /// Reads the command line; where it is wrong, says so and ends the program.
-    pub fn read() -> Self {
-        let mut command = Self::command();
-        let matches = command.get_matches_mut();
-        let mut arguments = Self::from_arg_matches(&matches).unwrap_or_else(|e| e.format(&mut command).exit());
-        if let (Command::Train(train), Some((_, matches))) = (&mut arguments.command, matches.subcommand()) {
-            train.idle = train.idle(|id| matches.value_source(id) == Some(ValueSource::CommandLine));
-        }
-        arguments
-    }
 }
 
 /// Version and the instruction set that kernels will use.
@@ -298,26 +283,10 @@ pub struct Bench {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use clap::CommandFactory;
 
     #[test]
     fn the_command_line_is_consistent() {
         Arguments::command().debug_assert();
-    }
-
-    #[test]
-    fn the_flags_that_can_be_idle_exist() {
-        let command = Arguments::command();
-        let train = command.find_subcommand("train").unwrap();
-        let line = ["regraft", "train", "photos", "--backbone", "resnet18", "--mode", "frozen", "--optimizer", "adamw"];
-        let Command::Train(args) = Arguments::parse_from(line).command else { unreachable!() };
-        let asked = std::cell::RefCell::new(Vec::new());
-        let idle = args.idle(|id| {
-            asked.borrow_mut().push(id.to_owned());
-            true
-        });
-        assert_eq!(idle.len(), 9, "{idle:?}");
-        for id in asked.into_inner() {
-            assert!(train.get_arguments().any(|arg| arg.get_id() == id.as_str()), "no flag has the id {id}");
-        }
     }
 }

@@ -7,7 +7,7 @@ use std::time::Instant;
 
 use anyhow::{Context as _, Result, bail};
 use regraft::{
-    Answer, Config, Embedded, Head, Mode, Outcome, PredictOptions, Prediction, Predictor, PreparedRun, Progress,
+    Answer, Embedded, Head, Mode, Outcome, PredictOptions, Prediction, Predictor, PreparedRun, Progress, Settings,
     Source, Trained, evaluate,
 };
 use regraft_flowers::{KINDS, write_collection};
@@ -40,13 +40,13 @@ pub fn run(common: &Common, args: &Demo) -> Result<End> {
 
     let Embedded { backbone, .. } = Embedded::ROOTSTOCK;
     let preprocessing = Embedded::ROOTSTOCK.preprocessing()?;
-    let config = |weights: Source| Config {
+    let config = |weights: Source| Settings {
         mode: Mode::Probe,
         head: Head::Softmax,
         weights,
         seed: args.seed,
         preprocessing: preprocessing.clone(),
-        ..Config::tutorial(photos.clone(), backbone.into())
+        ..Settings::tutorial(photos.clone(), backbone.into())
     };
     terminal.note(&format!("training on features of {backbone}, the backbone inside this program"));
     let Some(run) = train(config(Source::Embedded), &args.output_dir.join("run"), &tools)? else {
@@ -142,7 +142,7 @@ fn collection(args: &Demo, tools: &Tools) -> Result<PathBuf> {
 }
 
 /// Trains into a folder; none if it was interrupted.
-fn train(config: Config, folder: &Path, tools: &Tools) -> Result<Option<Trained>> {
+fn train(config: Settings, folder: &Path, tools: &Tools) -> Result<Option<Trained>> {
     match PreparedRun::check(config, Some(folder), true, &tools.context())?.train(&tools.context())? {
         Outcome::Trained(run) => Ok(Some(run)),
         Outcome::Distilled(_) | Outcome::Interrupted(_) => Ok(None),

@@ -3,7 +3,7 @@
 use std::io::{Write, stdout};
 
 use anyhow::Result;
-use regraft::{DistillConfig, Distilled, FoundWeights, Source, TeacherConfig, distill};
+use regraft::{DistillSettings, Distilled, FoundWeights, Source, TeacherSpec, distill};
 use regraft_data::Preprocessing;
 use regraft_graph::zoo;
 use serde_json::json;
@@ -20,7 +20,7 @@ pub fn run(common: &Common, args: &Distill) -> Result<End> {
     let mut teachers = Vec::new();
     for teacher in &args.teachers {
         teachers.push(match teacher {
-            TeacherArg::Model(path) => TeacherConfig::Model { path: path.clone() },
+            TeacherArg::Model(path) => TeacherSpec::Model { path: path.clone() },
             TeacherArg::Backbone(backbone, spec) => {
                 let found = FoundWeights::find(spec, &backbone.as_str().into(), &hub, &tools.terminal)?;
                 let preprocessing = found.preprocessing.clone();
@@ -29,7 +29,7 @@ pub fn run(common: &Common, args: &Distill) -> Result<End> {
                         "--teacher {backbone} has no weights of a file, so it has nothing to teach; give some"
                     );
                 };
-                TeacherConfig::Backbone { backbone: backbone.clone(), weights, preprocessing }
+                TeacherSpec::Backbone { backbone: backbone.clone(), weights, preprocessing }
             }
         });
     }
@@ -49,7 +49,7 @@ pub fn run(common: &Common, args: &Distill) -> Result<End> {
     let side = zoo::build(&args.student, 2)?.input_shape().len() / 3;
     let crop = args.imgsz.unwrap_or((side as f64).sqrt() as u32);
     let preprocessing = Preprocessing { resize: usual.resize_for(crop), crop, ..usual };
-    let config = DistillConfig {
+    let config = DistillSettings {
         weights,
         published,
         epochs: args.epochs,
@@ -62,7 +62,7 @@ pub fn run(common: &Common, args: &Distill) -> Result<End> {
         seed: args.seed,
         half: args.half,
         licence: args.licence.clone(),
-        ..DistillConfig::new(args.images.clone(), args.student.clone(), teachers, preprocessing)
+        ..DistillSettings::new(args.images.clone(), args.student.clone(), teachers, preprocessing)
     };
     super::train::finish(common, distill(&config, args.output_dir.as_deref(), args.exist_ok, &context)?)
 }

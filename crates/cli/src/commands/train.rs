@@ -34,7 +34,6 @@ pub fn train(common: &Common, mut args: Box<Train>) -> Result<End> {
     let tools = Tools::new(common)?;
     let terminal = &tools.terminal;
     terminal.note(&tools.engine().device().to_string());
-    args.idle.iter().for_each(|text| terminal.warn(text));
     let hub = tools.hub(args.offline)?;
     if args.backbone == AUTO {
         report_auto_backbone(&hub, terminal);
@@ -42,10 +41,11 @@ pub fn train(common: &Common, mut args: Box<Train>) -> Result<End> {
     }
     let backbone = Backbone::from(args.backbone.as_str());
     let found = FoundWeights::find(&args.weights, &backbone, &hub, terminal)?;
-    let config = args.config(&found.preprocessing);
-    let (context, folder, find_lr) = (tools.context(), args.output_dir.as_deref(), args.training.find_lr);
+    let settings = args.settings(&found.preprocessing)?;
+    args.idle(&settings).iter().for_each(|text| terminal.warn(text));
+    let (context, folder, find_lr) = (tools.context(), args.output_dir.as_deref(), args.find_lr);
     // What is wrong is said before anything is downloaded.
-    let prepared = PreparedRun::check(config, folder, args.exist_ok || find_lr, &context)?;
+    let prepared = PreparedRun::check(settings, folder, args.exist_ok || find_lr, &context)?;
     if find_lr {
         prepared.require_steps()?;
     }

@@ -16,7 +16,7 @@ use crate::network::session::Network;
 use crate::photos::features::Features;
 use crate::photos::prepare;
 use crate::photos::targets::head_kind;
-use crate::{Backbone, Config, Context, Error, Head, Mode, Pretrained, Result, Source};
+use crate::{Backbone, Context, Error, Head, Mode, Pretrained, Result, Settings, Source};
 
 /// Two classifiers whose difference has a larger p-value may as well be equally good.
 pub const SIGNIFICANT: f64 = 0.05;
@@ -95,13 +95,17 @@ pub struct Comparison {
 pub fn compare(candidates: &[Candidate], options: &CompareOptions, context: &Context) -> Result<Comparison> {
     // Decoded for the largest: for others a picture is then decoded a little finer than by itself.
     let largest = candidates.iter().max_by_key(|candidate| candidate.preprocessing.resize);
-    let largest = largest.ok_or_else(|| Error::Setting("there is no backbone to compare".into()))?;
-    let config = Config {
+    let largest = largest.ok_or_else(|| Error::Setting {
+        field: "backbone",
+        value: "absent".into(),
+        allowed: "give one to compare".into(),
+    })?;
+    let settings = Settings {
         mode: Mode::Probe,
         strict: options.strict,
         seed: options.seed,
         preprocessing: largest.preprocessing.clone(),
-        ..Config::tutorial(options.data.clone(), largest.backbone.clone())
+        ..Settings::tutorial(options.data.clone(), largest.backbone.clone())
     };
     let mut backbones: Vec<Pretrained> = candidates
         .iter()
@@ -109,7 +113,7 @@ pub fn compare(candidates: &[Candidate], options: &CompareOptions, context: &Con
             Pretrained::load(backbone, weights, preprocessing.crop, options.seed)
         })
         .collect::<Result<_>>()?;
-    let photos = prepare::photos(&config, prepare::open(&config)?, context)?;
+    let photos = prepare::photos(&settings, prepare::open(&settings)?, context)?;
     let samples = [photos.dataset.train.as_slice(), &photos.dataset.val].concat();
     let classes = photos.dataset.classes.len();
     let targets = photos.targets(&samples);
@@ -133,7 +137,7 @@ pub fn compare(candidates: &[Candidate], options: &CompareOptions, context: &Con
         let name = &candidate.backbone;
         let started = Instant::now();
         backbone.calibrate(&samples, &photos.store, &candidate.preprocessing, context)?;
-        let (Grafted { graph, classifier: head, .. }, state) = config.graft(backbone, classes)?;
+        let (Grafted { graph, classifier: head, .. }, state) = settings.graft(backbone, classes)?;
         let (trunk, _) = feature_extractor(&graph, head)?.expect("nothing goes past a new head");
         let mut network = Network::new(context.engine, &trunk, &state)?;
         let what = format!("features of {name}");

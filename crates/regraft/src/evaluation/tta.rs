@@ -78,7 +78,7 @@ fn mirrored<T: Copy>(images: &[T], side: u32) -> Vec<T> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::{Config, Pretrained};
+    use crate::{Pretrained, Settings};
     use regraft_engine_cpu::CpuEngine;
     use regraft_graph::Grafted;
     use regraft_learn::linear::probabilities;
@@ -88,8 +88,8 @@ mod tests {
     fn infer_gives_the_mean_of_both_probabilities() {
         let engine = CpuEngine::new(1).unwrap();
         let backbone = Pretrained::load(&"squeezenet1_1".into(), &crate::Source::Random, 32, 0).unwrap();
-        let config = Config::tutorial("photos".into(), "squeezenet1_1".into());
-        let (Grafted { graph, .. }, state) = config.graft(&backbone, 3).unwrap();
+        let settings = Settings::tutorial("photos".into(), "squeezenet1_1".into());
+        let (Grafted { graph, .. }, state) = settings.graft(&backbone, 3).unwrap();
         let mut network = Network::new(&engine, &graph, &state).unwrap();
         let (side, n) = (32, 3);
         let images = pattern::values("photos", n * 32 * 32 * 3);

@@ -3,7 +3,7 @@
 use serde::{Deserialize, Serialize};
 
 use crate::photos::prepare::Photos;
-use crate::{Config, Mode, Pretrained, Published};
+use crate::{Mode, Pretrained, Published, Settings};
 
 /// Where a model comes from.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
@@ -51,16 +51,16 @@ pub struct Distillation {
 
 impl Provenance {
     /// What is known of a model before it is trained.
-    pub(crate) fn of(config: &Config, pretrained: &Pretrained, photos: &Photos) -> Self {
+    pub(crate) fn of(settings: &Settings, pretrained: &Pretrained, photos: &Photos) -> Self {
         Self {
             regraft: env!("CARGO_PKG_VERSION").into(),
             backbone: pretrained.name.clone(),
             weights_sha256: pretrained.weights_sha256.clone(),
-            weights: config.published.clone(),
+            weights: settings.published.clone(),
             data_sha256: photos.sha256.clone(),
-            mode: Some(config.mode),
+            mode: Some(settings.mode),
             distilled: None,
-            seed: config.seed,
+            seed: settings.seed,
             epoch: 0,
             val_score: None,
             val_n: photos.dataset.val.len(),

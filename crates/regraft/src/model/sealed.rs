@@ -102,7 +102,7 @@ impl Model {
             return Err(wrong("is a folder; give a model file, such as best.safetensors of a run".into()));
         }
         let not_a_model = || {
-            let advice = "use it as --weights of `regraft train`, which makes a model";
+            let advice = "use it as `weights` of `regraft train`, which makes a model";
             wrong(format!("holds weights, but it is not a Regraft model; {advice}"))
         };
         let (state, metadata) = match regraft_weights::read_safetensors_with_metadata(path) {
@@ -227,15 +227,15 @@ impl Model {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::{Config, Mode, Pretrained, Published};
+    use crate::{Mode, Pretrained, Published, Settings};
     use regraft_engine_cpu::CpuEngine;
     use regraft_graph::Grafted;
 
     fn model(engine: &CpuEngine) -> Model {
         let preprocessing = Preprocessing { resize: 40, crop: 32, ..Preprocessing::default() };
         let backbone = Pretrained::load(&"squeezenet1_1".into(), &crate::Source::Random, 32, 0).unwrap();
-        let config = Config { mode: Mode::Probe, ..Config::tutorial("photos".into(), "squeezenet1_1".into()) };
-        let (Grafted { graph, .. }, state) = config.graft(&backbone, 2).unwrap();
+        let settings = Settings { mode: Mode::Probe, ..Settings::tutorial("photos".into(), "squeezenet1_1".into()) };
+        let (Grafted { graph, .. }, state) = settings.graft(&backbone, 2).unwrap();
         let mut network = Network::new(engine, &graph, &state).unwrap();
         let golden = Golden::record(graph.input_shape(), |images| network.infer(images)).unwrap();
         let provenance = Provenance {
@@ -298,6 +298,6 @@ mod tests {
         let dir = tempfile::tempdir().unwrap();
         let path = dir.path().join("weights.safetensors");
         regraft_weights::write_safetensors(&path, &StateDict::new(), &BTreeMap::new()).unwrap();
-        assert!(Model::open(&path).unwrap_err().to_string().contains("--weights"));
+        assert!(Model::open(&path).unwrap_err().to_string().contains("weights"));
     }
 }

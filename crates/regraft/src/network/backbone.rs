@@ -57,9 +57,11 @@ impl Backbone {
         };
         let graph = zoo::build(name, 1000)?;
         let Some(size) = size else { return Ok(graph) };
-        graph
-            .with_input_shape(Shape::rgb(size as usize))
-            .map_err(|error| Error::Setting(format!("--imgsz {size} does not go with --backbone {name}: {error}")))
+        graph.with_input_shape(Shape::rgb(size as usize)).map_err(|error| Error::Setting {
+            field: "imgsz",
+            value: size.to_string(),
+            allowed: format!("it does not go with {name}: {error}"),
+        })
     }
 }
 
@@ -112,6 +114,6 @@ mod tests {
     #[test]
     fn backbone_graph_refuses_a_size_it_cannot_take() {
         let message = Backbone::from("vgg16").graph(Some(20)).err().unwrap().to_string();
-        assert!(message.contains("--imgsz 20") && message.contains("larger images"), "{message}");
+        assert!(message.contains("`imgsz` is 20") && message.contains("larger images"), "{message}");
     }
 }

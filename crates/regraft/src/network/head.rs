@@ -7,7 +7,7 @@ use regraft_graph::{Grafted, Graph, HeadConvolution, HeadLayers, StateDict, init
 use regraft_learn::linear::HeadKind;
 use serde::{Deserialize, Serialize};
 
-use crate::{Config, Error, Mode, Pretrained, Result};
+use crate::{InitHead, Pretrained, Result, Settings};
 
 /// The kind of a new head. As text: `linear`, `mlp:512`, `conv:256,fc:128`.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -133,49 +133,13 @@ impl From<Head> for String {
     }
 }
 
-/// What a new head's last layer starts from.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(rename_all = "lowercase")]
-pub enum InitHead {
-    /// PyTorch's random values.
-    #[default]
-    Random,
-    /// The solution of a probe: linear probing, then fine-tuning (LP-FT, Kumar et al. 2022).
-    Probe,
-}
-
-impl Config {
-    /// Checks the head against the other settings.
-    ///
-    /// # Errors
-    /// [`Error::Setting`].
-    pub(crate) fn validate_head(&self) -> Result<()> {
-        let wrong = |text: String| Err(Error::Setting(text));
-        let (head, mode) = (&self.head, self.mode);
-        if mode != Mode::Probe && matches!(head, Head::Ovr | Head::Mean) {
-            let text = if mode == Mode::Auto { "fine-tuning" } else { "gradient descent" };
-            return wrong(format!("--head {head} goes with --mode probe; {text} trains a softmax head"));
-        }
-        if mode.probes() && !head.is_linear() {
-            let text = "it is learned by gradient descent, so it goes with --mode frozen or --mode finetune";
-            return wrong(format!("--head {head} is no probe: {text}"));
-        }
-        if self.init_head == InitHead::Probe && !head.is_linear() {
-            let text = "a probe gives the weights of a single fully connected layer";
-            return wrong(format!("--init-head probe goes with --head linear, not with {head}: {text}"));
-        }
-        if !(0.0..1.0).contains(&self.head_dropout) {
-            return wrong(format!("--head-dropout is {}; it must be at least 0 and below 1", self.head_dropout));
-        }
-        Ok(())
-    }
-
+impl Settings {
     /// A backbone's network with the new head for `classes`.
     ///
     /// # Errors
     /// [`Error::Graph`] if the head cannot be grafted there.
     pub(crate) fn graft_on(&self, backbone: &Graph, classes: usize) -> Result<Grafted> {
-        let dropout = if self.mode.probes() { 0.0 } else { self.head_dropout };
+        let dropout = if self.mode.probes() { 0.0 } else { self.head_dropout as f32 };
         let layers = match &self.head {
             Head::Layers { convolutions, hidden } => {
                 HeadLayers { convolutions: convolutions.clone(), hidden: hidden.clone(), dropout, cosine: false }
@@ -213,6 +177,7 @@ impl Config {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::Mode;
 
     #[test]
     fn head_text_round_trips() {
@@ -256,19 +221,19 @@ mod tests {
     #[test]
     fn graft_adds_only_the_new_head() {
         let backbone = Pretrained::load(&"squeezenet1_1".into(), &crate::Source::Random, 224, 3).unwrap();
-        let config = |change: fn(&mut Config)| {
-            let mut config = Config::tutorial("photos".into(), "squeezenet1_1".into());
-            change(&mut config);
-            config
+        let settings = |change: fn(&mut Settings)| {
+            let mut settings = Settings::tutorial("photos".into(), "squeezenet1_1".into());
+            change(&mut settings);
+            settings
         };
-        for config in [
-            config(|_| ()),
-            config(|c| c.mode = Mode::Probe),
-            config(|c| c.head = "conv:16,fc:8".parse().unwrap()),
-            config(|c| c.cut = Some("features.7".into())),
-            config(|c| c.head = Head::Cosine),
+        for settings in [
+            settings(|_| ()),
+            settings(|c| c.mode = Mode::Probe),
+            settings(|c| c.head = "conv:16,fc:8".parse().unwrap()),
+            settings(|c| c.cut = Some("features.7".into())),
+            settings(|c| c.head = Head::Cosine),
         ] {
-            let (Grafted { graph, first, .. }, state) = config.graft(&backbone, 5).unwrap();
+            let (Grafted { graph, first, .. }, state) = settings.graft(&backbone, 5).unwrap();
             let specs = graph.parameters();
             assert_eq!(specs.len(), state.len());
             for spec in &specs {

@@ -16,7 +16,11 @@ const USUAL_SIZE: usize = 224;
 /// [`Error::Onnx`].
 pub fn image_size(path: &Path) -> Result<u32> {
     let size = regraft_onnx::image_size(path)?.unwrap_or(USUAL_SIZE);
-    u32::try_from(size).map_err(|_| Error::Setting(format!("images of {size} pixels are too large")))
+    u32::try_from(size).map_err(|_| Error::Setting {
+        field: "imgsz",
+        value: size.to_string(),
+        allowed: "images of that size are too large".into(),
+    })
 }
 
 /// The network in the file at `path`, for images of `size` pixels.
@@ -27,8 +31,10 @@ pub(crate) fn network(path: &Path, size: Option<u32>) -> Result<Network> {
     let mut network = regraft_onnx::read(path, size.map_or(USUAL_SIZE, |size| size as usize))?;
     if let Some(size) = size {
         let fitting = network.graph.with_input_shape(Shape::rgb(size as usize));
-        network.graph = fitting.map_err(|error| {
-            Error::Setting(format!("--imgsz {size} does not go with --backbone {}: {error}", path.display()))
+        network.graph = fitting.map_err(|error| Error::Setting {
+            field: "imgsz",
+            value: size.to_string(),
+            allowed: format!("it does not go with {}: {error}", path.display()),
         })?;
     }
     Ok(network)
@@ -84,7 +90,7 @@ fn check_head(graph: &Graph) -> Result<(), String> {
 mod tests {
     use std::path::PathBuf;
 
-    use crate::{Config, Mode, Pretrained};
+    use crate::{Mode, Pretrained, Settings};
     use regraft_graph::{AvgPool2d, Conv2d, Grafted, Linear};
     use regraft_testing::fixture;
 
@@ -102,8 +108,8 @@ mod tests {
             assert_eq!(backbone.name, format!("{name}.onnx"));
             assert_eq!(backbone.weights_sha256, Some(regraft_io::sha256_file(&path).unwrap()));
             for mode in [Mode::Frozen, Mode::Probe] {
-                let config = Config { mode, ..Config::tutorial("photos".into(), name.into()) };
-                let (Grafted { graph, first, .. }, state) = config.graft(&backbone, 5).unwrap();
+                let settings = Settings { mode, ..Settings::tutorial("photos".into(), name.into()) };
+                let (Grafted { graph, first, .. }, state) = settings.graft(&backbone, 5).unwrap();
                 assert_eq!(*graph.shapes().unwrap().last().unwrap(), Shape::Features(5), "{name}");
                 let specs = graph.parameters();
                 assert_eq!(specs.len(), state.len(), "{name}");
@@ -120,7 +126,7 @@ mod tests {
         let name = path("vgg");
         let message =
             Pretrained::load(&name.to_str().unwrap().into(), &crate::Source::Random, 64, 0).err().unwrap().to_string();
-        assert!(message.contains("--imgsz 64"), "{message}");
+        assert!(message.contains("`imgsz` is 64"), "{message}");
         assert_eq!(image_size(&name).unwrap(), 32);
         assert_eq!(image_size(&path("resnet")).unwrap(), 224);
     }
@@ -132,7 +138,7 @@ mod tests {
             .err()
             .unwrap()
             .to_string();
-        assert!(message.contains("--weights"), "{message}");
+        assert!(message.contains("`weights`"), "{message}");
     }
 
     #[test]

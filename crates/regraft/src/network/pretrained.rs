@@ -37,8 +37,8 @@ impl Pretrained {
             Backbone::Zoo(name) => name,
             Backbone::Onnx(path) if weights.is_random() => return onnx::load(path, size),
             Backbone::Onnx(_) => {
-                let text = format!("--weights does not go with {backbone}, which has weights of its own");
-                return Err(Error::Setting(text));
+                let allowed = format!("{backbone} has weights of its own: leave it out");
+                return Err(Error::Setting { field: "weights", value: weights.to_string(), allowed });
             }
         };
         let graph = backbone.graph(Some(size))?;
@@ -50,7 +50,11 @@ impl Pretrained {
                 return Ok(Self { name: name.into(), graph, state, weights_sha256: None, notes: Vec::new() });
             }
             Source::Embedded => {
-                let no_weights = || Error::Setting(format!("there are no weights of {name} inside this program"));
+                let no_weights = || Error::Setting {
+                    field: "weights",
+                    value: weights.to_string(),
+                    allowed: format!("there are no embedded weights of {name}"),
+                };
                 let bytes = Embedded::of(name).ok_or_else(no_weights)?.bytes;
                 let (state, _) = regraft_weights::parse_safetensors(bytes)?;
                 (state, regraft_io::sha256(bytes), Path::new("the weights inside this program"))

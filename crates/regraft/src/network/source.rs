@@ -1,5 +1,6 @@
 //! What a backbone starts from, and the embedded weights.
 
+use std::fmt;
 use std::path::{Path, PathBuf};
 
 use regraft_data::Preprocessing;
@@ -22,6 +23,16 @@ pub enum Source {
 
 /// The text for [`Source::Embedded`]. Settings hold absolute paths, so no file has this name.
 const EMBEDDED: &str = "embedded";
+
+impl fmt::Display for Source {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Random => f.write_str("random"),
+            Self::Embedded => f.write_str(EMBEDDED),
+            Self::File(path) => write!(f, "{}", path.display()),
+        }
+    }
+}
 
 impl Source {
     /// Whether the values are random.

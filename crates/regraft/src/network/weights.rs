@@ -1,12 +1,13 @@
 //! What a network starts from: published weights, a file, the embedded ones, or random values.
 
 use std::ffi::OsString;
+use std::fmt;
 use std::path::{Path, PathBuf};
 
 use regraft_data::{Interpolation, Preprocessing};
-use regraft_hub::{Known, Registry, Settings, Watch, Weights, fetch};
+use regraft_hub::{Known, Registry, Watch, Weights, fetch};
 
-use crate::{Backbone, Config, Context, Embedded, Error, Progress, Published, Result, Source, onnx};
+use crate::{Backbone, Context, Embedded, Error, Progress, Published, Result, Settings, Source, onnx};
 
 /// The metadata entry of a file of weights that says how images are prepared for them.
 const PREPROCESSING: &str = "preprocessing";
@@ -29,6 +30,16 @@ pub enum WeightSpec {
 impl Default for WeightSpec {
     fn default() -> Self {
         Self::Named(regraft_hub::DEFAULT.into())
+    }
+}
+
+impl fmt::Display for WeightSpec {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Random => f.write_str("random"),
+            Self::Named(name) => f.write_str(name),
+            Self::File(path) => write!(f, "{}", path.display()),
+        }
     }
 }
 
@@ -61,7 +72,7 @@ impl From<PathBuf> for WeightSpec {
 #[derive(Clone, Debug)]
 pub struct Hub {
     /// Where files are kept, and how they are downloaded.
-    pub settings: Settings,
+    pub settings: regraft_hub::Settings,
     /// All weights that are known.
     pub registry: Registry,
 }
@@ -72,7 +83,7 @@ impl Hub {
     /// # Errors
     /// [`Error::Hub`] for a wrong environment variable, or a wrong entry among a user's own.
     pub fn from_env(offline: bool) -> Result<Self> {
-        let mut settings = Settings::from_env()?;
+        let mut settings = regraft_hub::Settings::from_env()?;
         settings.offline |= offline;
         let registry = Registry::with_own(&settings.home)?;
         Ok(Self { settings, registry })
@@ -157,11 +168,12 @@ impl FoundWeights {
             WeightSpec::Named(name) => {
                 let found = networks.iter().find_map(|network| hub.registry.find(network, name));
                 let unknown = || {
-                    Error::Setting(format!(
-                        "--weights {name}: no published weights of {} have that name, and no file here; regraft backbones \
-                         lists them, --weights FILE starts from a file you have, and --weights random from nothing",
+                    let allowed = format!(
+                        "no published weights of {} have that name, and no file here; give another name, a file you have, or \
+                         random",
                         networks.join(" or ")
-                    ))
+                    );
+                    Error::Setting { field: "weights", value: name.clone(), allowed }
                 };
                 (Source::Random, Some(found.ok_or_else(unknown)?.clone()))
             }
@@ -179,17 +191,16 @@ impl FoundWeights {
     /// An ONNX file has its weights with it. How images are prepared for it is not in the file.
     fn of_onnx(path: &Path, spec: &WeightSpec, progress: &dyn Progress) -> Result<Self> {
         if *spec != WeightSpec::default() {
-            let text =
-                format!("--weights does not go with --backbone {}, which has weights of its own", path.display());
-            return Err(Error::Setting(text));
+            let allowed = format!("{} has weights of its own: leave it out", path.display());
+            return Err(Error::Setting { field: "weights", value: spec.to_string(), allowed });
         }
         let usual = Preprocessing::default();
         let crop = onnx::image_size(path)?;
         let preprocessing = Preprocessing { resize: usual.resize_for(crop), crop, ..usual };
         let list = |values: [f32; 3]| values.map(|x| x.to_string()).join(",");
         progress.note(&format!(
-            "photos are prepared as for ImageNet's networks unless flags say otherwise: --val-resize-size {}, --imgsz \
-             {crop}, --mean {}, --std {}",
+            "photos are prepared as for ImageNet's networks unless settings say otherwise: `val_resize_size` {}, `imgsz` \
+             {crop}, `mean` {}, `std` {}",
             preprocessing.resize,
             list(preprocessing.mean),
             list(preprocessing.std)
@@ -219,18 +230,18 @@ fn embedded(backbone: &str, name: &str) -> Option<Embedded> {
 ///
 /// # Errors
 /// Those of [`FoundWeights::load`].
-pub(crate) fn restore(config: &Config, hub: &Hub, context: &Context) -> Result<()> {
-    let (Some(path), Some(published)) = (config.weights.file(), &config.published) else { return Ok(()) };
+pub(crate) fn restore(settings: &Settings, hub: &Hub, context: &Context) -> Result<()> {
+    let (Some(path), Some(published)) = (settings.weights.file(), &settings.published) else { return Ok(()) };
     let weights = hub.registry.all().iter().find(|weights| weights.url == published.url);
     let (Some(weights), Some(home), false) = (weights, path.parent(), path.exists()) else { return Ok(()) };
-    let settings = Settings { home: home.into(), ..hub.settings.clone() };
-    if settings.path(weights) == path {
-        download(weights, &settings, context)?;
+    let cache = regraft_hub::Settings { home: home.into(), ..hub.settings.clone() };
+    if cache.path(weights) == path {
+        download(weights, &cache, context)?;
     }
     Ok(())
 }
 
-fn download(weights: &Weights, settings: &Settings, context: &Context) -> Result<PathBuf> {
+fn download(weights: &Weights, settings: &regraft_hub::Settings, context: &Context) -> Result<PathBuf> {
     use regraft_hub::Error::{Fetch, Offline};
     match fetch(weights, settings, &Downloads(context)) {
         Ok(local) => Ok(local.path),
@@ -279,15 +290,14 @@ fn unknown(name: &str, backbone: &str, registry: &Registry) -> Error {
         [] => "none are known".into(),
         names => format!("known are {} (and default)", names.join(", ")),
     };
-    Error::Setting(format!(
-        "--weights {name}: no published weights of {backbone} have that name, and no file here; {known}, \
-         {INSTEAD_OF_PUBLISHED}"
-    ))
+    let allowed =
+        format!("no published weights of {backbone} have that name, and no file here; {known}, {INSTEAD_OF_PUBLISHED}");
+    Error::Setting { field: "weights", value: name.into(), allowed }
 }
 
 /// What else there is, where published weights cannot be had.
-pub(crate) const INSTEAD_OF_PUBLISHED: &str = "or start from a file you have with --weights FILE, or from nothing with \
-     --weights random, or leave --backbone out for the one inside this program";
+pub(crate) const INSTEAD_OF_PUBLISHED: &str = "or start from a file you have (`weights` FILE), or from nothing (`weights` \
+     random), or leave out `backbone` for the one inside this program";
 
 /// How images are prepared for weights of unknown origin: as usual for ImageNet's networks, unless the published weights
 /// of this backbone want images of another size, or colours on another scale.
@@ -316,7 +326,7 @@ fn stored(path: &Path, progress: &dyn Progress) -> Option<Preprocessing> {
         Err(reason) => {
             progress.warn(&format!(
                 "{}: its metadata entry {PREPROCESSING:?} does not say how photos are prepared ({reason}), so they are prepared \
-                 in the usual way unless flags say otherwise",
+                 in the usual way unless settings say otherwise",
                 path.display()
             ));
             None

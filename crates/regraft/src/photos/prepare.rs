@@ -9,7 +9,7 @@ use regraft_data::{
 use regraft_learn::linear::HeadKind;
 
 use crate::photos::targets::{SampleTargets, TargetScale, head_kind};
-use crate::{Config, Context, Error, Pretrained, Progress, Result};
+use crate::{Context, Error, Pretrained, Progress, Result, Settings};
 
 /// The images of a run, decoded once, with what cannot be used left out.
 pub(crate) struct Photos {
@@ -28,8 +28,8 @@ impl Photos {
     }
 
     /// What the outputs of a network for them mean.
-    pub fn head_kind(&self, config: &Config) -> HeadKind {
-        head_kind(self.dataset.task, &config.head)
+    pub fn head_kind(&self, settings: &Settings) -> HeadKind {
+        head_kind(self.dataset.task, &settings.head)
     }
 }
 
@@ -37,16 +37,16 @@ impl Photos {
 ///
 /// # Errors
 /// Those of both.
-pub(crate) fn load(config: &Config, opened: Opened, context: &Context) -> Result<(Photos, Pretrained)> {
-    context.engine.supports(config.precision)?;
-    let crop = config.preprocessing.crop;
-    let mut pretrained = Pretrained::load(&config.backbone, &config.weights, crop, config.seed)?;
+pub(crate) fn load(settings: &Settings, opened: Opened, context: &Context) -> Result<(Photos, Pretrained)> {
+    context.engine.supports(settings.precision)?;
+    let crop = settings.preprocessing.crop;
+    let mut pretrained = Pretrained::load(&settings.backbone, &settings.weights, crop, settings.seed)?;
     pretrained.notes.iter().for_each(|note| context.progress.note(note));
-    config.report_batch_norms(&pretrained, context.progress);
-    let photos = photos(config, opened, context)?;
-    config.validate_for(&photos.dataset)?;
-    if config.mode.probes() {
-        pretrained.calibrate(&photos.dataset.train, &photos.store, &config.preprocessing, context)?;
+    settings.report_batch_norms(&pretrained, context.progress);
+    let photos = photos(settings, opened, context)?;
+    settings.validate_for(&photos.dataset)?;
+    if settings.mode.probes() {
+        pretrained.calibrate(&photos.dataset.train, &photos.store, &settings.preprocessing, context)?;
     }
     Ok((photos, pretrained))
 }
@@ -65,10 +65,10 @@ const SHOWN: usize = 5;
 ///
 /// # Errors
 /// Those of [`Dataset::open`]; with `strict`, that of [`refuse_false_photos`].
-pub(crate) fn open(config: &Config) -> Result<Opened> {
-    let split = SplitOptions { val_fraction: config.val_fraction, seed: config.seed };
-    let (dataset, findings) = Dataset::open(&config.data, &split)?;
-    if config.strict {
+pub(crate) fn open(settings: &Settings) -> Result<Opened> {
+    let split = SplitOptions { val_fraction: settings.val_fraction, seed: settings.seed };
+    let (dataset, findings) = Dataset::open(&settings.data, &split)?;
+    if settings.strict {
         refuse_false_photos(&findings)?;
     }
     Ok(Opened { dataset, findings })
@@ -78,23 +78,23 @@ pub(crate) fn open(config: &Config) -> Result<Opened> {
 ///
 /// # Errors
 /// Those of [`Dataset::verify`] and [`fingerprint`], cancelling among them.
-pub(crate) fn photos(config: &Config, opened: Opened, context: &Context) -> Result<Photos> {
+pub(crate) fn photos(settings: &Settings, opened: Opened, context: &Context) -> Result<Photos> {
     let Opened { mut dataset, mut findings } = opened;
     let store = Arc::new(ImageStore::new(
-        config.preprocessing.decode_options(),
-        config.cache_bytes.unwrap_or_else(default_cache_bytes),
+        settings.preprocessing.decode_options(),
+        settings.cache_bytes().unwrap_or_else(default_cache_bytes),
     ));
     let total = dataset.train.len() + dataset.val.len();
     let Context { progress, cancel, threads, .. } = *context;
     progress.begin("reading photos", "photos", total as u64);
     let verified =
-        dataset.verify(&store, threads, config.strict, cancel.flag(), |done| progress.advance(done as u64, ""));
+        dataset.verify(&store, threads, settings.strict, cancel.flag(), |done| progress.advance(done as u64, ""));
     progress.end();
     findings.extend(verified?);
     report(&findings, progress);
     if dataset.train.is_empty() || dataset.val.is_empty() {
         let part = if dataset.train.is_empty() { "training" } else { "validation" };
-        return Err(Error::File { path: config.data.clone(), reason: format!("has no readable {part} photos") });
+        return Err(Error::File { path: settings.data.clone(), reason: format!("has no readable {part} photos") });
     }
     let print = fingerprint(&dataset, cancel.flag())?;
     if let Some(duplicate) = print.duplicates.first() {
@@ -113,7 +113,7 @@ pub(crate) fn photos(config: &Config, opened: Opened, context: &Context) -> Resu
     };
     progress.note(&format!("{asked}, {train} photos to train on, {val} to validate on"));
     if dataset.task == Task::Labels {
-        require_both_sides(&dataset, &config.data)?;
+        require_both_sides(&dataset, &settings.data)?;
     }
     let scale = TargetScale::of(&dataset);
     Ok(Photos { dataset, store, sha256: print.sha256, scale })
@@ -157,7 +157,7 @@ pub(crate) fn refuse_false_photos(findings: &Findings) -> Result<()> {
     match of_kind.into_iter().find(|finding| promises(&finding.path)) {
         Some(Finding { path, message, .. }) => Err(Error::File {
             path: path.clone(),
-            reason: format!("{message}; remove or replace it, or leave out --strict"),
+            reason: format!("{message}; remove or replace it, or leave out `strict`"),
         }),
         None => Ok(()),
     }

@@ -214,12 +214,12 @@ pub(crate) fn require_same(data_sha256: &str, weights_sha256: Option<&str>, job:
         let reason = format!("{what} have changed since this run began, so it cannot go on; start a new run");
         Err(Error::File { path: path.to_owned(), reason })
     };
-    let Job { config, pretrained, photos, .. } = job;
+    let Job { settings, pretrained, photos, .. } = job;
     if data_sha256 != photos.sha256 {
-        return changed("the photos", &config.data);
+        return changed("the photos", &settings.data);
     }
     if weights_sha256 != pretrained.weights_sha256.as_deref() {
-        let path = config.weights.file().or(config.backbone.onnx_file());
+        let path = settings.weights.file().or(settings.backbone.onnx_file());
         // Another version of the program may have other weights inside.
         return changed("these weights", path.unwrap_or(Path::new("the weights inside this program")));
     }

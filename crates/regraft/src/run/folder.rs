@@ -6,7 +6,7 @@ use std::{fs, io};
 use regraft_learn::history::{self, Row};
 use regraft_learn::linear::HeadKind;
 
-use crate::{AutoResult, Config, Error, Mode, Result};
+use crate::{AutoResult, Error, Mode, Result, Settings};
 
 /// Names of files that may be there.
 const CONFIG: &str = "config.toml";
@@ -33,7 +33,7 @@ impl RunFolder {
     pub fn require_free(output_dir: Option<&Path>, replace: bool) -> Result<()> {
         match output_dir.map(|path| Self { path: path.to_owned() }) {
             Some(folder) if !replace && folder.taken_by().iter().any(|path| path.exists()) => {
-                let reason = "already holds a run; choose another --output-dir, or give --exist-ok to replace it";
+                let reason = "already holds a run; choose another `output_dir`, or give `exist_ok` to replace it";
                 Err(Error::File { path: folder.path, reason: reason.into() })
             }
             _ => Ok(()),
@@ -50,7 +50,7 @@ impl RunFolder {
         let mut replaced = folders.flat_map(|folder| folder.taken_by());
         match replaced.any(|old| fs::canonicalize(old).is_ok_and(|old| old == input)) {
             true => {
-                let reason = "would be replaced by this run, which needs it; choose another --output-dir";
+                let reason = "would be replaced by this run, which needs it; choose another `output_dir`";
                 Err(Error::File { path: input, reason: reason.into() })
             }
             false => Ok(()),
@@ -64,7 +64,7 @@ impl RunFolder {
     pub fn create(output_dir: Option<&Path>, kind: &str) -> Result<Self> {
         let failed = |path: &Path, e: io::Error| Error::File {
             path: path.to_owned(),
-            reason: format!("cannot make this folder: {e}; choose another --output-dir"),
+            reason: format!("cannot make this folder: {e}; choose another `output_dir`"),
         };
         if let Some(path) = output_dir {
             fs::create_dir_all(path).map_err(|e| failed(path, e))?;
@@ -88,14 +88,14 @@ impl RunFolder {
     ///
     /// # Errors
     /// [`Error::File`] if it is not one.
-    pub fn open(path: &Path) -> Result<(Self, Config)> {
+    pub fn open(path: &Path) -> Result<(Self, Settings)> {
         let folder = Self { path: path.to_owned() };
-        let config = folder.config_path();
-        let wrong = |reason: String| Error::File { path: config.clone(), reason };
-        let text = fs::read_to_string(&config)
+        let settings = folder.settings_path();
+        let wrong = |reason: String| Error::File { path: settings.clone(), reason };
+        let text = fs::read_to_string(&settings)
             .map_err(|e| wrong(format!("cannot be read: {e}; give the folder of a run, such as runs/train")))?;
-        let config = toml::from_str(&text).map_err(|e| wrong(format!("is not the settings of a run: {e}")))?;
-        Ok((folder, config))
+        let settings = Settings::from_toml(&text).map_err(|e| wrong(format!("is not the settings of a run: {e}")))?;
+        Ok((folder, settings))
     }
 
     /// A folder that may be a run's.
@@ -227,7 +227,7 @@ impl RunFolder {
         self.path.join("results.csv")
     }
 
-    fn config_path(&self) -> PathBuf {
+    fn settings_path(&self) -> PathBuf {
         self.path.join(CONFIG)
     }
 
@@ -247,12 +247,12 @@ impl RunFolder {
     /// # Errors
     /// [`Error::Io`] if a file cannot be written, [`Error::File`] if an old one cannot be removed or is what the run
     /// starts from.
-    pub fn start(&self, config: &Config, classes: &[String]) -> Result<()> {
-        config.weights.file().map_or(Ok(()), |weights| self.require_apart(weights))?;
+    pub fn start(&self, settings: &Settings, classes: &[String]) -> Result<()> {
+        settings.weights.file().map_or(Ok(()), |weights| self.require_apart(weights))?;
         self.clear()?;
         self.answers()?.iter().try_for_each(|(_, path)| remove(path))?;
-        let text =
-            toml::to_string(config).map_err(|e| Error::Setting(format!("these settings cannot be kept: {e}")))?;
+        let wrong = |e| Error::File { path: self.settings_path(), reason: format!("cannot hold these settings: {e}") };
+        let text = settings.to_toml().map_err(wrong)?;
         self.write(CONFIG, &text)?;
         self.write(LABELS, &(classes.join("\n") + "\n")).map(|_| ())
     }
@@ -265,7 +265,7 @@ impl RunFolder {
     pub(crate) fn clear(&self) -> Result<()> {
         // Files of these two names may be anybody's, unless they are the settings of a run.
         if Self::open(&self.path).is_ok() {
-            remove(&self.config_path())?;
+            remove(&self.settings_path())?;
             remove(&self.path.join(LABELS))?;
         }
         self.taken_by().iter().try_for_each(|old| remove(old))?;
@@ -316,17 +316,17 @@ mod tests {
     fn a_folder_that_holds_a_run_is_not_overwritten_unasked() {
         let dir = tempfile::tempdir().unwrap();
         let path = dir.path().join("out/run");
-        let config = Config::tutorial("photos".into(), "resnet18".into());
+        let settings = Settings::tutorial("photos".into(), "resnet18".into());
         let folder = RunFolder::create(Some(&path), "train").unwrap();
-        folder.start(&config, &["a".into(), "b".into()]).unwrap();
+        folder.start(&settings, &["a".into(), "b".into()]).unwrap();
         assert_eq!(fs::read_to_string(path.join("labels.txt")).unwrap(), "a\nb\n");
         RunFolder::require_free(Some(&path), false).unwrap();
         fs::write(folder.best_path(), "old").unwrap();
-        assert!(RunFolder::require_free(Some(&path), false).unwrap_err().to_string().contains("--exist-ok"));
+        assert!(RunFolder::require_free(Some(&path), false).unwrap_err().to_string().contains("`exist_ok`"));
         RunFolder::require_free(Some(&path), true).unwrap();
-        RunFolder::create(Some(&path), "train").unwrap().start(&config, &["a".into()]).unwrap();
+        RunFolder::create(Some(&path), "train").unwrap().start(&settings, &["a".into()]).unwrap();
         assert!(!folder.best_path().exists());
-        assert_eq!(RunFolder::open(&path).unwrap().1, config);
+        assert_eq!(RunFolder::open(&path).unwrap().1, settings);
     }
 
     #[test]
@@ -342,13 +342,13 @@ mod tests {
         };
         // Of a distillation, stopped while teachers were asked.
         fs::write(folder.distillation_path(), "").unwrap();
-        assert!(RunFolder::require_free(Some(&path), false).unwrap_err().to_string().contains("--exist-ok"));
+        assert!(RunFolder::require_free(Some(&path), false).unwrap_err().to_string().contains("`exist_ok`"));
         for file in [folder.student_path(), folder.answers_path(Some(10)), folder.answers_path(None)] {
             fs::write(file, "").unwrap();
         }
         fs::write(path.join("teachers-mine.safetensors"), "").unwrap();
-        let config = Config::tutorial("photos".into(), "resnet18".into());
-        folder.start(&config, &["a".into()]).unwrap();
+        let settings = Settings::tutorial("photos".into(), "resnet18".into());
+        folder.start(&settings, &["a".into()]).unwrap();
         assert_eq!(names(), ["config.toml", "labels.txt", "teachers-mine.safetensors"]);
 
         let stage = folder.stage(Mode::Probe).unwrap();
@@ -377,8 +377,9 @@ mod tests {
             ("/nowhere/best.safetensors".into(), false),
         ] {
             let _ = fs::write(&weights, "old");
-            let config = Config { weights: Source::File(weights.clone()), ..Config::tutorial("a".into(), "b".into()) };
-            match folder.start(&config, &["a".into()]) {
+            let settings =
+                Settings { weights: Source::File(weights.clone()), ..Settings::tutorial("a".into(), "b".into()) };
+            match folder.start(&settings, &["a".into()]) {
                 Ok(()) => assert!(!kept, "{}", weights.display()),
                 Err(error) => assert!(kept && error.to_string().contains("would be replaced"), "{error}"),
             }
@@ -391,7 +392,7 @@ mod tests {
         let dir = tempfile::tempdir().unwrap();
         let folder = RunFolder::create(Some(dir.path()), "train").unwrap();
         folder.require_room(1).unwrap();
-        assert!(folder.require_room(u64::MAX).unwrap_err().to_string().contains("--output-dir"));
+        assert!(folder.require_room(u64::MAX).unwrap_err().to_string().contains("`output_dir`"));
     }
 
     #[test]

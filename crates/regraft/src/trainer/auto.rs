@@ -20,7 +20,7 @@ use crate::trainer::job::Job;
 use crate::trainer::learner::{Learner, Pace, Taken};
 use crate::trainer::probe::{self, Probed, score_name};
 use crate::trainer::supervised::{self, validate};
-use crate::{Config, Error, Keep, Mode, Model, Outcome, Provenance, Result, RunFolder, SIGNIFICANT};
+use crate::{Error, Keep, Mode, Model, Outcome, Provenance, Result, RunFolder, SIGNIFICANT, Settings};
 
 /// Share of the time that is planned for: machines are slower at times than when they were measured.
 const PLANNED: f64 = 0.9;
@@ -128,9 +128,9 @@ pub(crate) fn run(job: &Job, started: Instant) -> Result<Outcome> {
             (result, Probe { head: model.head_tensors()?, folder, scores: None })
         }
         None => {
-            let config = Config { mode: Mode::Probe, time: None, ..job.config.clone() };
-            folder.start(&config, &job.photos.dataset.classes)?;
-            let Probed { trained, head } = probe::run(&Job { config: &config, folder: &folder, ..*job })?;
+            let settings = Settings { mode: Mode::Probe, time: None, ..job.settings.clone() };
+            folder.start(&settings, &job.photos.dataset.classes)?;
+            let Probed { trained, head } = probe::run(&Job { settings: &settings, folder: &folder, ..*job })?;
             job.folder.adopt(&folder)?;
             let stages = vec![Stage::of(Mode::Probe, &trained)];
             let result = AutoResult { kept: Mode::Probe, stages, comparison: None, skipped: None };
@@ -144,15 +144,15 @@ pub(crate) fn run(job: &Job, started: Instant) -> Result<Outcome> {
 
 /// The stage after the probe, and the decision.
 fn fine_tune(job: &Job, mut result: AutoResult, probe: Probe, started: Instant) -> Result<Outcome> {
-    let Job { config, photos, context, .. } = *job;
+    let Job { settings, photos, context, .. } = *job;
     let folder = job.folder.stage(Mode::Finetune)?;
     let (plan, checkpoint) = if folder.checkpoint_path().exists() {
         let plan = RunFolder::open(folder.path())?.1;
         let checkpoint = Checkpoint::read(&folder.checkpoint_path())?;
-        checkpoint.require_same(&Job { config: &plan, ..*job })?;
+        checkpoint.require_same(&Job { settings: &plan, ..*job })?;
         (plan, Some(checkpoint))
     } else {
-        let left = config.time.map(|time| time - started.elapsed().as_secs_f64());
+        let left = settings.time.map(|time| time.0 - started.elapsed().as_secs_f64());
         match plan(job, &probe.head, left)? {
             Ok(plan) => (plan, None),
             Err(reason) => {
@@ -165,7 +165,7 @@ fn fine_tune(job: &Job, mut result: AutoResult, probe: Probe, started: Instant) 
     if checkpoint.is_none() {
         folder.start(&plan, &photos.dataset.classes)?;
     }
-    let tuned = match supervised::run(Job { config: &plan, folder: &folder, ..*job }, Some(&probe.head), checkpoint) {
+    let tuned = match supervised::run(Job { settings: &plan, folder: &folder, ..*job }, Some(&probe.head), checkpoint) {
         Ok(Outcome::Trained(tuned)) => tuned,
         Ok(Outcome::Interrupted(at)) => {
             return Ok(Outcome::Interrupted(Interrupted { folder: job.folder.clone(), ..at }));
@@ -191,7 +191,7 @@ fn fine_tune(job: &Job, mut result: AutoResult, probe: Probe, started: Instant) 
         score(stage, &model, &mut network, &dataset.val, store, None, context)?.per_image()
     };
     let of_probe = scores(probe.scores, &probe.folder, "comparing: the probe")?;
-    let pair = Pair::new(&of_probe, &scores(tuned.scores, &folder, "comparing: fine-tuned")?, config.seed);
+    let pair = Pair::new(&of_probe, &scores(tuned.scores, &folder, "comparing: fine-tuned")?, settings.seed);
     if pair.is_better() {
         job.folder.adopt(&folder)?;
         result.kept = Mode::Finetune;
@@ -203,48 +203,48 @@ fn fine_tune(job: &Job, mut result: AutoResult, probe: Probe, started: Instant) 
 
 /// The settings of fine-tuning that fits into what is `left` of the time (seconds; without limit if absent), or why there
 /// is none.
-fn plan(job: &Job, head: &StateDict, left: Option<f64>) -> Result<Result<Config, String>> {
-    let config = job.config;
-    let plan = Config { mode: Mode::Finetune, keep: Keep::Last, time: None, ..config.clone() };
+fn plan(job: &Job, head: &StateDict, left: Option<f64>) -> Result<Result<Settings, String>> {
+    let settings = job.settings;
+    let plan = Settings { mode: Mode::Finetune, keep: Keep::Last, time: None, ..settings.clone() };
     let Some(left) = left else { return Ok(Ok(plan)) };
-    let budget = config.time.unwrap_or_default();
+    let budget = settings.time.map_or(0.0, |time| time.0);
     if left <= 0.0 {
-        return Ok(Err(format!("No fine-tuning: the probe took the {} of --time.", duration(budget))));
+        return Ok(Err(format!("No fine-tuning: the probe took the {} of `time`.", duration(budget))));
     }
     let measuring = Instant::now();
-    let epoch = seconds_an_epoch(&Job { config: &plan, ..*job }, head)?;
+    let epoch = seconds_an_epoch(&Job { settings: &plan, ..*job }, head)?;
     let left = (left - measuring.elapsed().as_secs_f64()).max(0.0);
     let fits = (PLANNED * left / epoch) as usize;
-    if fits < MIN_EPOCHS.min(config.epochs) {
-        let needed = budget - left + epoch * config.epochs as f64 / PLANNED;
+    if fits < MIN_EPOCHS.min(settings.epochs) {
+        let needed = budget - left + epoch * settings.epochs as f64 / PLANNED;
         return Ok(Err(format!(
-            "No fine-tuning: an epoch takes about {}, and {} of --time are left. For {} epochs give --time {}.",
+            "No fine-tuning: an epoch takes about {}, and {} of `time` are left. For {} epochs give `time` {}.",
             duration(epoch),
             duration(left),
-            config.epochs,
+            settings.epochs,
             duration(needed.ceil())
         )));
     }
-    let epochs = config.epochs.min(fits);
+    let epochs = settings.epochs.min(fits);
     job.context
         .progress
         .note(&format!("An epoch of fine-tuning takes about {}: {epochs} are planned.", duration(epoch)));
-    Ok(Ok(Config { epochs, ..plan }))
+    Ok(Ok(Settings { epochs, ..plan }))
 }
 
 /// How long an epoch takes, validation included, measured on a few steps of a network of its own.
 fn seconds_an_epoch(job: &Job, head: &StateDict) -> Result<f64> {
-    let Job { config, photos, context, .. } = *job;
+    let Job { settings, photos, context, .. } = *job;
     let (grafted, state) = job.graft(Some(head))?;
     let mut learner = supervised::learner(job, &grafted, state, 0)?;
-    let mut train = Inputs::training(config, photos, learner.session.trunk(), context)?;
+    let mut train = Inputs::training(settings, photos, learner.session.trunk(), context)?;
     let num_steps = train.num_steps();
     let mut timing = Timing { began: Instant::now(), batches: 0, num_steps, job };
     learner.epoch(&mut train, 0, 0, &mut timing, context)?;
     context.progress.end();
     let timed = (timing.batches.max(2) - 1) as f64;
     let training = timing.began.elapsed().as_secs_f64() / timed * num_steps as f64;
-    let mut val = Inputs::validation(config, photos, learner.session.trunk(), context)?;
+    let mut val = Inputs::validation(settings, photos, learner.session.trunk(), context)?;
     let began = Instant::now();
     validate(&mut val, &mut learner, job.head_kind(), job.outputs(), context)?;
     Ok(training + began.elapsed().as_secs_f64())

@@ -9,7 +9,7 @@ use crate::trainer::inputs::Inputs;
 use crate::trainer::job::Job;
 use crate::trainer::learner::{Learner, Pace, Taken};
 use crate::trainer::supervised;
-use crate::{Config, Context, Error, Result};
+use crate::{Context, Error, Result, Settings};
 
 /// The rates of the first and the last step.
 const RATES: [f64; 2] = [1e-7, 10.0];
@@ -73,21 +73,21 @@ pub(crate) fn run(job: &Job) -> Result<FoundRate> {
 ///
 /// # Errors
 /// [`Error::Setting`] if not.
-pub(crate) fn require_steps(config: &Config) -> Result<()> {
-    if config.mode.probes() {
-        let text =
-            "--find-lr goes with --mode frozen or --mode finetune; the other modes take no steps of a given rate";
-        return Err(Error::Setting(text.into()));
+pub(crate) fn require_steps(settings: &Settings) -> Result<()> {
+    if settings.mode.probes() {
+        let allowed =
+            "to find a learning rate, it must be frozen or finetune; other modes take no steps of a given rate";
+        return Err(Error::Setting { field: "mode", value: settings.mode.to_string(), allowed: allowed.into() });
     }
     Ok(())
 }
 
 /// Takes the steps.
 fn sweep(job: &Job) -> Result<Vec<Point>> {
-    let Job { config, photos, context, .. } = *job;
+    let Job { settings, photos, context, .. } = *job;
     let (grafted, state) = job.graft(None)?;
     let mut learner = supervised::learner(job, &grafted, state, 0)?;
-    let mut train = Inputs::training(config, photos, learner.session.trunk(), context)?;
+    let mut train = Inputs::training(settings, photos, learner.session.trunk(), context)?;
     let mut sweep = Sweep { curve: Curve::default(), loss: 0.0, weight: 0.0, context };
     for epoch in 0.. {
         learner.epoch(&mut train, epoch, 0, &mut sweep, context)?;

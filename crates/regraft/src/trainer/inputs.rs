@@ -8,7 +8,7 @@ use regraft_engine::{Input, Labels, Session, Trunk};
 use crate::photos::features::{BATCH, images};
 use crate::photos::prepare::Photos;
 use crate::photos::targets::SampleTargets;
-use crate::{Config, Context, Result};
+use crate::{Context, Result, Settings};
 
 /// Most bytes of features cached for the images of one part.
 const MAX_CACHED_BYTES: usize = 512 << 20;
@@ -82,28 +82,28 @@ impl Inputs {
     ///
     /// # Errors
     /// Those of [`Loader::new`].
-    pub fn training(config: &Config, photos: &Photos, trunk: Option<Trunk>, context: &Context) -> Result<Self> {
+    pub fn training(settings: &Settings, photos: &Photos, trunk: Option<Trunk>, context: &Context) -> Result<Self> {
         let options = LoaderOptions {
-            batch_size: config.batch_size,
+            batch_size: settings.batch_size,
             shuffle: true,
-            augmentation: config.augmentation.clone(),
+            augmentation: settings.augmentation(),
             // More views than epochs are never seen.
-            views: config.views.map(|views| views.min(config.epochs)),
-            seed: config.seed,
+            views: settings.views.map(|views| views.min(settings.epochs)),
+            seed: settings.seed,
             ..LoaderOptions::default()
         };
         let samples = &photos.dataset.train;
-        Self::new(Part::Training, samples, photos.targets(samples), options, config, photos, trunk, context)
+        Self::new(Part::Training, samples, photos.targets(samples), options, settings, photos, trunk, context)
     }
 
     /// The validation images, as they are and in their order.
     ///
     /// # Errors
     /// Those of [`Loader::new`].
-    pub fn validation(config: &Config, photos: &Photos, trunk: Option<Trunk>, context: &Context) -> Result<Self> {
+    pub fn validation(settings: &Settings, photos: &Photos, trunk: Option<Trunk>, context: &Context) -> Result<Self> {
         let options = LoaderOptions { batch_size: BATCH, ..LoaderOptions::default() };
         let samples = &photos.dataset.val;
-        Self::new(Part::Validation, samples, photos.targets(samples), options, config, photos, trunk, context)
+        Self::new(Part::Validation, samples, photos.targets(samples), options, settings, photos, trunk, context)
     }
 
     #[allow(clippy::too_many_arguments)] // one call for each part
@@ -112,7 +112,7 @@ impl Inputs {
         samples: &[Sample],
         targets: SampleTargets,
         options: LoaderOptions,
-        config: &Config,
+        settings: &Settings,
         photos: &Photos,
         trunk: Option<Trunk>,
         context: &Context,
@@ -138,9 +138,9 @@ impl Inputs {
             }
         }
         let mix = options.augmentation.as_ref().and_then(|augmentation| augmentation.mix);
-        let mixing = mix.map(|mix| Mixing { mix, seed: config.seed, side: config.preprocessing.crop });
+        let mixing = mix.map(|mix| Mixing { mix, seed: settings.seed, side: settings.preprocessing.crop });
         let options = LoaderOptions { batch_size: step_size * steps_together, workers: context.threads, ..options };
-        let loader = Loader::new(samples.to_vec(), photos.store.clone(), config.preprocessing.clone(), options)?;
+        let loader = Loader::new(samples.to_vec(), photos.store.clone(), settings.preprocessing.clone(), options)?;
         Ok(Self { part, loader, step_size, steps_together, has_trunk: trunk.is_some(), cached, mixing, targets })
     }
 
@@ -353,7 +353,7 @@ mod tests {
     use crate::network::session::infer;
     use crate::photos::prepare;
     use crate::{Cancel, Error, Mode, Pretrained, Progress};
-    use regraft_data::{Augmentation, Preprocessing};
+    use regraft_data::Preprocessing;
     use regraft_engine::{Engine, Images, SessionOptions};
     use regraft_engine_cpu::CpuEngine;
     use regraft_graph::{Grafted, NodeId, Trainable};
@@ -379,7 +379,7 @@ mod tests {
     }
 
     /// Settings for a folder of 11 photos to train on, in steps of 3.
-    fn config(dir: &Path, side: u32) -> Config {
+    fn settings(dir: &Path, side: u32) -> Settings {
         for (part, class, photos) in [("train", "a", 6), ("train", "b", 5), ("val", "a", 1), ("val", "b", 1)] {
             let folder = dir.join(part).join(class);
             fs::create_dir_all(&folder).unwrap();
@@ -388,18 +388,18 @@ mod tests {
                 fs::write(folder.join(format!("{i}.pgm")), [&b"P5 40 40 255\n"[..], &pixels].concat()).unwrap();
             }
         }
-        Config {
+        Settings {
             mode: Mode::Frozen,
             batch_size: 3,
             preprocessing: Preprocessing { resize: side, crop: side, ..Preprocessing::default() },
-            ..Config::tutorial(dir.to_owned(), "resnet18".into())
+            ..Settings::tutorial(dir.to_owned(), "resnet18".into())
         }
     }
 
     /// A network whose layers from `layer` on learn, its images, and what it takes to use them.
     struct Setup {
         _dir: tempfile::TempDir,
-        config: Config,
+        settings: Settings,
         engine: CpuEngine,
         session: Box<dyn Session>,
         output: NodeId,
@@ -408,13 +408,13 @@ mod tests {
     impl Setup {
         fn new(layer: &str, side: u32) -> Self {
             let (dir, engine) = (tempfile::tempdir().unwrap(), CpuEngine::new(1).unwrap());
-            let config = config(dir.path(), side);
+            let settings = settings(dir.path(), side);
             let pretrained = Pretrained::load(&"resnet18".into(), &crate::Source::Random, side, 0).unwrap();
-            let (Grafted { graph, .. }, state) = config.graft(&pretrained, 2).unwrap();
+            let (Grafted { graph, .. }, state) = settings.graft(&pretrained, 2).unwrap();
             let trainable = Trainable::from_layer(&graph, layer).unwrap();
             let options = SessionOptions { trainable, ..SessionOptions::inference(&graph) };
             let session = engine.compile(&graph, &state, options).unwrap();
-            Self { _dir: dir, config, engine, session, output: graph.output() }
+            Self { _dir: dir, settings, engine, session, output: graph.output() }
         }
     }
 
@@ -446,14 +446,11 @@ mod tests {
 
     #[test]
     fn epoch_is_the_same_cached_or_not_and_from_any_step() {
-        let fixed = |config: &mut Config| config.augmentation = None;
-        let views = |config: &mut Config| config.views = Some(2);
-        let mixed = |config: &mut Config| {
-            let mix = Some(Mix { mixup_alpha: 0.5, cutmix_alpha: 1.0 });
-            config.augmentation = Some(Augmentation { mix, ..Augmentation::default() });
-        };
+        let fixed = |settings: &mut Settings| settings.no_augment = true;
+        let views = |settings: &mut Settings| settings.views = Some(2);
+        let mixed = |settings: &mut Settings| (settings.mixup_alpha, settings.cutmix_alpha) = (0.5, 1.0);
         /// The layer that learns first, what is other than the tutorial's, how many views are cached.
-        type Case = (&'static str, fn(&mut Config), usize);
+        type Case = (&'static str, fn(&mut Settings), usize);
         let cases: [Case; 8] = [
             ("fc", |_| (), 0),
             ("conv1", |_| (), 0),
@@ -466,19 +463,19 @@ mod tests {
         ];
         for (case, (layer, vary, cached)) in cases.into_iter().enumerate() {
             let mut setup = Setup::new(layer, 32);
-            vary(&mut setup.config);
-            let (config, session, output) = (&setup.config, setup.session.as_mut(), setup.output);
+            vary(&mut setup.settings);
+            let (settings, session, output) = (&setup.settings, setup.session.as_mut(), setup.output);
             let trunk = session.trunk();
             let listener = Listener::default();
             let context = Context { engine: &setup.engine, progress: &listener, cancel: &listener.stop, threads: 2 };
-            let photos = prepare::photos(config, prepare::open(config).unwrap(), &context).unwrap();
-            let mut inputs = Inputs::training(config, &photos, trunk, &context).unwrap();
+            let photos = prepare::photos(settings, prepare::open(settings).unwrap(), &context).unwrap();
+            let mut inputs = Inputs::training(settings, &photos, trunk, &context).unwrap();
             assert_eq!((inputs.num_steps(), inputs.num_samples()), (4, 11));
             assert_eq!(inputs.cached.len(), cached, "case {case}");
             for epoch in [0, 3, 4] {
                 let expected = steps(&mut inputs, epoch, 0, session, output, &context);
                 assert_eq!(expected.len(), 4);
-                let mut anew = Inputs::training(config, &photos, trunk, &context).unwrap();
+                let mut anew = Inputs::training(settings, &photos, trunk, &context).unwrap();
                 anew.cached.clear();
                 for first in 0..=4 {
                     for inputs in [&mut inputs, &mut anew] {
@@ -499,10 +496,10 @@ mod tests {
         let mix = Mix { mixup_alpha: 0.5, cutmix_alpha: 1.0 };
         let listener = Listener::default();
         let context = Context { engine: &setup.engine, progress: &listener, cancel: &listener.stop, threads: 1 };
-        let photos = prepare::photos(&setup.config, prepare::open(&setup.config).unwrap(), &context).unwrap();
-        let mut plain = Inputs::training(&setup.config, &photos, None, &context).unwrap();
-        setup.config.augmentation = Some(Augmentation { mix: Some(mix), ..Augmentation::default() });
-        let mut mixed = Inputs::training(&setup.config, &photos, None, &context).unwrap();
+        let photos = prepare::photos(&setup.settings, prepare::open(&setup.settings).unwrap(), &context).unwrap();
+        let mut plain = Inputs::training(&setup.settings, &photos, None, &context).unwrap();
+        (setup.settings.mixup_alpha, setup.settings.cutmix_alpha) = (mix.mixup_alpha, mix.cutmix_alpha);
+        let mut mixed = Inputs::training(&setup.settings, &photos, None, &context).unwrap();
         let session = setup.session.as_mut();
         let mut before = Vec::new();
         let mut steps = plain.epoch(2, 0, session, &context).unwrap();
@@ -527,11 +524,11 @@ mod tests {
     #[test]
     fn cancelling_while_features_are_cached_forgets_them() {
         let mut setup = Setup::new("fc", 32);
-        setup.config.augmentation = None;
+        setup.settings.no_augment = true;
         let listener = Listener { stop_at: "training features", ..Listener::default() };
         let context = Context { engine: &setup.engine, progress: &listener, cancel: &listener.stop, threads: 1 };
-        let photos = prepare::photos(&setup.config, prepare::open(&setup.config).unwrap(), &context).unwrap();
-        let mut inputs = Inputs::training(&setup.config, &photos, setup.session.trunk(), &context).unwrap();
+        let photos = prepare::photos(&setup.settings, prepare::open(&setup.settings).unwrap(), &context).unwrap();
+        let mut inputs = Inputs::training(&setup.settings, &photos, setup.session.trunk(), &context).unwrap();
         let error = inputs.epoch(0, 0, setup.session.as_mut(), &context).err().unwrap();
         assert!(matches!(error, Error::Interrupted), "{error:?}");
         assert_eq!(inputs.cached, [false]);
@@ -541,13 +538,13 @@ mod tests {
     fn features_that_take_too_much_memory_are_not_cached() {
         // 64 channels of 512x512 pixels for each of 11 photos.
         let mut setup = Setup::new("bn1", 1024);
-        setup.config.augmentation = None;
+        setup.settings.no_augment = true;
         let listener = Listener::default();
         let context = Context { engine: &setup.engine, progress: &listener, cancel: &listener.stop, threads: 1 };
-        let photos = prepare::photos(&setup.config, prepare::open(&setup.config).unwrap(), &context).unwrap();
-        let inputs = Inputs::training(&setup.config, &photos, setup.session.trunk(), &context).unwrap();
+        let photos = prepare::photos(&setup.settings, prepare::open(&setup.settings).unwrap(), &context).unwrap();
+        let inputs = Inputs::training(&setup.settings, &photos, setup.session.trunk(), &context).unwrap();
         assert!(inputs.cached.is_empty());
-        let views = Config { views: Some(9), augmentation: Some(Augmentation::default()), ..setup.config.clone() };
+        let views = Settings { views: Some(9), no_augment: false, ..setup.settings.clone() };
         assert!(Inputs::training(&views, &photos, setup.session.trunk(), &context).unwrap().cached.is_empty());
         let told = listener.told.lock().unwrap();
         assert!(told.last().unwrap().contains("photos in 9 views take 6336 MiB"), "{told:?}");

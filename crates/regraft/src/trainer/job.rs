@@ -5,13 +5,13 @@ use regraft_learn::linear::HeadKind;
 
 use crate::photos::prepare::Photos;
 use crate::trainer::probe;
-use crate::{Config, Context, InitHead, Pretrained, Provenance, Result, RunFolder};
+use crate::{Context, InitHead, Pretrained, Provenance, Result, RunFolder, Settings};
 use regraft_graph::Grafted;
 
 /// A run's settings, network and images, the folder it writes into, and what it works with.
 #[derive(Clone, Copy)]
 pub(crate) struct Job<'a> {
-    pub config: &'a Config,
+    pub settings: &'a Settings,
     pub pretrained: &'a Pretrained,
     pub photos: &'a Photos,
     pub folder: &'a RunFolder,
@@ -21,7 +21,7 @@ pub(crate) struct Job<'a> {
 impl Job<'_> {
     /// What the network's outputs mean.
     pub fn head_kind(&self) -> HeadKind {
-        self.photos.head_kind(self.config)
+        self.photos.head_kind(self.settings)
     }
 
     /// Outputs of the network: classes or labels, 1 for a number.
@@ -31,7 +31,7 @@ impl Job<'_> {
 
     /// What is known of a model before it is trained.
     pub fn provenance(&self) -> Provenance {
-        Provenance::of(self.config, self.pretrained, self.photos)
+        Provenance::of(self.settings, self.pretrained, self.photos)
     }
 
     /// The network with its new head, and the tensors that it starts from. `head` is what the head starts from, if a probe
@@ -40,8 +40,8 @@ impl Job<'_> {
     /// # Errors
     /// Those of grafting, and of the probe.
     pub fn graft(&self, head: Option<&StateDict>) -> Result<(Grafted, StateDict)> {
-        let (grafted, mut state) = self.config.graft(self.pretrained, self.outputs())?;
-        match (self.config.init_head, head) {
+        let (grafted, mut state) = self.settings.graft(self.pretrained, self.outputs())?;
+        match (self.settings.init_head, head) {
             (InitHead::Random, _) => {}
             (InitHead::Probe, Some(head)) => state.extend(head.clone()),
             (InitHead::Probe, None) => probe::initialise(self, &grafted, &mut state)?,

@@ -3,38 +3,9 @@
 use regraft_engine::BatchNormMode;
 use regraft_graph::{Grafted, NodeId, Op, Trainable};
 
-use crate::{BatchNorm, Config, Error, InitHead, Pretrained, Progress, Result};
+use crate::{BatchNorm, Error, InitHead, Pretrained, Progress, Result, Settings};
 
-impl Config {
-    /// Checks the settings of layers' learning rates.
-    ///
-    /// # Errors
-    /// [`Error::Setting`].
-    pub(crate) fn validate_learning(&self) -> Result<()> {
-        let wrong = |text: String| Err(Error::Setting(text));
-        let of_backbone = [
-            ("--freeze-until", self.freeze_until.is_some()),
-            ("--backbone-lr", self.backbone_lr.is_some()),
-            ("--lr-layer-decay", self.lr_layer_decay.is_some()),
-            ("--unfreeze-every", self.unfreeze_every.is_some()),
-        ];
-        if let Some((flag, _)) = of_backbone.iter().find(|(_, given)| *given && !self.mode.fine_tunes()) {
-            return wrong(format!("{flag} goes with --mode finetune, not with {}", self.mode));
-        }
-        if self.backbone_lr.is_some_and(|lr| !(lr.is_finite() && lr > 0.0)) {
-            return wrong(
-                "--backbone-lr must be a positive number; to keep the backbone as it is, --mode frozen".into(),
-            );
-        }
-        if self.lr_layer_decay.is_some_and(|decay| !(decay > 0.0 && decay <= 1.0)) {
-            return wrong("--lr-layer-decay must be above 0 and at most 1".into());
-        }
-        if self.unfreeze_every == Some(0) {
-            return wrong("--unfreeze-every is 0; it must be at least 1 epoch".into());
-        }
-        Ok(())
-    }
-
+impl Settings {
     /// The layers that learn in an epoch (from 0), each with its factor of the learning rate.
     ///
     /// The head, being new, has the factor 1. The [stages](regraft_graph::Graph::stages) of the backbone have
@@ -94,17 +65,17 @@ impl Config {
         if !folded(backbone) {
             let any = backbone.graph.nodes().iter().any(|node| matches!(node.op, Op::BatchNorm2d(_)));
             if any && self.bn.is_none() && self.starts_from_probe() {
-                progress.note("the head starts from a probe, which knows the batch norms as they are: --bn frozen");
+                progress.note("The head starts from a probe, which was fitted with the running statistics: batch norms are frozen.");
             }
             return;
         }
         match self.bn {
             None => {
-                progress.note("the batch norms of these weights are folded into the convolutions: --bn frozen");
+                progress.note("The batch norms of these weights are folded into the convolutions: batch norms are frozen.");
             }
             Some(BatchNorm::Train) => progress.warn(
-                "the batch norms of these weights are folded; with --bn train they will normalise again, and the network \
-                 starts broken: use --bn frozen",
+                "the batch norms of these weights are folded; with `bn` train they normalise again, and the network starts \
+                 broken: use `bn` frozen",
             ),
             Some(BatchNorm::Frozen) => {}
         }
@@ -120,11 +91,15 @@ impl Config {
         let first = graph.first_node_of(layer)?;
         let skipped = graph.parameters().into_iter().find(|spec| (*head..first).contains(&spec.node));
         match skipped {
-            Some(spec) => Err(Error::Setting(format!(
-                "--freeze-until {layer} would freeze {} of the new head, which has learned nothing yet; give a layer of \
-                 the backbone, or --mode frozen",
-                graph.nodes()[spec.node].name
-            ))),
+            Some(spec) => Err(Error::Setting {
+                field: "freeze_until",
+                value: layer.clone(),
+                allowed: format!(
+                    "it would freeze {} of the new head, which has learned nothing yet; give a layer of the backbone, or \
+                     `mode` frozen",
+                    graph.nodes()[spec.node].name
+                ),
+            }),
             None => Ok(first),
         }
     }
@@ -140,42 +115,42 @@ mod tests {
     use super::*;
     use crate::Mode;
 
-    fn grafted(config: &Config) -> Grafted {
-        let backbone = Pretrained::load(&config.backbone, &crate::Source::Random, 224, 0).unwrap();
-        config.graft(&backbone, 3).unwrap().0
+    fn grafted(settings: &Settings) -> Grafted {
+        let backbone = Pretrained::load(&settings.backbone, &crate::Source::Random, 224, 0).unwrap();
+        settings.graft(&backbone, 3).unwrap().0
     }
 
-    fn config(change: impl FnOnce(&mut Config)) -> Config {
-        let mut config = Config::tutorial("photos".into(), "resnet18".into());
-        change(&mut config);
-        config
+    fn settings(change: impl FnOnce(&mut Settings)) -> Settings {
+        let mut settings = Settings::tutorial("photos".into(), "resnet18".into());
+        change(&mut settings);
+        settings
     }
 
     /// The rates of some layers of a ResNet-18 in an epoch.
-    fn rates(config: &Config, epoch: usize) -> [f64; 5] {
-        let grafted = grafted(config);
-        let trainable = config.trainable(&grafted, epoch).unwrap();
+    fn rates(settings: &Settings, epoch: usize) -> [f64; 5] {
+        let grafted = grafted(settings);
+        let trainable = settings.trainable(&grafted, epoch).unwrap();
         ["conv1", "bn1", "layer3.1.conv2", "layer4", "fc"]
             .map(|layer| trainable.rate(grafted.graph.first_node_of(layer).unwrap()))
     }
 
     #[test]
     fn trainable_rates_fall_from_the_head_downwards() {
-        assert_eq!(rates(&config(|_| ()), 0), [1.0; 5]);
-        assert_eq!(rates(&config(|c| c.mode = Mode::Frozen), 0), [0.0, 0.0, 0.0, 0.0, 1.0]);
-        assert_eq!(rates(&config(|c| c.backbone_lr = Some(0.0005)), 0), [0.5, 0.5, 0.5, 0.5, 1.0]);
-        let decay = config(|c| c.lr_layer_decay = Some(0.5));
+        assert_eq!(rates(&settings(|_| ()), 0), [1.0; 5]);
+        assert_eq!(rates(&settings(|c| c.mode = Mode::Frozen), 0), [0.0, 0.0, 0.0, 0.0, 1.0]);
+        assert_eq!(rates(&settings(|c| c.backbone_lr = Some(0.0005)), 0), [0.5, 0.5, 0.5, 0.5, 1.0]);
+        let decay = settings(|c| c.lr_layer_decay = Some(0.5));
         assert_eq!(rates(&decay, 0), [0.5f64.powi(5), 0.5f64.powi(5), 0.25, 0.5, 1.0]);
-        let both = config(|c| (c.lr_layer_decay, c.backbone_lr) = (Some(0.5), Some(0.0005)));
+        let both = settings(|c| (c.lr_layer_decay, c.backbone_lr) = (Some(0.5), Some(0.0005)));
         assert_eq!(rates(&both, 0), [0.5f64.powi(5), 0.5f64.powi(5), 0.25, 0.5, 1.0]);
-        let from = config(|c| (c.lr_layer_decay, c.freeze_until) = (Some(0.5), Some("layer4".into())));
+        let from = settings(|c| (c.lr_layer_decay, c.freeze_until) = (Some(0.5), Some("layer4".into())));
         assert_eq!(rates(&from, 0), [0.0, 0.0, 0.0, 0.5, 1.0]);
     }
 
     #[test]
     fn trainable_stages_join_from_the_head_downwards() {
-        let learning = |config: &Config, epoch| rates(config, epoch).map(|rate| rate > 0.0);
-        let gradual = config(|c| c.unfreeze_every = Some(2));
+        let learning = |settings: &Settings, epoch| rates(settings, epoch).map(|rate| rate > 0.0);
+        let gradual = settings(|c| c.unfreeze_every = Some(2));
         for epoch in [0, 1] {
             assert_eq!(learning(&gradual, epoch), [false, false, false, false, true]);
         }
@@ -184,14 +159,14 @@ mod tests {
         assert_eq!(learning(&gradual, 9), [false, false, true, true, true]);
         assert_eq!(learning(&gradual, 10), [true; 5]);
         assert_eq!(learning(&gradual, 1000), [true; 5]);
-        let until = config(|c| (c.unfreeze_every, c.freeze_until) = (Some(1), Some("layer4".into())));
+        let until = settings(|c| (c.unfreeze_every, c.freeze_until) = (Some(1), Some("layer4".into())));
         assert_eq!(learning(&until, 100), [false, false, false, true, true]);
     }
 
     #[test]
     fn batch_norm_mode_is_frozen_after_a_probe() {
         let backbone = Pretrained::load(&"resnet18".into(), &crate::Source::Random, 64, 0).unwrap();
-        let mode = |change: fn(&mut Config)| config(change).batch_norm_mode(&backbone);
+        let mode = |change: fn(&mut Settings)| settings(change).batch_norm_mode(&backbone);
         assert_eq!(mode(|_| ()), BatchNormMode::Train);
         assert_eq!(mode(|c| c.init_head = InitHead::Probe), BatchNormMode::Frozen);
         assert_eq!(mode(|c| (c.init_head, c.bn) = (InitHead::Probe, Some(BatchNorm::Train))), BatchNormMode::Train);
@@ -199,13 +174,13 @@ mod tests {
 
     #[test]
     fn trainable_never_freezes_the_new_head() {
-        let conv = config(|c| c.head = "conv:8,fc:4".parse().unwrap());
+        let conv = settings(|c| c.head = "conv:8,fc:4".parse().unwrap());
         let grafted = grafted(&conv);
         let trainable = conv.trainable(&grafted, 0).unwrap();
         for (node, layer) in grafted.graph.nodes().iter().enumerate() {
             assert_eq!(trainable.is_new(node), layer.name.starts_with("fc."), "{}", layer.name);
         }
-        let within = Config { freeze_until: Some("fc.5".into()), ..conv };
+        let within = Settings { freeze_until: Some("fc.5".into()), ..conv };
         let message = within.trainable(&grafted, 0).unwrap_err().to_string();
         assert!(message.contains("would freeze fc.0 of the new head"), "{message}");
     }

@@ -3,7 +3,7 @@
 use regraft_data::Dataset;
 use regraft_engine::Targets;
 
-use crate::Config;
+use crate::Settings;
 use crate::trainer::inputs::Step;
 
 /// The settings of a loss that are the same for every batch.
@@ -15,8 +15,8 @@ pub(crate) struct Loss {
 
 impl Loss {
     /// Of a run's settings, for its training samples.
-    pub fn new(config: &Config, dataset: &Dataset) -> Self {
-        Self { label_smoothing: config.label_smoothing, class_weights: config.loss_weights(dataset) }
+    pub fn new(settings: &Settings, dataset: &Dataset) -> Self {
+        Self { label_smoothing: settings.label_smoothing, class_weights: settings.loss_weights(dataset) }
     }
 
     /// What a batch should have given.

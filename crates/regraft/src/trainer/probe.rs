@@ -33,9 +33,9 @@ pub(crate) struct Probed {
 /// Any of [`crate::Error`].
 pub(crate) fn run(job: &Job) -> Result<Probed> {
     let started = Instant::now();
-    let Job { config, photos, folder, context, .. } = *job;
+    let Job { settings, photos, folder, context, .. } = *job;
     let dataset = &photos.dataset;
-    let (Grafted { graph, classifier, .. }, mut state) = config.graft(job.pretrained, job.outputs())?;
+    let (Grafted { graph, classifier, .. }, mut state) = settings.graft(job.pretrained, job.outputs())?;
     let parameters: u64 = graph.parameters().iter().map(|spec| spec.len() as u64).sum();
     folder.require_room(4 * parameters + (1 << 20))?;
     let (trunk, top) = feature_extractor(&graph, classifier)?.expect("nothing goes past a new head");
@@ -62,7 +62,7 @@ pub(crate) fn run(job: &Job) -> Result<Probed> {
         graph,
         state,
         classes: dataset.classes.clone(),
-        preprocessing: config.preprocessing.clone(),
+        preprocessing: settings.preprocessing.clone(),
         head: kind,
         scale: photos.scale,
         provenance: Provenance { epoch: 1, val_score: Some(on_val.score()), ..job.provenance() },
@@ -97,7 +97,7 @@ pub(crate) fn run(job: &Job) -> Result<Probed> {
 }
 
 fn extract(job: &Job, stage: &str, samples: &[Sample], network: &mut Network) -> Result<Features> {
-    Features::extract(stage, samples, network, &job.photos.store, &job.config.preprocessing, job.context)
+    Features::extract(stage, samples, network, &job.photos.store, &job.settings.preprocessing, job.context)
 }
 
 /// Gives the last layer of a network the weights that a probe of it finds, for fine-tuning to start from: linear probing,
@@ -126,21 +126,21 @@ fn tensors(linear: LinearHead, graph: &Graph, layer: NodeId) -> StateDict {
 
 /// Fits the head to the training photos with the given `C`, or chooses it by cross-validation.
 fn fit_head(job: &Job, train: &Features) -> Result<LinearHead> {
-    let Job { config, photos, context, .. } = *job;
+    let Job { settings, photos, context, .. } = *job;
     let targets = photos.targets(&photos.dataset.train);
     let classes = targets.classes();
     let samples = targets.with_features(&train.values, train.dim, &classes)?;
-    if config.head == Head::Mean {
+    if settings.head == Head::Mean {
         return Ok(class_means(samples)?);
     }
-    let class_weight = match &config.class_weights {
+    let class_weight = match &settings.class_weights {
         ClassWeights::Uniform => ClassWeight::Uniform,
         ClassWeights::Balanced => ClassWeight::Balanced,
         ClassWeights::Given(weights) => ClassWeight::Given(weights.iter().map(|&w| f64::from(w)).collect()),
     };
-    let options = FitOptions { class_weight, ..FitOptions::new(photos.head_kind(config)) };
+    let options = FitOptions { class_weight, ..FitOptions::new(photos.head_kind(settings)) };
     let progress = context.progress;
-    if let Some(c) = config.c {
+    if let Some(c) = settings.c {
         let control = Control { progress: &|_| (), cancel: context.cancel.flag() };
         return Ok(fit(samples, c, &options, control)?.head);
     }
@@ -149,7 +149,7 @@ fn fit_head(job: &Job, train: &Features) -> Result<LinearHead> {
         let control = Control { progress: &|_| (), cancel: context.cancel.flag() };
         return Ok(fit(samples, 1.0, &options, control)?.head);
     }
-    let cv = CvOptions::new(config.seed);
+    let cv = CvOptions::new(settings.seed);
     progress.begin("cross-validating C", "fits", (cv.cs.len() * cv.folds) as u64);
     let on_fold = |fold: Progress| {
         if let Progress::Fold { done, .. } = fold {

@@ -2,7 +2,7 @@
 
 use regraft_learn::schedule::Schedule;
 
-use crate::Config;
+use crate::Settings;
 
 /// How gradient descent goes, whatever the targets are.
 #[derive(Clone, Debug)]
@@ -24,15 +24,15 @@ pub(crate) struct Recipe {
 
 impl Recipe {
     /// Of a run's settings.
-    pub fn new(config: &Config) -> Self {
+    pub fn new(settings: &Settings) -> Self {
         Self {
-            epochs: config.epochs,
-            patience: config.patience,
-            lr: config.lr,
-            schedule: config.schedule,
-            accumulate: config.accumulate,
-            max_grad_norm: config.clip_grad_norm,
-            ema: config.ema,
+            epochs: settings.epochs,
+            patience: settings.patience,
+            lr: settings.lr,
+            schedule: settings.schedule(),
+            accumulate: settings.accumulate,
+            max_grad_norm: settings.clip_grad_norm,
+            ema: settings.ema,
             save_every: None,
         }
     }

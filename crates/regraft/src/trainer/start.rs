@@ -11,13 +11,13 @@ use crate::trainer::job::Job;
 use crate::trainer::recipe::Recipe;
 use crate::trainer::{auto, distill, find_lr, probe, supervised};
 use crate::{
-    Backbone, Config, Context, Error, FoundRate, Hub, InitHead, Mode, Outcome, Published, Result, RunFolder, Source,
+    Backbone, Context, Error, FoundRate, Hub, InitHead, Mode, Outcome, Published, Result, RunFolder, Settings, Source,
 };
 
 /// A run whose settings have been checked against its folder of images and its network, before any weights are loaded.
 #[derive(Debug)]
 pub struct PreparedRun {
-    config: Config,
+    settings: Settings,
     opened: Opened,
     output_dir: Option<PathBuf>,
 }
@@ -28,16 +28,16 @@ impl PreparedRun {
     ///
     /// # Errors
     /// Any of [`Error`].
-    pub fn check(config: Config, output_dir: Option<&Path>, replace: bool, context: &Context) -> Result<Self> {
-        config.validate()?;
+    pub fn check(settings: Settings, output_dir: Option<&Path>, replace: bool, context: &Context) -> Result<Self> {
+        settings.validate()?;
         RunFolder::require_free(output_dir, replace)?;
-        context.engine.supports(config.precision)?;
-        let graph = config.backbone.graph(Some(config.preprocessing.crop))?;
-        let opened = prepare::open(&config)?;
+        context.engine.supports(settings.precision)?;
+        let graph = settings.backbone.graph(Some(settings.preprocessing.crop))?;
+        let opened = prepare::open(&settings)?;
         let classes = opened.dataset.classes.len();
-        config.trainable(&config.graft_on(&graph, classes)?, 0)?;
-        config.validate_for(&opened.dataset)?;
-        Ok(Self { config, opened, output_dir: output_dir.map(Path::to_owned) })
+        settings.trainable(&settings.graft_on(&graph, classes)?, 0)?;
+        settings.validate_for(&opened.dataset)?;
+        Ok(Self { settings, opened, output_dir: output_dir.map(Path::to_owned) })
     }
 
     /// Checks that the run takes steps of a given rate, as [`find_lr`](Self::find_lr) needs.
@@ -45,12 +45,12 @@ impl PreparedRun {
     /// # Errors
     /// [`Error::Setting`] if not.
     pub fn require_steps(&self) -> Result<()> {
-        find_lr::require_steps(&self.config)
+        find_lr::require_steps(&self.settings)
     }
 
     /// The same with what the backbone starts from.
     pub fn with_weights(mut self, weights: Source, published: Option<Published>) -> Self {
-        (self.config.weights, self.config.published) = (weights, published);
+        (self.settings.weights, self.settings.published) = (weights, published);
         self
     }
 
@@ -61,18 +61,18 @@ impl PreparedRun {
     /// Any of [`Error`].
     pub fn train(self, context: &Context) -> Result<Outcome> {
         let started = Instant::now();
-        let Self { config, opened, output_dir } = self;
-        let (photos, pretrained) = prepare::load(&config, opened, context)?;
-        if config.weights.is_random() && config.backbone.zoo_name().is_some() {
+        let Self { settings, opened, output_dir } = self;
+        let (photos, pretrained) = prepare::load(&settings, opened, context)?;
+        if settings.weights.is_random() && settings.backbone.zoo_name().is_some() {
             context.progress.warn(&format!(
                 "{} starts from random weights, which have learned nothing yet and give a poor classifier",
-                config.backbone
+                settings.backbone
             ));
         }
         let folder = RunFolder::create(output_dir.as_deref(), "train")?;
-        folder.start(&config.resolved()?, &photos.dataset.classes)?;
+        folder.start(&settings.resolved()?, &photos.dataset.classes)?;
         context.progress.run_folder(folder.path());
-        let job = Job { config: &config, pretrained: &pretrained, photos: &photos, folder: &folder, context };
+        let job = Job { settings: &settings, pretrained: &pretrained, photos: &photos, folder: &folder, context };
         run(&job, None, started)
     }
 
@@ -83,11 +83,11 @@ impl PreparedRun {
     /// # Errors
     /// Any of [`Error`]; [`Error::Setting`] for a probe, which takes no steps.
     pub fn find_lr(self, context: &Context) -> Result<FoundRate> {
-        let Self { config, opened, output_dir } = self;
-        find_lr::require_steps(&config)?;
+        let Self { settings, opened, output_dir } = self;
+        find_lr::require_steps(&settings)?;
         let folder = RunFolder::create(output_dir.as_deref(), "find-lr")?;
-        let (photos, pretrained) = prepare::load(&config, opened, context)?;
-        find_lr::run(&Job { config: &config, pretrained: &pretrained, photos: &photos, folder: &folder, context })
+        let (photos, pretrained) = prepare::load(&settings, opened, context)?;
+        find_lr::run(&Job { settings: &settings, pretrained: &pretrained, photos: &photos, folder: &folder, context })
     }
 }
 
@@ -101,12 +101,12 @@ pub fn resume(run: &Path, hub: &Hub, context: &Context) -> Result<Outcome> {
         return distill::resume(run, context);
     }
     let started = Instant::now();
-    let (folder, config) = RunFolder::open(run)?;
-    config.validate()?;
-    let checkpoint = open_checkpoint(&folder, &config)?;
-    weights::restore(&config, hub, context)?;
-    let (photos, pretrained) = prepare::load(&config, prepare::open(&config)?, context)?;
-    let job = Job { config: &config, pretrained: &pretrained, photos: &photos, folder: &folder, context };
+    let (folder, settings) = RunFolder::open(run)?;
+    settings.validate()?;
+    let checkpoint = open_checkpoint(&folder, &settings)?;
+    weights::restore(&settings, hub, context)?;
+    let (photos, pretrained) = prepare::load(&settings, prepare::open(&settings)?, context)?;
+    let job = Job { settings: &settings, pretrained: &pretrained, photos: &photos, folder: &folder, context };
     if let Some(checkpoint) = &checkpoint {
         checkpoint.require_same(&job)?;
     }
@@ -118,33 +118,33 @@ pub fn resume(run: &Path, hub: &Hub, context: &Context) -> Result<Outcome> {
 ///
 /// # Errors
 /// [`Error::File`] if the run is complete; those of reading it.
-fn open_checkpoint(folder: &RunFolder, config: &Config) -> Result<Option<Checkpoint>> {
+fn open_checkpoint(folder: &RunFolder, settings: &Settings) -> Result<Option<Checkpoint>> {
     let complete = |reason: String| Err(Error::File { path: folder.path().to_owned(), reason });
     let (model, checkpoint) = (folder.best_path(), folder.checkpoint_path());
-    match config.mode {
+    match settings.mode {
         Mode::Auto if folder.read_auto()?.is_some_and(|result| result.is_complete()) => {
             return complete(format!("is complete; its model is {}", model.display()));
         }
         Mode::Probe if model.exists() => return complete(format!("is complete; its model is {}", model.display())),
         Mode::Auto | Mode::Probe => return Ok(None),
         // The probe that the head starts from takes seconds and starts again.
-        Mode::Frozen | Mode::Finetune if config.init_head == InitHead::Probe && !checkpoint.exists() => {
+        Mode::Frozen | Mode::Finetune if settings.init_head == InitHead::Probe && !checkpoint.exists() => {
             return Ok(None);
         }
         Mode::Frozen | Mode::Finetune => {}
     }
     let read = Checkpoint::read(&checkpoint)?;
-    let (done, epochs) = (read.position.epoch, config.epochs);
-    if !read.position.is_complete(&Recipe::new(config)) {
+    let (done, epochs) = (read.position.epoch, settings.epochs);
+    if !read.position.is_complete(&Recipe::new(settings)) {
         return Ok(Some(read));
     }
-    let stopped = if done < epochs { ", and then --patience ended it" } else { "" };
+    let stopped = if done < epochs { ", and then `patience` ended it" } else { "" };
     complete(format!("is complete: {done} of {epochs} epochs are done{stopped}; its best model is {}", model.display()))
 }
 
 /// Runs a job by its mode. `started` is when the run's time began.
 fn run(job: &Job, checkpoint: Option<Checkpoint>, started: Instant) -> Result<Outcome> {
-    let result = match job.config.mode {
+    let result = match job.settings.mode {
         Mode::Auto => auto::run(job, started),
         Mode::Probe => probe::run(job).map(|probed| Outcome::Trained(probed.trained)),
         Mode::Frozen | Mode::Finetune => supervised::run(*job, None, checkpoint),
@@ -158,7 +158,7 @@ fn run(job: &Job, checkpoint: Option<Checkpoint>, started: Instant) -> Result<Ou
     }
 }
 
-impl Config {
+impl Settings {
     /// The same settings with paths that hold wherever the run is resumed from.
     fn resolved(&self) -> Result<Self> {
         let whole = |path: &Path| {

@@ -25,16 +25,16 @@ use crate::{Context, Keep, Model, Outcome, Provenance, Result};
 pub(crate) fn run(job: Job, head: Option<&StateDict>, checkpoint: Option<Checkpoint>) -> Result<Outcome> {
     let (grafted, state) = match &checkpoint {
         // All that the head starts from is in the checkpoint.
-        Some(_) => job.config.graft(job.pretrained, job.outputs())?,
+        Some(_) => job.settings.graft(job.pretrained, job.outputs())?,
         None => job.graft(head)?,
     };
     require_room(&job, &grafted)?;
     let epoch = checkpoint.as_ref().map_or(0, |checkpoint| checkpoint.position.epoch);
     let learner = learner(&job, &grafted, state, epoch)?;
-    let train = Inputs::training(job.config, job.photos, learner.session.trunk(), job.context)?;
+    let train = Inputs::training(job.settings, job.photos, learner.session.trunk(), job.context)?;
     let objective = Supervised::new(job, grafted, &learner)?;
     let position = Position::start(job.photos.sha256.clone(), job.pretrained.weights_sha256.clone());
-    let recipe = Recipe::new(job.config);
+    let recipe = Recipe::new(job.settings);
     let mut run = Run::new(job.context, job.folder, recipe, learner, train, objective, position);
     match checkpoint {
         Some(checkpoint) => run.restore(checkpoint)?,
@@ -46,10 +46,10 @@ pub(crate) fn run(job: Job, head: Option<&StateDict>, checkpoint: Option<Checkpo
 /// Checks that the disk has room for the model and the checkpoint (weights, the optimiser's tensors, the average), each
 /// beside its predecessor.
 fn require_room(job: &Job, grafted: &Grafted) -> Result<()> {
-    let config = job.config;
+    let settings = job.settings;
     let parameters: u64 = grafted.graph.parameters().iter().map(|spec| spec.len() as u64).sum();
-    let slots = 1 + config.optimizer.slots().len() as u64 + u64::from(config.ema.is_some());
-    let last = config.trainable(grafted, config.epochs)?;
+    let slots = 1 + settings.update_rule().slots().len() as u64 + u64::from(settings.ema.is_some());
+    let last = settings.trainable(grafted, settings.epochs)?;
     let learning = grafted.graph.parameters().into_iter().filter(|spec| last.contains(spec.node));
     let learning: usize = learning.map(|spec| spec.len()).sum();
     job.folder.require_room(4 * 2 * (parameters + slots * learning as u64) + (1 << 20))
@@ -60,7 +60,7 @@ fn require_room(job: &Job, grafted: &Grafted) -> Result<()> {
 /// # Errors
 /// Those of compiling it.
 pub(crate) fn learner(job: &Job, grafted: &Grafted, state: StateDict, epoch: usize) -> Result<Learner> {
-    compile(job, grafted, state, job.config.trainable(grafted, epoch)?, job.config.batch_norm_mode(job.pretrained))
+    compile(job, grafted, state, job.settings.trainable(grafted, epoch)?, job.settings.batch_norm_mode(job.pretrained))
 }
 
 fn compile(
@@ -70,19 +70,19 @@ fn compile(
     trainable: Trainable,
     batch_norm: BatchNormMode,
 ) -> Result<Learner> {
-    let config = job.config;
+    let settings = job.settings;
     let options = SessionOptions {
         trainable,
         batch_norm,
-        update: config.optimizer,
-        seed: config.seed,
-        precision: config.precision,
+        update: settings.update_rule(),
+        seed: settings.seed,
+        precision: settings.precision,
         // What is measured and shipped is the network as others will run it.
         infer_precision: Precision::F32,
         outputs: Outputs::Final,
     };
-    let loss = Loss::new(config, &job.photos.dataset);
-    Learner::new(job.context.engine, grafted.graph.clone(), state, options, Recipe::new(config), loss)
+    let loss = Loss::new(settings, &job.photos.dataset);
+    Learner::new(job.context.engine, grafted.graph.clone(), state, options, Recipe::new(settings), loss)
 }
 
 /// The objective of a run on labelled images.
@@ -97,20 +97,20 @@ struct Supervised<'a> {
 
 impl<'a> Supervised<'a> {
     fn new(job: Job<'a>, grafted: Grafted, learner: &Learner) -> Result<Self> {
-        let val = Inputs::validation(job.config, job.photos, learner.session.trunk(), job.context)?;
+        let val = Inputs::validation(job.settings, job.photos, learner.session.trunk(), job.context)?;
         Ok(Self { job, grafted, val, provenance: job.provenance(), scores: None })
     }
 
     /// The network as it infers now, sealed.
     fn model(&self, learner: &mut Learner, epoch: usize, val_score: f64) -> Result<Model> {
-        let Job { photos, config, .. } = self.job;
+        let Job { photos, settings, .. } = self.job;
         let graph = self.grafted.graph.clone();
         Ok(Model {
             golden: Golden::record(graph.input_shape(), |images| learner.infer(images.into()))?,
             graph,
             state: learner.weights()?,
             classes: photos.dataset.classes.clone(),
-            preprocessing: config.preprocessing.clone(),
+            preprocessing: settings.preprocessing.clone(),
             head: self.kind(),
             scale: photos.scale,
             provenance: Provenance { epoch, val_score: Some(val_score), ..self.provenance.clone() },
@@ -122,7 +122,7 @@ impl<'a> Supervised<'a> {
         let metrics = validate(&mut self.val, learner, kind, outputs, self.job.context)?;
         let (loss, score) = (metrics.loss(), metrics.score());
         self.scores = Some(metrics.per_sample().to_vec());
-        let last = self.job.config.keep == Keep::Last;
+        let last = self.job.settings.keep == Keep::Last;
         let best = last || position.best.is_none_or(|best| score > best.val_score);
         let model = best.then(|| self.model(learner, position.epoch + 1, score)).transpose()?;
         Ok(Measured { loss, score, model, best: best && !last })
@@ -140,17 +140,17 @@ impl Objective for Supervised<'_> {
 
     /// Layers that begin to learn start as they are, without a past in the optimiser.
     fn prepare_epoch(&mut self, epoch: usize, learner: &mut Learner, train: &mut Inputs) -> Result<()> {
-        let Job { config, pretrained, photos, context, .. } = self.job;
-        let trainable = config.trainable(&self.grafted, epoch)?;
+        let Job { settings, pretrained, photos, context, .. } = self.job;
+        let trainable = settings.trainable(&self.grafted, epoch)?;
         if trainable == learner.trainable {
             return Ok(());
         }
-        let batch_norm = config.batch_norm_mode(pretrained);
+        let batch_norm = settings.batch_norm_mode(pretrained);
         let mut next = compile(&self.job, &self.grafted, learner.trained()?, trainable, batch_norm)?;
         next.continue_from(learner)?;
         *learner = next;
-        *train = Inputs::training(config, photos, learner.session.trunk(), context)?;
-        self.val = Inputs::validation(config, photos, learner.session.trunk(), context)?;
+        *train = Inputs::training(settings, photos, learner.session.trunk(), context)?;
+        self.val = Inputs::validation(settings, photos, learner.session.trunk(), context)?;
         Ok(())
     }
 
@@ -162,12 +162,12 @@ impl Objective for Supervised<'_> {
     }
 
     fn finish(&mut self, _: &mut Learner, position: &Position) -> Result<Outcome> {
-        let Job { config, context, folder, photos, .. } = self.job;
+        let Job { settings, context, folder, photos, .. } = self.job;
         let best = position.best.expect("there was at least one epoch");
-        if let (Some(patience), true) = (config.patience, position.epoch < config.epochs) {
+        if let (Some(patience), true) = (settings.patience, position.epoch < settings.epochs) {
             context.progress.note(&format!(
                 "Stopped after epoch {} of {}: none of the {patience} after epoch {} was better.",
-                position.epoch, config.epochs, best.epoch
+                position.epoch, settings.epochs, best.epoch
             ));
         }
         Ok(Outcome::Trained(Trained {
@@ -175,7 +175,7 @@ impl Objective for Supervised<'_> {
             best_val_score: best.val_score,
             kind: self.kind(),
             best_epoch: best.epoch,
-            chosen: config.keep == Keep::Best && position.epoch > 1,
+            chosen: settings.keep == Keep::Best && position.epoch > 1,
             val_n: photos.dataset.val.len(),
             seconds: position.seconds,
             auto: None,

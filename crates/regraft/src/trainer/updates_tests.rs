@@ -10,7 +10,7 @@ use regraft_graph::{ParameterKind, StateDict, Tensor, Trainable};
 use regraft_testing::steps::Optimizer;
 use regraft_testing::updates::{UpdateRun, Updates, updates};
 
-use crate::Config;
+use crate::Settings;
 use crate::trainer::learner::Learner;
 use crate::trainer::loss::Loss;
 use crate::trainer::recipe::Recipe;
@@ -61,7 +61,7 @@ fn learner_of(record: &Updates, run: &UpdateRun, state: StateDict, batch: usize)
         infer_precision: Precision::F32,
         outputs: Outputs::Final,
     };
-    let recipe = Recipe::new(&Config::tutorial("photos".into(), "resnet18".into()));
+    let recipe = Recipe::new(&Settings::tutorial("photos".into(), "resnet18".into()));
     let engine = CpuEngine::new(2).unwrap();
     let learner = Learner::new(&engine as &dyn Engine, record.graph.clone(), state, options, recipe, Loss::default());
     (learner.unwrap(), lr)

@@ -4,14 +4,14 @@ use std::fs;
 use std::path::Path;
 use std::sync::Mutex;
 
-use regraft::{Cancel, Config, Context, Hub, Outcome, PreparedRun, Progress, Result};
+use regraft::{Cancel, Context, Hub, Outcome, PreparedRun, Progress, Result, Settings};
 use regraft_data::Preprocessing;
 
 /// Validation photos of both classes together.
 pub const VAL: usize = 4;
 
 /// A folder of photos, `train` of each of two classes to train on, and the settings of a run on them.
-pub fn settings(dir: &Path, train: u8) -> Config {
+pub fn settings(dir: &Path, train: u8) -> Settings {
     for (part, count) in [("train", train), ("val", VAL as u8 / 2)] {
         for (class, grey) in [("dark", 40u8), ("light", 200)] {
             let folder = dir.join("photos").join(part).join(class);
@@ -22,10 +22,10 @@ pub fn settings(dir: &Path, train: u8) -> Config {
             }
         }
     }
-    Config {
+    Settings {
         preprocessing: Preprocessing { resize: 36, crop: 32, ..Preprocessing::default() },
         epochs: 3,
-        ..Config::tutorial(dir.join("photos"), "squeezenet1_1".into())
+        ..Settings::tutorial(dir.join("photos"), "squeezenet1_1".into())
     }
 }
 
@@ -64,8 +64,8 @@ impl Progress for Listener {
 }
 
 /// Trains into a folder.
-pub fn train(config: &Config, run: &Path, context: &Context) -> Result<Outcome> {
-    PreparedRun::check(config.clone(), Some(run), false, context)?.train(context)
+pub fn train(settings: &Settings, run: &Path, context: &Context) -> Result<Outcome> {
+    PreparedRun::check(settings.clone(), Some(run), false, context)?.train(context)
 }
 
 /// Continues a run without a network.

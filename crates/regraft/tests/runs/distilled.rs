@@ -6,8 +6,8 @@ use std::path::{Path, PathBuf};
 use std::sync::{LazyLock, Mutex};
 
 use regraft::{
-    Cancel, Context, DistillConfig, Error, Golden, Model, Outcome, Pretrained, Progress, Provenance, Source,
-    TeacherConfig, distill,
+    Cancel, Context, DistillSettings, Error, Golden, Model, Outcome, Pretrained, Progress, Provenance, Source,
+    TeacherSpec, distill,
 };
 use regraft_data::Preprocessing;
 use regraft_engine::{Engine, Images, SessionOptions};
@@ -30,17 +30,17 @@ fn teacher(dir: &Path, seed: u64) -> PathBuf {
 }
 
 /// A distillation of 9 of 14 photos, 3 steps an epoch, in two views.
-fn distillation(dir: &Path) -> DistillConfig {
+fn distillation(dir: &Path) -> DistillSettings {
     let preprocessing = settings(dir, 5).preprocessing;
     let (weights, backbone) = (teacher(dir, 1), "squeezenet1_1".to_owned());
     let teachers =
-        vec![TeacherConfig::Backbone { backbone: backbone.clone(), weights, preprocessing: preprocessing.clone() }];
-    DistillConfig {
+        vec![TeacherSpec::Backbone { backbone: backbone.clone(), weights, preprocessing: preprocessing.clone() }];
+    DistillSettings {
         epochs: 3,
         batch_size: 4,
         views: 2,
         val_fraction: 0.36,
-        ..DistillConfig::new(vec![dir.join("photos")], backbone, teachers, preprocessing)
+        ..DistillSettings::new(vec![dir.join("photos")], backbone, teachers, preprocessing)
     }
 }
 
@@ -57,11 +57,11 @@ fn results(run: &Path) -> (Vec<u8>, Vec<String>) {
 
 /// Runs, or goes on, until a listener asks to stop. Returns where: epochs and steps.
 #[track_caller]
-fn stopped(config: Option<&DistillConfig>, run: &Path, listener: &Listener) -> (usize, usize) {
+fn stopped(settings: Option<&DistillSettings>, run: &Path, listener: &Listener) -> (usize, usize) {
     let engine = CpuEngine::new(1).unwrap();
     let context = Context { engine: &engine, progress: listener, cancel: &listener.stop, threads: 1 };
-    let distilled = match config {
-        Some(config) => distill(config, Some(run), false, &context),
+    let distilled = match settings {
+        Some(settings) => distill(settings, Some(run), false, &context),
         None => resume(run, &context),
     };
     match distilled.unwrap() {
@@ -83,38 +83,38 @@ impl Progress for Asked {
 #[test]
 fn answers_are_used_again_by_a_run_alone_that_would_ask_the_same() {
     let dir = tempfile::tempdir().unwrap();
-    let config = distillation(dir.path());
+    let settings = distillation(dir.path());
     let engine = CpuEngine::new(1).unwrap();
-    let asked = |config: &DistillConfig, run: &Path| {
+    let asked = |settings: &DistillSettings, run: &Path| {
         let asked = Asked::default();
-        distill(config, Some(run), true, &context(&engine, &asked)).unwrap();
+        distill(settings, Some(run), true, &context(&engine, &asked)).unwrap();
         asked.0.into_inner().unwrap()
     };
     let photo = dir.path().join("photos/train/dark/0.pgm");
     let original = fs::read(&photo).unwrap();
-    let redraw = |_: &mut DistillConfig| {
+    let redraw = |_: &mut DistillSettings| {
         let mut other = original.clone();
         other[20..].iter_mut().for_each(|pixel| *pixel ^= 1);
         fs::write(&photo, other).unwrap();
     };
     let other_teacher = teacher(dir.path(), 2);
-    let replace = |config: &mut DistillConfig| {
-        let TeacherConfig::Backbone { weights, .. } = &mut config.teachers[0] else { unreachable!() };
+    let replace = |settings: &mut DistillSettings| {
+        let TeacherSpec::Backbone { weights, .. } = &mut settings.teachers[0] else { unreachable!() };
         *weights = other_teacher.clone();
     };
-    type Change<'a> = &'a dyn Fn(&mut DistillConfig);
+    type Change<'a> = &'a dyn Fn(&mut DistillSettings);
     let changes: [(&str, Change, bool); 6] = [
-        ("the rate", &|config| config.lr *= 2.0, false),
-        ("fewer views", &|config| config.views = 1, false),
+        ("the rate", &|settings| settings.lr *= 2.0, false),
+        ("fewer views", &|settings| settings.views = 1, false),
         ("the teacher", &replace, true),
-        ("the seed", &|config| config.seed = 1, true),
-        ("the crops", &|config| config.min_scale = 0.5, true),
+        ("the seed", &|settings| settings.seed = 1, true),
+        ("the crops", &|settings| settings.min_scale = 0.5, true),
         ("a photo of the same size", &redraw, true),
     ];
     for (what, change, asks) in changes {
         let path = |name: &str| dir.path().join(format!("{what}, {name}"));
-        assert_eq!(asked(&config, &path("again")), ["view 1/2", "held-out photos", "view 2/2"], "{what}");
-        let mut changed = config.clone();
+        assert_eq!(asked(&settings, &path("again")), ["view 1/2", "held-out photos", "view 2/2"], "{what}");
+        let mut changed = settings.clone();
         change(&mut changed);
         let fresh = asked(&changed, &path("fresh"));
         let again = asked(&changed, &path("again"));
@@ -128,9 +128,9 @@ fn answers_are_used_again_by_a_run_alone_that_would_ask_the_same() {
 #[test]
 fn a_run_does_not_go_on_with_the_answers_of_another_teacher() {
     let dir = tempfile::tempdir().unwrap();
-    let config = distillation(dir.path());
+    let settings = distillation(dir.path());
     let run = dir.path().join("run");
-    assert_eq!(stopped(Some(&config), &run, &Listener::stopping("epoch 2/3", 4)), (1, 1));
+    assert_eq!(stopped(Some(&settings), &run, &Listener::stopping("epoch 2/3", 4)), (1, 1));
     let (first, second) = (teacher(dir.path(), 1), teacher(dir.path(), 2));
     let kept = fs::read(&first).unwrap();
     fs::copy(second, &first).unwrap();
@@ -144,21 +144,21 @@ fn a_run_does_not_go_on_with_the_answers_of_another_teacher() {
     // Half of a file says nothing, and is made again.
     fs::write(run.join("teachers-1.safetensors"), "half").unwrap();
     resume(&run, &context(&engine, &silent)).unwrap();
-    distill(&config, Some(&dir.path().join("whole")), false, &context(&engine, &silent)).unwrap();
+    distill(&settings, Some(&dir.path().join("whole")), false, &context(&engine, &silent)).unwrap();
     assert!(results(&run) == results(&dir.path().join("whole")));
 }
 
 #[test]
 fn a_run_stopped_at_any_instant_ends_with_the_same_bits_and_is_complete_once_the_student_is_there() {
     let dir = tempfile::tempdir().unwrap();
-    let config = distillation(dir.path());
+    let settings = distillation(dir.path());
     let [whole, parts] = ["whole", "parts"].map(|name| dir.path().join(name));
     let engine = CpuEngine::new(1).unwrap();
     let silent = Listener::default();
-    distill(&config, Some(&whole), false, &context(&engine, &silent)).unwrap();
+    distill(&settings, Some(&whole), false, &context(&engine, &silent)).unwrap();
 
     let stop = Listener::stopping;
-    assert_eq!(stopped(Some(&config), &parts, &stop("asking squeezenet1_1, view 1/2", 0)), (0, 0));
+    assert_eq!(stopped(Some(&settings), &parts, &stop("asking squeezenet1_1, view 1/2", 0)), (0, 0));
     assert_eq!(stopped(None, &parts, &stop("epoch 1/3", 4)), (0, 1));
     // Its answers are there: the run has come further than this sitting.
     fs::remove_file(parts.join("teachers-0.safetensors")).unwrap();
@@ -217,21 +217,21 @@ impl Watch for Failing {
 #[test]
 fn what_was_sound_before_something_went_wrong_is_kept() {
     let dir = tempfile::tempdir().unwrap();
-    let config = distillation(dir.path());
+    let settings = distillation(dir.path());
     let silent = Listener::default();
     let sound = CpuEngine::new(1).unwrap();
-    distill(&config, Some(&dir.path().join("whole")), false, &context(&sound, &silent)).unwrap();
+    distill(&settings, Some(&dir.path().join("whole")), false, &context(&sound, &silent)).unwrap();
     // After the second epoch's last step, and after its first one.
     for (name, fault, after, goes_on_at) in [("a", Fault::Answers, 6, (1, 1)), ("b", Fault::Step, 4, (1, 2))] {
         let run = dir.path().join(name);
         let engine = Watched::by(Failing { fault, after, steps: 0 });
-        let error = distill(&config, Some(&run), false, &context(&engine, &silent)).unwrap_err();
+        let error = distill(&settings, Some(&run), false, &context(&engine, &silent)).unwrap_err();
         let message = error.to_string();
         match fault {
             Fault::Answers => {
                 assert!(matches!(error, Error::Diverged { epoch: 2, .. }), "{error:?}");
                 assert!(
-                    message.contains("loss on the validation photos became NaN") && message.contains("--lr"),
+                    message.contains("loss on the validation photos became NaN") && message.contains("`lr`"),
                     "{message}"
                 );
             }
@@ -247,7 +247,7 @@ fn what_was_sound_before_something_went_wrong_is_kept() {
 #[test]
 fn a_network_in_which_something_goes_past_the_last_layer_is_no_teacher() {
     let dir = tempfile::tempdir().unwrap();
-    let config = distillation(dir.path());
+    let settings = distillation(dir.path());
     let mut graph = Graph::new(Shape::rgb(32));
     let pool = graph.push("pool", Op::AdaptiveAvgPool2d { output_size: 1 }, &[0]);
     let flat = graph.push("flat", Op::Flatten, &[pool]);
@@ -283,10 +283,11 @@ fn a_network_in_which_something_goes_past_the_last_layer_is_no_teacher() {
     };
     let path = dir.path().join("sum.safetensors");
     model.save(&path).unwrap();
-    let config = DistillConfig { teachers: vec![TeacherConfig::Model { path }], ..config };
+    let settings = DistillSettings { teachers: vec![TeacherSpec::Model { path }], ..settings };
     let run = dir.path().join("run");
-    let message = distill(&config, Some(&run), false, &context(&engine, &Listener::default())).unwrap_err().to_string();
-    for part in ["sum.safetensors", "goes past its last layer, fc", "another --teacher"] {
+    let message =
+        distill(&settings, Some(&run), false, &context(&engine, &Listener::default())).unwrap_err().to_string();
+    for part in ["sum.safetensors", "goes past its last layer, fc", "another `teacher`"] {
         assert!(message.contains(part), "{part:?} is not in {message:?}");
     }
 }

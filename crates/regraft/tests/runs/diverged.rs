@@ -54,13 +54,13 @@ fn the_message_says_what_to_do_and_the_best_model_before_it_is_kept() {
     for fails in [Fails::Validation, Fails::Golden] {
         for epoch in [1, 2] {
             let dir = tempfile::tempdir().unwrap();
-            let (config, run) = (settings(dir.path(), 2), dir.path().join("run"));
+            let (settings, run) = (settings(dir.path(), 2), dir.path().join("run"));
             let engine = Watched::by(Diverging { fails, last: epoch, epoch: 0 });
             let context = Context { engine: &engine, progress: &Listener::default(), cancel: &interrupt, threads: 1 };
-            let error = train(&config, &run, &context).unwrap_err();
+            let error = train(&settings, &run, &context).unwrap_err();
             assert!(matches!(error, Error::Diverged { .. }), "{error:?}");
             let message = error.to_string();
-            for part in ["became NaN", &format!("in epoch {epoch}"), "diverged", "lower --lr (now 0.001)"] {
+            for part in ["became NaN", &format!("in epoch {epoch}"), "diverged", "lower `lr` (now 0.001)"] {
                 assert!(message.contains(part), "{part:?} is not in {message:?}");
             }
             assert_eq!(message.contains("the best model so far, that of epoch 1, is kept"), epoch > 1, "{message}");
@@ -76,7 +76,7 @@ fn the_message_says_what_to_do_and_the_best_model_before_it_is_kept() {
             // The checkpoint is that of the last epoch that was sound: from there the run can go on.
             let context = Context { engine: &sound, ..context };
             assert!(matches!(resume(&run, &context), Ok(Outcome::Trained(_))));
-            assert_eq!(fs::read_to_string(run.join("results.csv")).unwrap().lines().count(), 1 + config.epochs);
+            assert_eq!(fs::read_to_string(run.join("results.csv")).unwrap().lines().count(), 1 + settings.epochs);
         }
     }
 }

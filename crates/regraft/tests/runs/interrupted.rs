@@ -3,9 +3,7 @@
 use std::fs;
 use std::path::Path;
 
-use regraft::{Config, Context, InitHead, Mode, Outcome};
-use regraft_data::{Augmentation, AutoAugment, Mix, RandomErasing};
-use regraft_engine::UpdateRule;
+use regraft::{AutoAugmentPolicy, Context, InitHead, Mode, Optimizer, Outcome, Settings};
 use regraft_engine_cpu::CpuEngine;
 
 use crate::common::{Listener, resume, settings, train};
@@ -19,12 +17,12 @@ fn results(run: &Path) -> (Vec<u8>, Vec<String>) {
 
 /// Runs with each of the listeners in turn, every one after the first going on where the last one stopped.
 /// Returns where each was stopped: epochs and steps.
-fn sittings(config: &Config, run: &Path, listeners: &[Listener]) -> Vec<(usize, usize)> {
+fn sittings(settings: &Settings, run: &Path, listeners: &[Listener]) -> Vec<(usize, usize)> {
     let mut stopped = Vec::new();
     for (i, listener) in listeners.iter().enumerate() {
         let engine = CpuEngine::new(1 + i % 2).unwrap();
         let context = Context { engine: &engine, progress: listener, cancel: &listener.stop, threads: 1 + i % 2 };
-        let outcome = if i == 0 { train(config, run, &context) } else { resume(run, &context) };
+        let outcome = if i == 0 { train(settings, run, &context) } else { resume(run, &context) };
         match outcome.unwrap() {
             Outcome::Interrupted(at) => stopped.push((at.epoch, at.step)),
             Outcome::Trained(_) | Outcome::Distilled(_) => assert_eq!(i + 1, listeners.len(), "finished too early"),
@@ -36,22 +34,22 @@ fn sittings(config: &Config, run: &Path, listeners: &[Listener]) -> Vec<(usize, 
 #[test]
 fn a_run_stopped_at_any_instant_ends_with_the_same_bits() {
     let dir = tempfile::tempdir().unwrap();
-    let config = |augmented: bool| {
-        let mut config = settings(dir.path(), 5);
-        config.mode = Mode::Finetune;
+    let settings = |augmented: bool| {
+        let mut settings = settings(dir.path(), 5);
+        settings.mode = Mode::Finetune;
         // With dropout, whose masks must be the same too. 10 photos are 3 steps.
-        config.backbone = "mobilenet_v2".into();
-        config.freeze_until = Some("features.16".into());
+        settings.backbone = "mobilenet_v2".into();
+        settings.freeze_until = Some("features.16".into());
         if !augmented {
-            config.augmentation = None;
+            settings.no_augment = true;
         }
-        config
+        settings
     };
     let stop = Listener::stopping;
     for augmented in [false, true] {
-        let config = config(augmented);
+        let settings = settings(augmented);
         let path = |name: &str| dir.path().join(format!("{name} {augmented}"));
-        assert_eq!(sittings(&config, &path("whole"), &[Listener::default()]), []);
+        assert_eq!(sittings(&settings, &path("whole"), &[Listener::default()]), []);
 
         // What is kept is computed again in every sitting, and a sitting may end while it is.
         let features = if augmented { "epoch 1/3" } else { "training features" };
@@ -67,7 +65,7 @@ fn a_run_stopped_at_any_instant_ends_with_the_same_bits() {
         ];
         let first = if augmented { (0, 1) } else { (0, 0) };
         let expected = [first, (0, if augmented { 2 } else { 1 }), (0, 3), (0, 3), (0, 3), (1, 1), (1, 2)];
-        assert_eq!(sittings(&config, &path("parts"), &listeners), expected);
+        assert_eq!(sittings(&settings, &path("parts"), &listeners), expected);
         assert!(results(&path("parts")) == results(&path("whole")), "augmented: {augmented}");
     }
 }
@@ -75,30 +73,30 @@ fn a_run_stopped_at_any_instant_ends_with_the_same_bits() {
 #[test]
 fn what_steps_and_epochs_carry_on_survives_an_interruption() {
     let dir = tempfile::tempdir().unwrap();
-    let config = |change: fn(&mut Config)| {
+    let settings = |change: fn(&mut Settings)| {
         // 10 photos are 3 batches.
-        let mut config = settings(dir.path(), 5);
-        config.mode = Mode::Finetune;
-        config.backbone = "resnet18".into();
-        config.optimizer = UpdateRule::AdamW { betas: [0.9, 0.999], eps: 1e-8, weight_decay: 0.01 };
-        change(&mut config);
-        config
+        let mut settings = settings(dir.path(), 5);
+        settings.mode = Mode::Finetune;
+        settings.backbone = "resnet18".into();
+        settings.optimizer = Optimizer::AdamW;
+        change(&mut settings);
+        settings
     };
     let configs = [
         // Stopped between the two batches of a step, and when another stage begins to learn.
-        config(|c| {
+        settings(|c| {
             (c.accumulate, c.ema, c.unfreeze_every, c.clip_grad_norm) = (2, Some(0.8), Some(1), Some(0.5));
             (c.backbone_lr, c.lr_layer_decay) = (Some(0.0005), Some(0.5));
         }),
-        config(|c| {
+        settings(|c| {
             (c.head, c.cut) = ("conv:8,fc:6".parse().unwrap(), Some("layer3".into()));
             (c.ema, c.head_dropout, c.freeze_until) = (Some(0.5), 0.3, Some("layer3".into()));
         }),
-        config(|c| (c.init_head, c.patience, c.epochs) = (InitHead::Probe, Some(2), 3)),
+        settings(|c| (c.init_head, c.patience, c.epochs) = (InitHead::Probe, Some(2), 3)),
     ];
-    for (i, config) in configs.iter().enumerate() {
+    for (i, settings) in configs.iter().enumerate() {
         let path = |name: &str| dir.path().join(format!("{name} {i}"));
-        assert_eq!(sittings(config, &path("whole"), &[Listener::default()]), []);
+        assert_eq!(sittings(settings, &path("whole"), &[Listener::default()]), []);
         let stop = Listener::stopping;
         let listeners = [
             stop("epoch 1/3", 4),
@@ -108,7 +106,7 @@ fn what_steps_and_epochs_carry_on_survives_an_interruption() {
             stop("epoch 2/3", 8),
             Listener::default(),
         ];
-        let stopped = sittings(config, &path("parts"), &listeners);
+        let stopped = sittings(settings, &path("parts"), &listeners);
         assert_eq!(stopped, [(0, 1), (0, 2), (0, 3), (1, 1), (1, 2)], "run {i}");
         assert!(results(&path("parts")) == results(&path("whole")), "run {i}");
     }
@@ -117,24 +115,19 @@ fn what_steps_and_epochs_carry_on_survives_an_interruption() {
 #[test]
 fn views_and_mixed_batches_go_on_with_the_same_bits() {
     let dir = tempfile::tempdir().unwrap();
-    let everything = || Augmentation {
-        auto_augment: Some(AutoAugment::TaWide),
-        random_erasing: Some(RandomErasing { value: None, ..RandomErasing::default() }),
-        ..Augmentation::default()
-    };
     let stop = Listener::stopping;
     for views in [true, false] {
-        let mut config = settings(dir.path(), 5);
-        config.mode = Mode::Frozen;
-        config.backbone = "mobilenet_v2".into();
-        config.augmentation = Some(if views {
-            config.views = Some(2);
-            everything()
+        let mut settings = settings(dir.path(), 5);
+        settings.mode = Mode::Frozen;
+        settings.backbone = "mobilenet_v2".into();
+        (settings.auto_augment, settings.random_erase) = (Some(AutoAugmentPolicy::TaWide), 0.1);
+        if views {
+            settings.views = Some(2);
         } else {
-            Augmentation { mix: Some(Mix { mixup_alpha: 0.2, cutmix_alpha: 1.0 }), ..everything() }
-        });
+            (settings.mixup_alpha, settings.cutmix_alpha) = (0.2, 1.0);
+        }
         let path = |name: &str| dir.path().join(format!("{name} {views}"));
-        assert_eq!(sittings(&config, &path("whole"), &[Listener::default()]), []);
+        assert_eq!(sittings(&settings, &path("whole"), &[Listener::default()]), []);
         let (second, third) = if views {
             ("training features, view 2/2", "training features, view 1/2")
         } else {
@@ -149,7 +142,7 @@ fn views_and_mixed_batches_go_on_with_the_same_bits() {
             stop("epoch 3/3", 4),
             Listener::default(),
         ];
-        sittings(&config, &path("parts"), &listeners);
+        sittings(&settings, &path("parts"), &listeners);
         assert!(results(&path("parts")) == results(&path("whole")), "views: {views}");
     }
 }

@@ -26,12 +26,13 @@ use serde::{Deserialize, Serialize};
 
 use crate::photos::prepare::report;
 use crate::run::checkpoint::Checkpoint;
+use crate::settings::{ADAMW_BETAS, ADAMW_EPS};
 use crate::{Context, Error, Outcome, Published, Result, RunFolder, Source};
 
 /// A teacher.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 #[serde(tag = "kind", rename_all = "lowercase")]
-pub enum TeacherConfig {
+pub enum TeacherSpec {
     /// A backbone and a file of weights for it.
     Backbone {
         /// Name of the architecture.
@@ -51,7 +52,7 @@ pub enum TeacherConfig {
 /// Everything that decides the result of a distillation.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
-pub struct DistillConfig {
+pub struct DistillSettings {
     /// Images, and folders with images anywhere inside.
     pub images: Vec<PathBuf>,
     /// Name of the student's architecture.
@@ -86,18 +87,18 @@ pub struct DistillConfig {
     /// How images are prepared for the student.
     pub preprocessing: Preprocessing,
     /// The teachers.
-    pub teachers: Vec<TeacherConfig>,
+    pub teachers: Vec<TeacherSpec>,
 }
 
 /// Most images held out.
 const MAX_VAL: usize = 2000;
 
-impl DistillConfig {
+impl DistillSettings {
     /// Default settings for these images, student and teachers: AdamW at 0.002 with a warm-up and half a cosine.
     pub fn new(
         images: Vec<PathBuf>,
         student: String,
-        teachers: Vec<TeacherConfig>,
+        teachers: Vec<TeacherSpec>,
         preprocessing: Preprocessing,
     ) -> Self {
         Self {
@@ -121,28 +122,30 @@ impl DistillConfig {
     }
 
     fn validate(&self) -> Result<()> {
-        let wrong = |text: String| Err(Error::Setting(text));
-        for (flag, value) in [("epochs", self.epochs), ("batch-size", self.batch_size), ("views", self.views)] {
+        let refuse = |field, value: &dyn std::fmt::Display, allowed: &str| {
+            Err(Error::Setting { field, value: value.to_string(), allowed: allowed.into() })
+        };
+        for (field, value) in [("epochs", self.epochs), ("batch_size", self.batch_size), ("views", self.views)] {
             if value == 0 {
-                return wrong(format!("--{flag} is 0; it must be at least 1"));
+                return refuse(field, &value, "it must be at least 1");
             }
         }
-        for (flag, value) in [("min-scale", self.min_scale), ("val-fraction", self.val_fraction)] {
+        for (field, value) in [("min_scale", self.min_scale), ("val_fraction", self.val_fraction)] {
             if !(value > 0.0 && value < 1.0) {
-                return wrong(format!("--{flag} is {value}; it must be between 0 and 1"));
+                return refuse(field, &value, "it must be between 0 and 1");
             }
         }
         if !(self.lr.is_finite() && self.lr > 0.0) {
-            return wrong(format!("--lr is {}; it must be a positive number", self.lr));
+            return refuse("lr", &self.lr, "it must be a number above 0");
         }
         if self.teachers.is_empty() {
-            return wrong("there is no --teacher to learn from".into());
+            return refuse("teacher", &"absent", "give one to learn from");
         }
         Ok(self.preprocessing.validate()?)
     }
 
     fn optimizer(&self) -> UpdateRule {
-        UpdateRule::AdamW { betas: [0.9, 0.999], eps: 1e-8, weight_decay: self.weight_decay }
+        UpdateRule::AdamW { betas: ADAMW_BETAS, eps: ADAMW_EPS, weight_decay: self.weight_decay }
     }
 
     fn schedule(&self) -> Schedule {
@@ -159,7 +162,7 @@ impl DistillConfig {
     /// Files of the teachers, and of the weights that the student starts from.
     fn files(&self) -> impl Iterator<Item = &Path> {
         let teachers = self.teachers.iter().map(|teacher| match teacher {
-            TeacherConfig::Backbone { weights: path, .. } | TeacherConfig::Model { path } => path.as_path(),
+            TeacherSpec::Backbone { weights: path, .. } | TeacherSpec::Model { path } => path.as_path(),
         });
         teachers.chain(self.weights.file())
     }
@@ -170,17 +173,17 @@ impl DistillConfig {
             let reason = |e: std::io::Error| Error::File { path: path.to_owned(), reason: e.to_string() };
             std::path::absolute(path).map_err(reason)
         };
-        let mut config = self.clone();
-        config.images = self.images.iter().map(|path| whole(path)).collect::<Result<_>>()?;
+        let mut settings = self.clone();
+        settings.images = self.images.iter().map(|path| whole(path)).collect::<Result<_>>()?;
         if let Source::File(path) = &self.weights {
-            config.weights = Source::File(whole(path)?);
+            settings.weights = Source::File(whole(path)?);
         }
-        for teacher in &mut config.teachers {
+        for teacher in &mut settings.teachers {
             match teacher {
-                TeacherConfig::Backbone { weights: path, .. } | TeacherConfig::Model { path } => *path = whole(path)?,
+                TeacherSpec::Backbone { weights: path, .. } | TeacherSpec::Model { path } => *path = whole(path)?,
             }
         }
-        Ok(config)
+        Ok(settings)
     }
 }
 
@@ -199,20 +202,28 @@ struct Unlabelled {
 ///
 /// # Errors
 /// Any of [`Error`].
-pub fn distill(config: &DistillConfig, output_dir: Option<&Path>, replace: bool, context: &Context) -> Result<Outcome> {
-    config.validate()?;
+pub fn distill(
+    settings: &DistillSettings,
+    output_dir: Option<&Path>,
+    replace: bool,
+    context: &Context,
+) -> Result<Outcome> {
+    settings.validate()?;
     RunFolder::require_free(output_dir, replace)?;
-    let config = &config.resolved()?;
+    let settings = &settings.resolved()?;
     if let Some(folder) = output_dir.map(RunFolder::at) {
-        config.files().try_for_each(|file| folder.require_apart(file))?;
+        settings.files().try_for_each(|file| folder.require_apart(file))?;
     }
-    let images = Unlabelled::gather(config, context)?;
+    let images = Unlabelled::gather(settings, context)?;
     let folder = RunFolder::create(output_dir, "distill")?;
     folder.clear()?;
-    let text = toml::to_string(config);
-    folder.write_distillation(&text.map_err(|e| Error::Setting(format!("these settings cannot be kept: {e}")))?)?;
+    let wrong = |e: toml::ser::Error| Error::File {
+        path: folder.distillation_path(),
+        reason: format!("cannot hold these settings: {e}"),
+    };
+    folder.write_distillation(&toml::to_string(settings).map_err(wrong)?)?;
     context.progress.run_folder(folder.path());
-    student::run(config, &images, &folder, None, context)
+    student::run(settings, &images, &folder, None, context)
 }
 
 /// Whether a folder is that of a distillation.
@@ -229,37 +240,38 @@ pub(crate) fn resume(run: &Path, context: &Context) -> Result<Outcome> {
     let path = folder.distillation_path();
     let wrong = |reason: String| Error::File { path: path.clone(), reason };
     let text = std::fs::read_to_string(&path).map_err(|e| wrong(format!("cannot be read: {e}")))?;
-    let config: DistillConfig =
+    let settings: DistillSettings =
         toml::from_str(&text).map_err(|e| wrong(format!("is not the settings of a run: {e}")))?;
-    config.validate()?;
+    settings.validate()?;
     let checkpoint =
         folder.checkpoint_path().exists().then(|| Checkpoint::read(&folder.checkpoint_path())).transpose()?;
-    let trained = checkpoint.as_ref().is_some_and(|checkpoint| checkpoint.position.epoch >= config.epochs);
+    let trained = checkpoint.as_ref().is_some_and(|checkpoint| checkpoint.position.epoch >= settings.epochs);
     // The student's weights are what is written last.
     if trained && folder.student_path().is_file() {
         let reason = format!("is complete; the student's weights are {}", folder.student_path().display());
         return Err(Error::File { path: run.to_owned(), reason });
     }
-    let images = Unlabelled::gather(&config, context)?;
+    let images = Unlabelled::gather(&settings, context)?;
     if checkpoint.as_ref().is_some_and(|checkpoint| checkpoint.position.data_sha256 != images.sha256) {
         let reason = "the photos have changed since this run began, so it cannot go on; start a new run";
         return Err(Error::File { path: run.to_owned(), reason: reason.into() });
     }
     context.progress.run_folder(folder.path());
-    student::run(&config, &images, &folder, checkpoint, context)
+    student::run(&settings, &images, &folder, checkpoint, context)
 }
 
 impl Unlabelled {
     /// Finds the images, decodes each once and holds some out.
-    fn gather(config: &DistillConfig, context: &Context) -> Result<Self> {
-        let (mut paths, mut findings) = image_paths(&config.images)?;
+    fn gather(settings: &DistillSettings, context: &Context) -> Result<Self> {
+        let (mut paths, mut findings) = image_paths(&settings.images)?;
         paths.sort();
         paths.dedup();
         let mut samples: Vec<Sample> =
             paths.into_iter().map(|path| Sample { path, target: Target::Value(0.0) }).collect();
-        let side = config.teachers.iter().map(TeacherConfig::side).collect::<Result<Vec<_>>>()?;
-        let side = side.into_iter().chain([config.preprocessing.resize]).max().unwrap_or(config.preprocessing.resize);
-        let options = DecodeOptions { min_side: Some(side), ..config.preprocessing.decode_options() };
+        let side = settings.teachers.iter().map(TeacherSpec::side).collect::<Result<Vec<_>>>()?;
+        let side =
+            side.into_iter().chain([settings.preprocessing.resize]).max().unwrap_or(settings.preprocessing.resize);
+        let options = DecodeOptions { min_side: Some(side), ..settings.preprocessing.decode_options() };
         let store = Arc::new(ImageStore::new(options, default_cache_bytes()));
         let Context { progress, cancel, threads, .. } = *context;
         progress.begin("reading photos", "photos", samples.len() as u64);
@@ -270,20 +282,20 @@ impl Unlabelled {
         report(&findings, progress);
         if samples.len() < 2 {
             let reason = "holds too few photos to learn from".into();
-            return Err(Error::File { path: config.images.first().cloned().unwrap_or_default(), reason });
+            return Err(Error::File { path: settings.images.first().cloned().unwrap_or_default(), reason });
         }
         // Both parts get an image.
         let most = MAX_VAL.min(samples.len() - 1);
-        let n_val = ((samples.len() as f64 * config.val_fraction).round() as usize).clamp(1, most);
+        let n_val = ((samples.len() as f64 * settings.val_fraction).round() as usize).clamp(1, most);
         let mut order: Vec<usize> = (0..samples.len()).collect();
-        shuffle(&mut order, &mut keyed(config.seed, Purpose::Split, regraft_random::hash_name("distill"), 0));
+        shuffle(&mut order, &mut keyed(settings.seed, Purpose::Split, regraft_random::hash_name("distill"), 0));
         let (mut val, mut train) = (order[..n_val].to_vec(), order[n_val..].to_vec());
         val.sort_unstable();
         train.sort_unstable();
         let pick = |indices: Vec<usize>| indices.into_iter().map(|i| samples[i].clone()).collect::<Vec<_>>();
         let (train, val) = (pick(train), pick(val));
         progress.note(&format!("{} photos to learn from, {} held out", train.len(), val.len()));
-        let root = common_folder(&config.images);
+        let root = common_folder(&settings.images);
         let dataset = Dataset { root, task: Task::Value, classes: Vec::new(), train, val };
         let sha256 = fingerprint(&dataset, cancel.flag())?.sha256;
         let Dataset { train, val, .. } = dataset;
@@ -311,22 +323,22 @@ mod tests {
     fn distill_config_toml_round_trips() {
         let preprocessing = Preprocessing::default();
         let teachers = vec![
-            TeacherConfig::Model { path: "/a/best.safetensors".into() },
-            TeacherConfig::Backbone {
+            TeacherSpec::Model { path: "/a/best.safetensors".into() },
+            TeacherSpec::Backbone {
                 backbone: "resnet18".into(),
                 weights: "/a/b.pth".into(),
                 preprocessing: preprocessing.clone(),
             },
         ];
         let published = Published { name: "V1".into(), url: "https://host/weights.pth".into() };
-        let config = DistillConfig {
+        let settings = DistillSettings {
             weights: Source::File("/a/weights.pth".into()),
             published: Some(published),
             licence: Some("MIT".into()),
-            ..DistillConfig::new(vec!["/photos".into()], "rootstock".into(), teachers, preprocessing)
+            ..DistillSettings::new(vec!["/photos".into()], "rootstock".into(), teachers, preprocessing)
         };
-        let text = toml::to_string(&config).unwrap();
-        assert_eq!(toml::from_str::<DistillConfig>(&text).unwrap(), config, "{text}");
+        let text = toml::to_string(&settings).unwrap();
+        assert_eq!(toml::from_str::<DistillSettings>(&text).unwrap(), settings, "{text}");
     }
 
     #[test]

@@ -8,14 +8,14 @@ use serde_json::json;
 
 use super::targets::TeacherOutputs;
 use super::teacher::{About, Widths};
-use super::{DistillConfig, Unlabelled};
+use super::{DistillSettings, Unlabelled};
 use crate::model::golden::Golden;
 use crate::network::session::Network;
 use crate::{Context, Distillation, Model, Provenance, Result, RunFolder};
 
 /// A finished student.
 pub(super) struct Product<'a> {
-    pub config: &'a DistillConfig,
+    pub settings: &'a DistillSettings,
     pub graph: &'a Graph,
     pub targets: &'a TeacherOutputs<'a>,
     pub images: &'a Unlabelled,
@@ -36,32 +36,32 @@ impl Product<'_> {
         folder: &RunFolder,
         context: &Context,
     ) -> Result<(PathBuf, Option<PathBuf>)> {
-        let Self { config, graph, targets, images, .. } = *self;
+        let Self { settings, graph, targets, images, .. } = *self;
         let head = graph.nodes()[graph.head()?].name.clone();
         let model = self.model(&state, &head, context)?;
         state.retain(|tensor, _| !tensor.starts_with(&format!("{head}.")));
         let about = json!({
-            "backbone": config.student,
+            "backbone": settings.student,
             "weights_sha256": self.weights_sha256,
             "teachers": targets.about,
             "photos": images.train.len(),
             "photos_sha256": images.sha256,
-            "epochs": config.epochs,
-            "views": config.views,
-            "seed": config.seed,
+            "epochs": settings.epochs,
+            "views": settings.views,
+            "seed": settings.seed,
             "val_r2": self.val_r2,
         });
         let preprocessing =
-            serde_json::to_string(&config.preprocessing).expect("these values have no JSON that can fail");
+            serde_json::to_string(&settings.preprocessing).expect("these values have no JSON that can fail");
         let mut metadata = BTreeMap::from([
             ("format".to_string(), "pt".to_string()),
             ("distilled".to_string(), about.to_string()),
             ("preprocessing".to_string(), preprocessing),
         ]);
-        metadata.extend(config.licence.iter().map(|licence| ("licence".to_string(), licence.clone())));
+        metadata.extend(settings.licence.iter().map(|licence| ("licence".to_string(), licence.clone())));
         let model = model.map(|model| model.save(&folder.best_path()).map(|()| folder.best_path())).transpose()?;
         let path = folder.student_path();
-        match config.half {
+        match settings.half {
             true => regraft_weights::write_safetensors_half(&path, &state, &metadata)?,
             false => regraft_weights::write_safetensors(&path, &state, &metadata)?,
         }
@@ -70,8 +70,8 @@ impl Product<'_> {
 
     /// The student as a model, with the part of its last layer that gives the logits, if its only teacher is a model.
     fn model(&self, state: &StateDict, head: &str, context: &Context) -> Result<Option<Model>> {
-        let Self { config, graph, targets, images, .. } = *self;
-        let [teacher] = config.teachers.as_slice() else { return Ok(None) };
+        let Self { settings, graph, targets, images, .. } = *self;
+        let [teacher] = settings.teachers.as_slice() else { return Ok(None) };
         let Some(taught) = teacher.model()? else { return Ok(None) };
         let head_node = graph.head()?;
         let Op::Linear(linear) = graph.nodes()[head_node].op else { return Ok(None) };
@@ -97,14 +97,14 @@ impl Product<'_> {
         let About { backbone, sha256 } = targets.about[0].clone();
         let provenance = Provenance {
             regraft: env!("CARGO_PKG_VERSION").into(),
-            backbone: config.student.clone(),
+            backbone: settings.student.clone(),
             weights_sha256: self.weights_sha256.clone(),
-            weights: config.published.clone(),
+            weights: settings.published.clone(),
             data_sha256: images.sha256.clone(),
             mode: None,
             distilled: Some(Distillation { teacher: backbone, teacher_sha256: sha256, r2: self.val_r2 }),
-            seed: config.seed,
-            epoch: config.epochs,
+            seed: settings.seed,
+            epoch: settings.epochs,
             val_score: None,
             val_n: images.val.len(),
         };
@@ -112,7 +112,7 @@ impl Product<'_> {
             graph,
             state,
             classes: taught.classes,
-            preprocessing: config.preprocessing.clone(),
+            preprocessing: settings.preprocessing.clone(),
             head: taught.head,
             scale: taught.scale,
             provenance,

@@ -4,7 +4,7 @@ use std::path::Path;
 
 use regraft_graph::{Graph, StateDict, init, narrow, zoo};
 
-use super::{DistillConfig, Unlabelled};
+use super::{DistillSettings, Unlabelled};
 use crate::network::batch_norms;
 use crate::run::checkpoint::Position;
 use crate::{Context, Error, Pretrained, Result, Source};
@@ -21,20 +21,20 @@ impl Start {
     ///
     /// # Errors
     /// [`Error::WrongWeights`] for weights of another network; those of reading images and of running the network.
-    pub fn new(config: &DistillConfig, graph: &Graph, images: &Unlabelled, context: &Context) -> Result<Self> {
-        let mut state = init::random(graph, config.seed);
-        let (begun, sha256) = match &config.weights {
+    pub fn new(settings: &DistillSettings, graph: &Graph, images: &Unlabelled, context: &Context) -> Result<Self> {
+        let mut state = init::random(graph, settings.seed);
+        let (begun, sha256) = match &settings.weights {
             Source::Random => return Ok(Self { state, weights_sha256: None }),
             Source::Embedded => {
                 let backbone = Pretrained::load(
-                    &config.student.as_str().into(),
+                    &settings.student.as_str().into(),
                     &Source::Embedded,
-                    config.preprocessing.crop,
-                    config.seed,
+                    settings.preprocessing.crop,
+                    settings.seed,
                 )?;
                 (backbone.state, backbone.weights_sha256)
             }
-            Source::File(path) => (narrowed(&config.student, graph, path)?, Some(regraft_io::sha256_file(path)?)),
+            Source::File(path) => (narrowed(&settings.student, graph, path)?, Some(regraft_io::sha256_file(path)?)),
         };
         let folded = batch_norms::are_folded(graph, &begun);
         state.extend(begun);
@@ -48,15 +48,15 @@ impl Start {
             context
                 .progress
                 .note("the batch norms of these weights are folded into the convolutions: they are unfolded");
-            let images = batch_norms::sample(&images.train, &images.store, &config.preprocessing, context)?;
+            let images = batch_norms::sample(&images.train, &images.store, &settings.preprocessing, context)?;
             batch_norms::unfold(graph, &mut state, &images, context)?;
         }
         Ok(Self { state, weights_sha256: sha256 })
     }
 
     /// For a run that is resumed, whose tensors are in a checkpoint: what it started from may be gone.
-    pub fn resumed(config: &DistillConfig, graph: &Graph, position: &Position) -> Self {
-        Self { state: init::random(graph, config.seed), weights_sha256: position.weights_sha256.clone() }
+    pub fn resumed(settings: &DistillSettings, graph: &Graph, position: &Position) -> Self {
+        Self { state: init::random(graph, settings.seed), weights_sha256: position.weights_sha256.clone() }
     }
 }
 

@@ -8,7 +8,7 @@ use regraft_learn::linear::HeadKind;
 use super::product::Product;
 use super::start::Start;
 use super::targets::{TeacherOutputs, View};
-use super::{DistillConfig, Unlabelled};
+use super::{DistillSettings, Unlabelled};
 use crate::photos::features::{for_each_batch, loader};
 use crate::photos::targets::SampleTargets;
 use crate::run::checkpoint::{Checkpoint, Position};
@@ -31,19 +31,19 @@ const MAX_GRAD_NORM: f64 = 5.0;
 /// # Errors
 /// Any of [`crate::Error`]; what was saved before stays.
 pub(super) fn run(
-    config: &DistillConfig,
+    settings: &DistillSettings,
     images: &Unlabelled,
     folder: &RunFolder,
     checkpoint: Option<Checkpoint>,
     context: &Context,
 ) -> Result<Outcome> {
-    let mut targets = TeacherOutputs::open(config, images, folder, checkpoint.is_some(), context)?;
-    let shape = Shape::rgb(config.preprocessing.crop as usize);
-    let graph = zoo::build(&config.student, targets.len())?.with_input_shape(shape)?;
-    folder.require_room(targets.missing_bytes()?.saturating_add(bytes_beside_answers(config, &graph)))?;
+    let mut targets = TeacherOutputs::open(settings, images, folder, checkpoint.is_some(), context)?;
+    let shape = Shape::rgb(settings.preprocessing.crop as usize);
+    let graph = zoo::build(&settings.student, targets.len())?.with_input_shape(shape)?;
+    folder.require_room(targets.missing_bytes()?.saturating_add(bytes_beside_answers(settings, &graph)))?;
     let start = targets.begin(context).and_then(|()| match &checkpoint {
-        Some(checkpoint) => Ok(Start::resumed(config, &graph, &checkpoint.position)),
-        None => Start::new(config, &graph, images, context),
+        Some(checkpoint) => Ok(Start::resumed(settings, &graph, &checkpoint.position)),
+        None => Start::new(settings, &graph, images, context),
     });
     let start = match start {
         // The teachers' outputs so far are kept, as is the checkpoint.
@@ -56,17 +56,17 @@ pub(super) fn run(
     let options = SessionOptions {
         trainable: Trainable::all(&graph),
         batch_norm: BatchNormMode::Train,
-        update: config.optimizer(),
-        seed: config.seed,
+        update: settings.optimizer(),
+        seed: settings.seed,
         precision: Precision::F32,
         infer_precision: Precision::F32,
         outputs: Outputs::Final,
     };
-    let recipe = config.recipe();
+    let recipe = settings.recipe();
     let learner = Learner::new(context.engine, graph, start.state, options, recipe.clone(), Loss::default())?;
-    let train = inputs(config, images, context)?;
+    let train = inputs(settings, images, context)?;
     let position = Position::start(images.sha256.clone(), start.weights_sha256);
-    let student = Student { config, images, folder, context, targets };
+    let student = Student { settings, images, folder, context, targets };
     let mut run = Run::new(context, folder, recipe, learner, train, student, position);
     if let Some(checkpoint) = checkpoint {
         run.restore(checkpoint)?;
@@ -74,7 +74,7 @@ pub(super) fn run(
     run.train()
 }
 
-impl DistillConfig {
+impl DistillSettings {
     fn recipe(&self) -> Recipe {
         Recipe {
             epochs: self.epochs,
@@ -90,31 +90,31 @@ impl DistillConfig {
 }
 
 /// The training images, varied as the teachers see them. Their targets come with each epoch.
-fn inputs(config: &DistillConfig, images: &Unlabelled, context: &Context) -> Result<Inputs> {
+fn inputs(settings: &DistillSettings, images: &Unlabelled, context: &Context) -> Result<Inputs> {
     let options = LoaderOptions {
-        batch_size: config.batch_size,
+        batch_size: settings.batch_size,
         shuffle: true,
-        augmentation: Some(config.augmentation()),
-        views: Some(config.views),
-        seed: config.seed,
+        augmentation: Some(settings.augmentation()),
+        views: Some(settings.views),
+        seed: settings.seed,
         workers: context.threads,
     };
     let (samples, store) = (images.train.clone(), images.store.clone());
-    let loader = Loader::new(samples, store, config.preprocessing.clone(), options)?;
-    Ok(Inputs::of_loader(loader, config.batch_size, SampleTargets::values(Vec::new(), 1)))
+    let loader = Loader::new(samples, store, settings.preprocessing.clone(), options)?;
+    Ok(Inputs::of_loader(loader, settings.batch_size, SampleTargets::values(Vec::new(), 1)))
 }
 
 /// The most bytes that a run writes but for the teachers' answers: its checkpoint (the weights and the optimiser's tensors)
 /// beside its predecessor, the student's weights and the model.
-fn bytes_beside_answers(config: &DistillConfig, graph: &Graph) -> u64 {
+fn bytes_beside_answers(settings: &DistillSettings, graph: &Graph) -> u64 {
     let parameters: u64 = graph.parameters().iter().map(|spec| spec.len() as u64).sum();
-    let checkpoint = 1 + config.optimizer().slots().len() as u64;
+    let checkpoint = 1 + settings.optimizer().slots().len() as u64;
     4 * parameters * (2 * checkpoint + 2) + (1 << 20)
 }
 
 /// The objective of a distillation: the teachers' outputs.
 struct Student<'a> {
-    config: &'a DistillConfig,
+    settings: &'a DistillSettings,
     images: &'a Unlabelled,
     folder: &'a RunFolder,
     context: &'a Context<'a>,
@@ -131,7 +131,7 @@ impl Objective for Student<'_> {
     }
 
     fn begin_epoch(&mut self, epoch: usize, train: &mut Inputs) -> Result<()> {
-        let rows = self.targets.of(View::Train(epoch % self.config.views), self.context)?;
+        let rows = self.targets.of(View::Train(epoch % self.settings.views), self.context)?;
         train.set_targets(SampleTargets::values(rows, self.targets.len()));
         Ok(())
     }
@@ -139,7 +139,7 @@ impl Objective for Student<'_> {
     /// The mean squared error on the held-out images, standardised as in training.
     fn measure(&mut self, learner: &mut Learner, _: &Position) -> Result<Measured> {
         let (rows, len) = (self.targets.of(View::Val, self.context)?, self.targets.len());
-        let loader = loader(&self.images.val, &self.images.store, &self.config.preprocessing, self.context)?;
+        let loader = loader(&self.images.val, &self.images.store, &self.settings.preprocessing, self.context)?;
         let mut sum = 0.0f64;
         let infer = |images: regraft_engine::Images| learner.infer(images.into());
         for_each_batch("validating", &loader, 0, infer, self.context, |outputs, batch| {
@@ -155,17 +155,17 @@ impl Objective for Student<'_> {
 
     /// Writes what comes out. It may be that all epochs were done in an earlier sitting, and this alone was not.
     fn finish(&mut self, learner: &mut Learner, position: &Position) -> Result<Outcome> {
-        let Self { config, images, folder, context, ref targets } = *self;
+        let Self { settings, images, folder, context, ref targets } = *self;
         let val_r2 = position.rows.last().map_or(0.0, |row| row.val_score);
         let weights_sha256 = position.weights_sha256.clone();
-        let product = Product { config, graph: &learner.graph, targets, images, weights_sha256, val_r2 };
+        let product = Product { settings, graph: &learner.graph, targets, images, weights_sha256, val_r2 };
         let (weights, model) = product.save(learner.weights()?, folder, context)?;
         Ok(Outcome::Distilled(Distilled {
-            student: config.student.clone(),
+            student: settings.student.clone(),
             weights,
             model,
             val_r2,
-            seen: (images.train.len() * config.epochs) as u64,
+            seen: (images.train.len() * settings.epochs) as u64,
             seconds: position.seconds,
         }))
     }

@@ -8,7 +8,7 @@ use regraft_graph::{StateDict, Tensor};
 use serde_json::json;
 
 use super::teacher::{About, Teacher, Widths};
-use super::{DistillConfig, Unlabelled};
+use super::{DistillSettings, Unlabelled};
 use crate::photos::features::{BATCH, for_each_batch};
 use crate::run::folder::remove;
 use crate::{Context, Error, Result, RunFolder};
@@ -30,7 +30,7 @@ pub(super) enum View {
 
 /// The teachers' outputs, and how they are standardised.
 pub(super) struct TeacherOutputs<'a> {
-    config: &'a DistillConfig,
+    settings: &'a DistillSettings,
     images: &'a Unlabelled,
     folder: &'a RunFolder,
     teachers: Vec<Teacher>,
@@ -51,19 +51,19 @@ impl<'a> TeacherOutputs<'a> {
     /// # Errors
     /// Those of opening the teachers; [`Error::File`] naming the outputs of others.
     pub fn open(
-        config: &'a DistillConfig,
+        settings: &'a DistillSettings,
         images: &'a Unlabelled,
         folder: &'a RunFolder,
         resumes: bool,
         context: &Context,
     ) -> Result<Self> {
         let teachers =
-            config.teachers.iter().map(|teacher| Teacher::open(teacher, context)).collect::<Result<Vec<_>>>()?;
+            settings.teachers.iter().map(|teacher| Teacher::open(teacher, context)).collect::<Result<Vec<_>>>()?;
         let widths = teachers.iter().map(|teacher| teacher.widths).collect();
         let about = teachers.iter().map(|teacher| teacher.about.clone()).collect();
-        let question = question(config, images, &teachers);
+        let question = question(settings, images, &teachers);
         let (mean, factor) = (Vec::new(), Vec::new());
-        let outputs = Self { config, images, folder, teachers, question, widths, about, mean, factor };
+        let outputs = Self { settings, images, folder, teachers, question, widths, about, mean, factor };
         outputs.remove_others(resumes)?;
         Ok(outputs)
     }
@@ -80,7 +80,7 @@ impl<'a> TeacherOutputs<'a> {
 
     /// Views of the training images that the epochs reach.
     fn views(&self) -> usize {
-        self.config.views.min(self.config.epochs)
+        self.settings.views.min(self.settings.epochs)
     }
 
     fn remove_others(&self, resumes: bool) -> Result<()> {
@@ -181,17 +181,17 @@ impl<'a> TeacherOutputs<'a> {
         context: &Context,
         mut take: impl FnMut(usize, &[f32]),
     ) -> Result<()> {
-        let (config, samples) = (self.config, self.samples(view));
+        let (settings, samples) = (self.settings, self.samples(view));
         let teacher = &mut self.teachers[teacher];
         let (augmentation, epoch, of) = match view {
-            View::Train(view) => (Some(config.augmentation()), view, format!("view {}/{}", view + 1, config.views)),
+            View::Train(view) => (Some(settings.augmentation()), view, format!("view {}/{}", view + 1, settings.views)),
             View::Val => (None, 0, "held-out photos".into()),
         };
         // The same views as the student's: variations are keyed by seed, view and image.
         let options = LoaderOptions {
             batch_size: BATCH,
             augmentation,
-            seed: config.seed,
+            seed: settings.seed,
             workers: context.threads,
             ..LoaderOptions::default()
         };
@@ -240,7 +240,7 @@ impl<'a> TeacherOutputs<'a> {
 }
 
 /// Everything that decides the teachers' outputs, so that those for other images or settings can be recognised.
-fn question(config: &DistillConfig, images: &Unlabelled, teachers: &[Teacher]) -> String {
+fn question(settings: &DistillSettings, images: &Unlabelled, teachers: &[Teacher]) -> String {
     let identities =
         teachers.iter().map(|teacher| json!({"is": teacher.about, "preprocessing": teacher.preprocessing}));
     json!({
@@ -248,9 +248,9 @@ fn question(config: &DistillConfig, images: &Unlabelled, teachers: &[Teacher]) -
         "photos_sha256": images.sha256,
         // Large images are decoded at a smaller size, which depends on the largest that is needed.
         "decoded_for": images.side,
-        "exif_orientation": config.preprocessing.exif_orientation,
-        "views": config.augmentation(),
-        "seed": config.seed,
+        "exif_orientation": settings.preprocessing.exif_orientation,
+        "views": settings.augmentation(),
+        "seed": settings.seed,
     })
     .to_string()
 }

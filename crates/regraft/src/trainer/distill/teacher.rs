@@ -7,7 +7,7 @@ use regraft_engine::Images;
 use regraft_graph::{Graph, NodeId, StateDict};
 use serde::{Deserialize, Serialize};
 
-use super::TeacherConfig;
+use super::TeacherSpec;
 use crate::network::extractor::{feature_extractor, pooled};
 use crate::network::session::Network;
 use crate::{Context, Error, Model, Pretrained, Result, Source};
@@ -47,20 +47,20 @@ pub(super) struct About {
     pub sha256: String,
 }
 
-impl TeacherConfig {
+impl TeacherSpec {
     /// Side in pixels that images are resized to for it.
     pub(super) fn side(&self) -> Result<u32> {
         Ok(match self {
-            TeacherConfig::Backbone { preprocessing, .. } => preprocessing.resize,
-            TeacherConfig::Model { path } => Model::open(path)?.preprocessing.resize,
+            TeacherSpec::Backbone { preprocessing, .. } => preprocessing.resize,
+            TeacherSpec::Model { path } => Model::open(path)?.preprocessing.resize,
         })
     }
 
     /// The trained model, if the teacher is one.
     pub(super) fn model(&self) -> Result<Option<Model>> {
         match self {
-            TeacherConfig::Backbone { .. } => Ok(None),
-            TeacherConfig::Model { path } => Model::open(path).map(Some),
+            TeacherSpec::Backbone { .. } => Ok(None),
+            TeacherSpec::Model { path } => Model::open(path).map(Some),
         }
     }
 }
@@ -68,9 +68,9 @@ impl TeacherConfig {
 impl Teacher {
     /// # Errors
     /// Those of reading and compiling it.
-    pub fn open(config: &TeacherConfig, context: &Context) -> Result<Self> {
-        match config {
-            TeacherConfig::Backbone { backbone: name, weights, preprocessing } => {
+    pub fn open(settings: &TeacherSpec, context: &Context) -> Result<Self> {
+        match settings {
+            TeacherSpec::Backbone { backbone: name, weights, preprocessing } => {
                 let backbone =
                     Pretrained::load(&name.as_str().into(), &Source::File(weights.clone()), preprocessing.crop, 0)?;
                 let mut state = backbone.state;
@@ -80,7 +80,7 @@ impl Teacher {
                 let about = About { backbone: name.clone(), sha256: backbone.weights_sha256.unwrap_or_default() };
                 Self::new(&backbone.graph, &state, has_head, preprocessing.clone(), about, weights, context)
             }
-            TeacherConfig::Model { path } => {
+            TeacherSpec::Model { path } => {
                 let Model { graph, state, preprocessing, provenance, .. } = Model::open(path)?;
                 let about = About { backbone: provenance.backbone, sha256: regraft_io::sha256_file(path)? };
                 Self::new(&graph, &state, true, preprocessing, about, path, context)
@@ -106,7 +106,7 @@ impl Teacher {
                 path: path.to_owned(),
                 reason: format!(
                     "cannot teach: something in its network goes past its last layer, {layer}, so what that layer reads is \
-                     not all that it knows; choose another --teacher"
+                     not all that it knows; choose another `teacher`"
                 ),
             });
         }

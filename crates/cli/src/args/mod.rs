@@ -5,11 +5,9 @@ mod train;
 use std::path::PathBuf;
 use std::sync::LazyLock;
 
-use clap::builder::PossibleValuesParser;
 use clap::{Args, Parser, Subcommand, ValueEnum};
 use regraft::Tta;
 use regraft_engine::Precision;
-use regraft_graph::zoo;
 pub use train::Train;
 
 use crate::values::{
@@ -119,7 +117,7 @@ pub struct Distill {
     #[arg(long = "teacher", value_name = "NAME[=WEIGHTS]|MODEL", required = true, value_parser = teacher)]
     pub teachers: Vec<TeacherArg>,
     /// Architecture of the network that learns
-    #[arg(long, default_value = "rootstock", value_parser = PossibleValuesParser::new(zoo::NAMES))]
+    #[arg(long, default_value = "rootstock", value_parser = backbone)]
     pub student: String,
     /// Photos, and folders with photos anywhere inside; they need no labels
     #[arg(long, num_args = 1.., required = true, value_name = "DIR")]
@@ -228,7 +226,7 @@ pub struct Info {
     /// Model file
     pub model: Option<PathBuf>,
     /// Show the layers of an architecture, or of a network in an ONNX file, instead
-    #[arg(long, value_parser = backbone())]
+    #[arg(long, value_parser = backbone)]
     pub backbone: Option<String>,
     /// Mark as frozen what lies before this layer
     #[arg(long, value_name = "LAYER", requires = "backbone", conflicts_with = "model")]
@@ -261,7 +259,7 @@ impl From<PrecisionArg> for Precision {
 #[derive(Args)]
 pub struct Bench {
     /// Architecture, or an ONNX file
-    #[arg(long, default_value = "resnet18", value_parser = backbone())]
+    #[arg(long, default_value = "resnet18", value_parser = backbone)]
     pub backbone: String,
     /// Side of the network's input in pixels [default: as it is made for, mostly 224]
     #[arg(long, value_parser = pixels())]

@@ -18,7 +18,7 @@ pub struct Train {
     pub data: PathBuf,
     /// Architecture, by torchvision's name (see regraft backbones); an ONNX file (.onnx) of a classifier, with its weights; or
     /// auto: rootstock, which is inside this program
-    #[arg(long, default_value = AUTO, value_parser = backbone_or_auto())]
+    #[arg(long, default_value = AUTO, value_parser = backbone_or_auto)]
     pub backbone: String,
     /// Pretrained weights: a published name such as imagenet1k_v1 (see regraft backbones), downloaded if need be; a file,
     /// torchvision's .pth or .safetensors; or random

@@ -90,7 +90,7 @@ fn auto<T>(mode: Mode, auto: T, tutorial: T) -> T {
 settings! {
     run "Run" {
         /// How to train
-        mode: Mode = |mode| mode, ANY, ALWAYS;
+        mode: Mode = |mode| mode, ANY, ALWAYS, "auto";
         /// Time that mode auto may take, such as 90s, 10m or 1h30m; 0 for a probe alone
         time: Option<Seconds> = |mode| auto(mode, Some(Seconds(600.0)), None), NOT_NEGATIVE, AUTO, "10m";
         /// Seed of every random decision

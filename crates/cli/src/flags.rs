@@ -3,8 +3,18 @@
 use regraft::Settings;
 
 /// Flags that are no settings of a run.
-const OTHERS: [&str; 9] =
-    ["backbone", "weights", "output_dir", "exist_ok", "offline", "teacher", "threads", "device", "min_scale"];
+const OTHERS: [&str; 10] = [
+    "backbone",
+    "weights",
+    "output_dir",
+    "exist_ok",
+    "offline",
+    "teacher",
+    "threads",
+    "device",
+    "min_scale",
+    "find_lr",
+];
 
 /// The flag of a setting: `val_fraction` is `--val-fraction`.
 pub fn flag(name: &str) -> String {

@@ -1,11 +1,28 @@
-//! Transfer learning: what the commands do, as a library.
+//! Transfer learning: keep a network that has already learned to see, put a new head on it, train that.
 //!
-//! [`train()`] takes a folder of photos and a pretrained network to a [`Model`] by one of three roads: the
-//! ConvNet as a feature extractor under a logistic regression (`probe`), the frozen network with a new
-//! `fc`, or fine-tuning (`epochs`); or by a [`Ladder`] of them. [`compare()`] says which backbone to take,
-//! [`distill()`] makes a small one. [`evaluate()`] measures a model, [`predict()`] uses it. A model is one
-//! file that holds everything serving needs. Printing and arguments are the caller's; what happens on the
-//! way is told to a [`Progress`].
+//! Training, from a folder of photos to a model ([`Trainer`]):
+//!
+//! ```no_run
+#![doc = include_str!("../examples/train.rs")]
+//! ```
+//!
+//! Prediction ([`Predictor`]):
+//!
+//! ```no_run
+#![doc = include_str!("../examples/predict.rs")]
+//! ```
+//!
+//! Features of photos, for a search or a classifier of one's own:
+//!
+//! ```no_run
+#![doc = include_str!("../examples/features.rs")]
+//! ```
+//!
+//! The steps behind them are public, too: [`Settings`] are declared once with range, default and help; [`FoundWeights`] finds
+//! and downloads weights; [`PreparedRun`] checks, trains and finds learning rates; [`resume`] continues what was interrupted;
+//! [`evaluate`] gives [`Scores`], of which every metric is a function; [`compare`] recommends a backbone; [`distill`] makes a
+//! small one. Long work reports to a [`Progress`] and stops at a [`Cancel`]. Errors have a [kind](Error::kind), and name
+//! settings in backquotes.
 
 mod context;
 mod error;
@@ -28,6 +45,7 @@ pub use model::predictor::{Answer, Photo, PredictOptions, Prediction, Predictor,
 pub use model::provenance::{Distillation, Provenance};
 pub use model::sealed::Model;
 pub use network::backbone::Backbone;
+pub use network::device::{DeviceChoice, default_threads, engine};
 pub use network::head::Head;
 pub use network::onnx;
 pub use network::pretrained::Pretrained;
@@ -43,6 +61,7 @@ pub use settings::{
     Seconds, Settings,
 };
 pub use trainer::auto::{AutoResult, Pair, Stage};
+pub use trainer::builder::Trainer;
 pub use trainer::distill::{DistillSettings, TeacherSpec, distill};
 pub use trainer::find_lr::{FoundRate, Point};
 pub use trainer::probe::score_name;

@@ -33,7 +33,8 @@ pub fn run(common: &Common, args: &Bench) -> Result<End> {
         infer_precision: args.precision.into(),
         outputs: Outputs::Final,
     };
-    let mut session = engine.compile(&graph, &init::random(&graph, 0), options)?;
+    let state = init::random(&graph, 0);
+    let mut session = engine.compile(&graph, &state, options).map_err(regraft::Error::from)?;
     // Any values do: the kernels' time does not depend on them.
     let inputs: Vec<f32> = (0..n * graph.input_shape().len()).map(|i| (i % 251) as f32 / 125.0 - 1.0).collect();
     let labels: Vec<usize> = (0..n).map(|i| i * 37 % classes).collect();

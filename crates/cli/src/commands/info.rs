@@ -44,7 +44,7 @@ pub fn run(common: &Common, args: &Info) -> Result<End> {
         writeln!(out, "made by: regraft {}{mode}, seed {}, epoch {}", p.regraft, p.seed, p.epoch)?;
         if let Some(taught) = &p.distilled {
             writeln!(out, "taught by: {}, model {}", taught.teacher, taught.teacher_sha256)?;
-            writeln!(out, "R² of what it was taught: {:.4} on {} photos kept apart", taught.r2, p.val_n)?;
+            writeln!(out, "R² of the teacher's outputs: {:.4} on {} photos kept aside", taught.r2, p.val_n)?;
         }
         if let Some(val_score) = p.val_score {
             writeln!(out, "{}: {val_score:.4} on {} validation photos", score_name(model.head), p.val_n)?;
@@ -55,7 +55,7 @@ pub fn run(common: &Common, args: &Info) -> Result<End> {
     } else if let Some(name) = &args.backbone {
         let graph = Backbone::from(name.as_str()).graph(None)?;
         let trainable = match &args.freeze_until {
-            Some(layer) => Trainable::from_layer(&graph, layer)?,
+            Some(layer) => Trainable::from_layer(&graph, layer).map_err(regraft::Error::from)?,
             None => Trainable::all(&graph),
         };
         if common.json {

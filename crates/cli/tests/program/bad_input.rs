@@ -53,7 +53,7 @@ fn bad_usage_exits_with_2_and_names_the_flag() {
 fn training_flags_out_of_range_exit_with_2() {
     let place = Place::with_photos();
     for (flags, words) in [
-        ("--backbone resnet81", &["resnet81", "mobilenet_v2"][..]),
+        ("--backbone resnet81", &["resnet81", "resnet18"][..]),
         ("--mode fly", &["--mode", "finetune"]),
         ("--head ovr --mode frozen", &["--head ovr", "--mode probe"]),
         ("--mode probe --freeze-until layer4", &["--freeze-until", "--mode finetune"]),
@@ -210,7 +210,7 @@ fn weights_that_do_not_fit_are_explained() {
     place.run(&format!("{} --exist-ok", train("text.pth"))).fails(&["text.pth"]);
     let line =
         "train photos --mode probe --backbone resnet18 --imgsz 32 --output-dir other --weights run/best.safetensors";
-    place.run(line).fails(&["run/best.safetensors", "does not fit --backbone resnet18", "layer1.0.conv1.weight"]);
+    place.run(line).fails(&["run/best.safetensors", "does not fit the backbone resnet18", "layer1.0.conv1.weight"]);
     assert!(!place.path("other").exists());
 }
 
@@ -228,7 +228,7 @@ fn a_last_batch_of_one_photo_is_no_food_for_a_batch_norm() {
     place.draw(Class::Discs, "photos/train", 12..13);
     // 17 photos in batches of 4, and maps of one pixel in layer4.
     let line = "train photos --backbone resnet18 --weights random --mode finetune --imgsz 32 --epochs 1 --output-dir";
-    place.run(&format!("{line} run")).fails(&["layer4.0.bn1", "--batch-size", "--imgsz", "--bn frozen"]);
+    place.run(&format!("{line} run")).fails(&["layer4.0.bn1", "--batch-size", "--imgsz", "--bn"]);
     place.run(&format!("{line} frozen --bn frozen")).done();
     place.run(&format!("{line} larger --batch-size 6")).done();
 }

@@ -15,7 +15,7 @@ const DISTILL: &str =
 fn a_model_is_shrunk_to_one_that_answers_as_it_does() {
     let place = Place::with_model();
     let ended = place.run(&format!("{DISTILL} --epochs 30 --output-dir small --half --json")).done();
-    let ended = ended.says(&["23 photos to learn from, 1 kept apart", "writing to small"]);
+    let ended = ended.says(&["23 photos to learn from, 1 held out", "writing to small"]);
     let result = ended.json();
     assert_eq!((result["model"].as_str(), result["seen"].as_u64()), (Some("small/best.safetensors"), Some(23 * 30)));
     let eval = |model: &str| place.run(&format!("eval {model} photos --json")).done().json()["top1"].as_f64().unwrap();
@@ -29,8 +29,13 @@ fn a_model_is_shrunk_to_one_that_answers_as_it_does() {
     assert_eq!((&made["epoch"], &made["val_n"]), (&30.into(), &1.into()));
     assert!(made.get("mode").is_none() && made.get("val_score").is_none(), "{made}");
     let about = place.run("info small/best.safetensors").done().stdout;
-    for part in ["weights random", "seed 0, epoch 30", "taught by: squeezenet1_1", "R² of what", "1 photos kept apart"]
-    {
+    for part in [
+        "weights random",
+        "seed 0, epoch 30",
+        "taught by: squeezenet1_1",
+        "R² of the teacher's outputs",
+        "1 photos kept aside",
+    ] {
         assert!(about.contains(part), "{part:?} is not in {about}");
     }
     assert!(!about.contains(", mode ") && !about.contains("validation photos"), "{about}");
@@ -71,7 +76,7 @@ fn a_file_that_says_nothing_sensible_of_photos_is_used_with_a_warning() {
         let train =
             format!("train photos --backbone squeezenet1_1 --weights ./{name} --mode probe --output-dir {name}-run");
         let warning = format!("warning: ./{name}: its metadata entry \"preprocessing\" does not say");
-        place.run(&train).done().says(&[&warning, "flags"]);
+        place.run(&train).done().says(&[&warning, "settings"]);
     }
 }
 
@@ -89,7 +94,7 @@ fn what_a_student_starts_from_is_named_as_for_train() {
     assert!(inside.is_string());
     place
         .run(&format!("{distill} --weights nothing --output-dir none"))
-        .refuses(&["--weights nothing", "of rootstock"]);
+        .refuses(&["--weights is nothing", "of rootstock"]);
     // Those of a teacher's network, of which the student is a narrower form.
     place.run("train photos --mode probe --backbone mobilenet_v2 --weights random --imgsz 32 --output-dir wide").done();
     let wider = "distill --teacher mobilenet_v2=wide/best.safetensors --images photos --imgsz 32 --output-dir none";
@@ -134,7 +139,7 @@ fn several_teachers_are_learned_from_at_once_and_a_stopped_run_goes_on_to_the_sa
     let mut running = place.start(&format!("{distill} parts"));
     running.wait_until(&place.path("parts/results.csv"), |bytes| bytes.iter().filter(|&&b| b == b'\n').count() > 2);
     running.signal("INT");
-    running.end().exits(130).says(&["nothing is lost", "regraft resume parts"]);
+    running.end().exits(130).says(&["everything is saved", "regraft resume parts"]);
     place
         .run("resume parts --threads 2")
         .done()
@@ -189,7 +194,7 @@ fn of_few_photos_one_at_least_is_learned_from() {
     for n in [2, 5] {
         let distill = format!("distill --teacher run/best.safetensors --images {}", few[..n].join(" "));
         let flags = format!("--imgsz 64 --epochs 1 --views 1 --val-fraction 0.9 --output-dir of-{n}");
-        let said = format!("1 photos to learn from, {} kept apart", n - 1);
+        let said = format!("1 photos to learn from, {} held out", n - 1);
         place.run(&format!("{distill} {flags}")).done().says(&[&said]);
     }
 }

@@ -123,7 +123,7 @@ fn patience_ends_a_run_that_gets_no_better() {
     // Nothing learns at this rate, so no epoch is better than the first.
     let line = "train photos --weights random --imgsz 32 --backbone squeezenet1_1 --mode frozen --lr 1e-12 --epochs 9 --output-dir run";
     let ended = place.run(&format!("{line} --patience 2 --no-augment")).done();
-    ended.says(&["stopped after epoch 3 of 9", "--patience 2"]);
+    ended.says(&["Stopped after epoch 3 of 9", "none of the 2 after epoch 1"]);
     assert_eq!(epochs(&place), 3);
     place.run("resume run").fails(&["is complete: 3 of 9 epochs", "--patience"]);
 }
@@ -151,8 +151,8 @@ fn heads_and_rates_that_do_not_go_are_explained() {
         ("--head mpl:3", &["--head", "mpl:3", "mlp:512"][..]),
         ("--head conv:0", &["no width"]),
         ("--head conv:8x4 --mode frozen", &["filter size"]),
-        ("--mode probe --head mlp:16", &["--head mlp:16 is no probe", "--mode frozen"]),
-        ("--head cosine", &["--head cosine is no probe", "--mode frozen"]),
+        ("--mode probe --head mlp:16", &["--head is mlp:16", "--mode frozen"]),
+        ("--head cosine", &["--head is cosine", "--mode frozen"]),
         ("--head ovr", &["--head ovr goes with --mode probe"]),
         ("--patience 3", &["--patience", "--mode auto"]),
         ("--mode finetune --cut layer3.9", &["layer3.9", "layer3.0, layer3.1"]),

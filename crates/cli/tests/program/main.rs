@@ -2,6 +2,7 @@
 //!
 //! Photos are drawn by the tests and weights are random, so that a run takes a second.
 
+mod auto;
 mod bad_input;
 mod common;
 mod compare;
@@ -12,7 +13,6 @@ mod downloads;
 mod full_disk;
 mod heads;
 mod help;
-mod ladder;
 mod manifest;
 mod model_file;
 mod onnx;
@@ -21,4 +21,4 @@ mod real_photos;
 #[cfg(unix)]
 mod resume;
 mod same_bits;
-mod train_roads;
+mod train_modes;

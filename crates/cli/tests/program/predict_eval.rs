@@ -104,7 +104,7 @@ fn predictions_come_as_text_and_as_csv_too() {
     let answer = place.run("predict run/best.safetensors photos/val/discs/08.ppm --json").done().json();
     let (label, prob) = (answer["label"].as_str().unwrap(), answer["prob"].as_f64().unwrap());
     let text = place.run("predict run/best.safetensors photos/val/discs/08.ppm --top-k 1").done().stdout;
-    assert_eq!(text, format!("photos/val/discs/08.ppm: {label} {prob:.4}\n"));
+    assert_eq!(text, format!("photos/val/discs/08.ppm: {label} {:.1}%\n", 100.0 * prob));
     for flags in ["--csv", "--csv --top-k 1"] {
         let csv = place.run(&format!("predict run/best.safetensors photos/val/discs/08.ppm {flags}")).done().stdout;
         assert_eq!(csv, format!("path,label,prob,error\nphotos/val/discs/08.ppm,{label},{prob},\n"));

@@ -40,7 +40,7 @@ fn a_run_that_was_stopped_twice_and_killed_ends_with_the_same_bits() {
     let mut running = place.start(&format!("{TRAIN} --output-dir parts"));
     running.wait_until(&place.path("parts/last.ckpt"), |_| true);
     running.signal("INT");
-    running.end().exits(130).says(&["stopping after this step", "nothing is lost", "regraft resume parts\n"]);
+    running.end().exits(130).says(&["stopping after this step", "everything is saved", "regraft resume parts\n"]);
 
     // A polite kill later.
     let mut running = place.start("resume parts --threads 2 --json");
@@ -76,7 +76,7 @@ fn ctrl_c_while_photos_are_read_ends_the_reading() {
     running.signal("INT");
     running.end().exits(130);
     let said = place.text("said");
-    assert!(said.contains("interrupted; nothing had to be saved\n") && !said.contains("error"), "{said}");
+    assert!(said.contains("Interrupted; nothing had to be saved.\n") && !said.contains("error"), "{said}");
     assert!(!place.path("run").exists(), "{said}");
 }
 

@@ -15,7 +15,7 @@ use crate::model::decode_ahead::decode_ahead;
 use crate::network::extractor::pooled;
 use crate::network::session::Network;
 use crate::photos::features::BATCH;
-use crate::{Cancel, Error, Model, Result, Tta};
+use crate::{Cancel, Error, Model, Result, Tta, default_threads};
 
 /// A photo to predict.
 #[derive(Clone, Debug)]
@@ -170,12 +170,7 @@ pub struct PredictOptions {
 
 impl Default for PredictOptions {
     fn default() -> Self {
-        Self {
-            top_k: None,
-            tta: None,
-            features: false,
-            threads: std::thread::available_parallelism().map_or(1, usize::from),
-        }
+        Self { top_k: None, tta: None, features: false, threads: default_threads() }
     }
 }
 
@@ -193,7 +188,8 @@ impl Predictor {
     ///
     /// # Errors
     /// Those of [`Model::open`]; [`Error::Engine`] if it cannot be compiled, [`Error::File`] if its answers differ.
-    pub fn open(path: &Path, engine: &dyn Engine, options: PredictOptions) -> Result<Self> {
+    pub fn open(path: impl AsRef<Path>, engine: &dyn Engine, options: PredictOptions) -> Result<Self> {
+        let path = path.as_ref();
         Self::new(Model::open(path)?, path, engine, options)
     }
 

@@ -12,7 +12,7 @@ use regraft_learn::linear::HeadKind;
 use crate::evaluation::scores::task;
 use crate::model::golden::GOLDEN_INPUTS;
 use crate::network::session::Network;
-use crate::{Error, Golden, Provenance, Result, TargetScale};
+use crate::{DeviceChoice, Error, Golden, PredictOptions, Predictor, Provenance, Result, TargetScale};
 
 /// The format's version, under the metadata key `regraft`.
 const FORMAT: &str = "1";
@@ -96,7 +96,8 @@ impl Model {
     ///
     /// # Errors
     /// [`Error::Io`] or [`Error::Weights`] if the file cannot be read, [`Error::File`] if it is not a whole Regraft model.
-    pub fn open(path: &Path) -> Result<Self> {
+    pub fn open(path: impl AsRef<Path>) -> Result<Self> {
+        let path = path.as_ref();
         let wrong = |reason: String| Error::File { path: path.to_owned(), reason };
         if path.is_dir() {
             return Err(wrong("is a folder; give a model file, such as best.safetensors of a run".into()));
@@ -183,6 +184,16 @@ impl Model {
         let head = format!("{}.", self.graph.nodes()[self.graph.head()?].name);
         let of_head = self.state.iter().filter(|(name, _)| name.starts_with(&head));
         Ok(of_head.map(|(name, tensor)| (name.clone(), tensor.clone())).collect())
+    }
+
+    /// The model on the CPU, ready to be asked, with all classes in each answer.
+    ///
+    /// # Errors
+    /// [`Error::Engine`] if it cannot be compiled, [`Error::File`] if it does not give its golden answers.
+    pub fn predictor(self) -> Result<Predictor> {
+        let options = PredictOptions::default();
+        let engine = crate::engine(DeviceChoice::Auto, options.threads)?;
+        Predictor::new(self, Path::new("the model"), engine.as_ref(), options)
     }
 
     /// The network on an engine, ready to infer, after it has given its golden answers.

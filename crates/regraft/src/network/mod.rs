@@ -2,6 +2,7 @@
 
 pub(crate) mod backbone;
 pub(crate) mod batch_norms;
+pub(crate) mod device;
 pub(crate) mod extractor;
 pub(crate) mod head;
 pub mod onnx;

@@ -228,7 +228,7 @@ fn plan(job: &Job, head: &StateDict, left: Option<f64>) -> Result<Result<Setting
     let epochs = settings.epochs.min(fits);
     job.context
         .progress
-        .note(&format!("An epoch of fine-tuning takes about {}: {epochs} are planned.", duration(epoch)));
+        .note(&format!("An epoch of fine-tuning takes about {}: {epochs} epochs are planned.", duration(epoch)));
     Ok(Ok(Settings { epochs, ..plan }))
 }
 

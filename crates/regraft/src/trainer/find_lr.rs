@@ -75,8 +75,7 @@ pub(crate) fn run(job: &Job) -> Result<FoundRate> {
 /// [`Error::Setting`] if not.
 pub(crate) fn require_steps(settings: &Settings) -> Result<()> {
     if settings.mode.probes() {
-        let allowed =
-            "to find a learning rate, it must be frozen or finetune; other modes take no steps of a given rate";
+        let allowed = "`find_lr` goes with `mode` frozen or `mode` finetune; other modes take no steps of a given rate";
         return Err(Error::Setting { field: "mode", value: settings.mode.to_string(), allowed: allowed.into() });
     }
     Ok(())

@@ -1,6 +1,7 @@
 //! Training: the modes, the loop, distillation.
 
 pub(crate) mod auto;
+pub(crate) mod builder;
 pub(crate) mod distill;
 pub(crate) mod epochs;
 pub(crate) mod find_lr;

@@ -36,7 +36,7 @@ fn main() -> ExitCode {
     let arguments = Arguments::parse();
     let result = match arguments.command {
         Command::Demo(demo) => commands::demo::run(&arguments.common, &demo),
-        Command::Train(train) => commands::train::train(&arguments.common, train),
+        Command::Train(train) => commands::train::train(&arguments.common, *train),
         Command::Resume(resume) => commands::train::resume(&arguments.common, &resume),
         Command::Eval(eval) => commands::eval::run(&arguments.common, &eval),
         Command::Predict(predict) => commands::predict::run(&arguments.common, &predict),

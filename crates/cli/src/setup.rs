@@ -5,7 +5,7 @@ use std::thread::available_parallelism;
 
 use anyhow::{Context, Result};
 use regraft::Cancel;
-use regraft_engine_cpu::CpuEngine;
+use regraft_engine::Engine;
 use regraft_kernels::simd::Level;
 
 use crate::args::Common;
@@ -16,17 +16,17 @@ pub fn threads(common: &Common) -> usize {
     common.threads.map_or_else(|| num_cpus::get_physical().clamp(1, available), usize::from)
 }
 
-/// The CPU engine, with the same number of threads for everything else that is parallel.
+/// The engine of the device asked for, with the same number of threads for everything else that is parallel.
 ///
 /// # Errors
-/// A wrong setting of `REGRAFT_CPU`, or threads that the system refuses.
-pub fn engine(threads: usize) -> Result<CpuEngine> {
-    Level::choose().map_err(|text| regraft::Error::Environment(text))?;
+/// A wrong setting of `REGRAFT_CPU`, a device that is not there, or threads that the system refuses.
+pub fn engine(common: &Common, threads: usize) -> Result<Box<dyn Engine>> {
+    Level::choose().map_err(regraft::Error::Environment)?;
     rayon::ThreadPoolBuilder::new()
         .num_threads(threads)
         .build_global()
         .with_context(|| format!("cannot start {threads} threads; give a smaller --threads"))?;
-    Ok(CpuEngine::new(threads)?)
+    Ok(regraft::engine(common.device.into(), threads)?)
 }
 
 /// A wish to stop that the first Ctrl-C (or SIGTERM) expresses; the second ends the process at once.

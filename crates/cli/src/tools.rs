@@ -23,7 +23,7 @@ impl Tools {
         let threads = setup::threads(common);
         Ok(Self {
             threads,
-            engine: Box::new(setup::engine(threads)?),
+            engine: setup::engine(common, threads)?,
             terminal: Terminal::new(common.json),
             cancel: setup::cancel_on_interrupt()?,
         })

@@ -5,8 +5,8 @@ use std::fmt::Write as _;
 use std::fs::File;
 use std::io::Read;
 use std::path::{Path, PathBuf};
-use std::sync::atomic::AtomicBool;
 
+use regraft_progress::Cancel;
 use sha2::{Digest, Sha256};
 
 use crate::{Dataset, Error, Result, Sample, verify::check};
@@ -36,7 +36,7 @@ pub struct Duplicate {
 ///
 /// # Errors
 /// [`Error::NotFound`] or [`Error::Read`] naming the file, [`Error::Cancelled`] if `cancel` said so.
-pub fn fingerprint(dataset: &Dataset, cancel: &AtomicBool) -> Result<Fingerprint> {
+pub fn fingerprint(dataset: &Dataset, cancel: &Cancel) -> Result<Fingerprint> {
     let mut whole = Sha256::new();
     let mut text = |bytes: &[u8]| {
         // The length first, so that no two lists of texts give the same stream.
@@ -104,7 +104,7 @@ mod tests {
     }
 
     fn of(root: &Path) -> Fingerprint {
-        fingerprint(&open(root), &AtomicBool::new(false)).unwrap()
+        fingerprint(&open(root), &Cancel::new()).unwrap()
     }
 
     #[test]
@@ -137,7 +137,9 @@ mod tests {
     #[test]
     fn it_can_be_cancelled() {
         let dir = folder();
-        let result = fingerprint(&open(dir.path()), &AtomicBool::new(true));
+        let cancelled = Cancel::new();
+        cancelled.cancel();
+        let result = fingerprint(&open(dir.path()), &cancelled);
         assert!(matches!(result, Err(Error::Cancelled)), "{result:?}");
     }
 

@@ -1,15 +1,17 @@
 //! Decoding every photo once, before the first epoch.
 
-use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
+use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Mutex, PoisonError};
 use std::thread;
+
+use regraft_progress::Cancel;
 
 use crate::{Dataset, Error, FindingKind, Findings, ImageStore, Result, Sample};
 
 /// Decodes the photos of `samples` on `threads` threads and removes those that cannot be read, each with a
 /// finding; with `strict`, one such photo is an error. The store keeps what it has room for, so the first
 /// epoch need not decode it again. `progress` is called after each photo, from any of the threads, with the
-/// number done so far. `cancel`, set to true (by Ctrl-C, say), ends the work after the photos at hand.
+/// number done so far. `cancel` ends the work after the photos at hand.
 ///
 /// # Errors
 /// [`Error::Unreadable`] with the first such photo if `strict`, [`Error::Cancelled`] if `cancel` said so; the samples
@@ -19,7 +21,7 @@ pub fn verify(
     store: &ImageStore,
     threads: usize,
     strict: bool,
-    cancel: &AtomicBool,
+    cancel: &Cancel,
     progress: impl Fn(usize) + Sync,
 ) -> Result<Findings> {
     let (next, done) = (AtomicUsize::new(0), AtomicUsize::new(0));
@@ -28,7 +30,7 @@ pub fn verify(
         for _ in 0..threads.clamp(1, samples.len().max(1)) {
             scope.spawn(|| {
                 while let Some(sample) = samples.get(next.fetch_add(1, Ordering::Relaxed)) {
-                    if cancel.load(Ordering::Relaxed) {
+                    if cancel.is_cancelled() {
                         return;
                     }
                     if let Err(error) = store.get(&sample.path) {
@@ -61,8 +63,8 @@ pub fn verify(
 ///
 /// # Errors
 /// [`Error::Cancelled`].
-pub(crate) fn check(cancel: &AtomicBool) -> Result<()> {
-    if cancel.load(Ordering::Relaxed) { Err(Error::Cancelled) } else { Ok(()) }
+pub(crate) fn check(cancel: &Cancel) -> Result<()> {
+    cancel.check().map_err(|_| Error::Cancelled)
 }
 
 impl Dataset {
@@ -77,7 +79,7 @@ impl Dataset {
         store: &ImageStore,
         threads: usize,
         strict: bool,
-        cancel: &AtomicBool,
+        cancel: &Cancel,
         progress: impl Fn(usize) + Sync,
     ) -> Result<Findings> {
         let classes_of = |samples: &[Sample]| {
@@ -104,9 +106,6 @@ mod tests {
     use super::*;
     use crate::{DecodeOptions, SplitOptions};
     use std::fs;
-
-    /// Nobody asks to stop.
-    static NEVER: AtomicBool = AtomicBool::new(false);
 
     fn folder() -> tempfile::TempDir {
         let dir = tempfile::tempdir().unwrap();
@@ -135,7 +134,7 @@ mod tests {
                 assert!((1..=12).contains(&done));
                 calls.fetch_add(1, Ordering::Relaxed);
             };
-            let findings = dataset.verify(&store, threads, false, &NEVER, progress).unwrap();
+            let findings = dataset.verify(&store, threads, false, &Cancel::new(), progress).unwrap();
             assert_eq!((dataset.train.len(), dataset.val.len(), calls.into_inner()), (5, 6, 12));
             assert!(
                 findings.items[0]
@@ -145,13 +144,13 @@ mod tests {
             );
             assert_eq!(store.kept_bytes(), 11 * 3, "the readable ones are kept");
 
-            let error = open(&dir).verify(&store, threads, true, &NEVER, |_| ()).unwrap_err().to_string();
+            let error = open(&dir).verify(&store, threads, true, &Cancel::new(), |_| ()).unwrap_err().to_string();
             assert!(error.starts_with("1 photo cannot be read: ") && error.contains("train/b/1.pgm: "), "{error}");
             assert!(error.ends_with("; remove or replace it, or leave out --strict"), "{error}");
         }
         fs::write(dir.path().join("train/b/2.pgm"), "P5 9 9 255\n.").unwrap();
         let store = ImageStore::new(DecodeOptions::default(), 0);
-        let error = open(&dir).verify(&store, 1, true, &NEVER, |_| ()).unwrap_err().to_string();
+        let error = open(&dir).verify(&store, 1, true, &Cancel::new(), |_| ()).unwrap_err().to_string();
         assert!(
             error.starts_with("2 photos cannot be read, the first of them: ") && error.contains("1.pgm"),
             "{error}"
@@ -163,11 +162,11 @@ mod tests {
     fn cancelling_does_not_wait_for_the_other_photos() {
         let dir = folder();
         for threads in [1, 2] {
-            let (store, cancel) = (ImageStore::new(DecodeOptions::default(), 0), AtomicBool::new(false));
+            let (store, cancel) = (ImageStore::new(DecodeOptions::default(), 0), Cancel::new());
             let (mut dataset, calls) = (open(&dir), AtomicUsize::new(0));
             let progress = |_| {
                 calls.fetch_add(1, Ordering::Relaxed);
-                cancel.store(true, Ordering::Relaxed);
+                cancel.cancel();
             };
             let before = dataset.clone();
             let result = dataset.verify(&store, threads, false, &cancel, progress);
@@ -185,7 +184,7 @@ mod tests {
             fs::write(dir.path().join(format!("val/b/{i}.pgm")), "P5 9 9 255\n.").unwrap();
         }
         let store = ImageStore::new(DecodeOptions::default(), 0);
-        let error = open(&dir).verify(&store, 2, false, &NEVER, |_| ()).unwrap_err();
+        let error = open(&dir).verify(&store, 2, false, &Cancel::new(), |_| ()).unwrap_err();
         assert!(matches!(error, Error::ClassUnreadable { class, part: "validation" } if class == "b"));
     }
 }

@@ -1,10 +1,9 @@
 //! Real photos: every pixel that evaluation sees equals torchvision's.
 
-use std::sync::atomic::AtomicBool;
-
 use regraft_data::{
     Dataset, DecodeOptions, ImageStore, Preprocessing, Scratch, SplitOptions, decode_file, default_cache_bytes,
 };
+use regraft_progress::Cancel;
 use sha2::{Digest, Sha256};
 
 #[test]
@@ -35,7 +34,7 @@ fn the_tutorials_folder_opens_and_every_photo_decodes() {
     // torchvision counts 244 training photos: it goes by extensions and passes over the one GIF.
     assert_eq!((dataset.train.len(), dataset.val.len(), findings.items.len()), (245, 153, 0));
     let store = ImageStore::new(Preprocessing::default().decode_options(), default_cache_bytes());
-    assert!(dataset.verify(&store, 2, true, &AtomicBool::new(false), |_| ()).unwrap().items.is_empty());
+    assert!(dataset.verify(&store, 2, true, &Cancel::new(), |_| ()).unwrap().items.is_empty());
     assert!(store.kept_bytes() > 0);
 }
 

@@ -5,10 +5,12 @@ use std::path::Path;
 use std::thread::sleep;
 use std::time::{Duration, Instant};
 
+use regraft_progress::{Cancel, Progress};
+
 use crate::client::{Client, Failure, broken};
 use crate::error::Reason;
 use crate::part::Part;
-use crate::{Error, Result, Settings, Watch, Weights};
+use crate::{Error, Result, Settings, Weights};
 
 /// How long a wait goes on before it is asked whether to stop.
 const GLANCE: Duration = Duration::from_millis(50);
@@ -25,14 +27,20 @@ enum Attempt {
 ///
 /// # Errors
 /// [`Error::Fetch`] with what happened; [`Error::NoRoom`], [`Error::Cache`], [`Error::Setting`]; [`Error::Interrupted`].
-pub(crate) fn download(weights: &Weights, path: &Path, settings: &Settings, watch: &dyn Watch) -> Result<String> {
+pub(crate) fn download(
+    weights: &Weights,
+    path: &Path,
+    settings: &Settings,
+    progress: &dyn Progress,
+    cancel: &Cancel,
+) -> Result<String> {
     let url = settings.url(weights);
-    let download = Download { weights, url: &url, client: Client::new(settings, &url)?, settings, watch };
+    let download = Download { weights, url: &url, client: Client::new(settings, &url)?, settings, progress, cancel };
     let mut part = Part::open(path, *weights.bytes().end())?;
     download.require_room(path, part.len())?;
-    watch.begin(weights.file_name(), *weights.bytes().end());
+    progress.begin(weights.file_name(), "bytes", *weights.bytes().end());
     let result = download.attempts(&mut part);
-    watch.end();
+    progress.end();
     match result {
         Ok(digest) => part.finish(path).map(|()| digest),
         Err(Stop::Fetch(reason)) => {
@@ -68,7 +76,8 @@ struct Download<'a> {
     url: &'a str,
     client: Client,
     settings: &'a Settings,
-    watch: &'a dyn Watch,
+    progress: &'a dyn Progress,
+    cancel: &'a Cancel,
 }
 
 impl Download<'_> {
@@ -92,7 +101,7 @@ impl Download<'_> {
                         let expected = self.weights.sha256.clone();
                         return Err(Stop::Fetch(Reason::Hash { found: digest, expected }));
                     }
-                    self.watch.warn("the parts that arrived do not make the published file; downloading it anew");
+                    self.progress.warn("the parts that arrived do not make the published file; downloading it anew");
                 }
                 Attempt::Cut(reason, wait) => {
                     // Whoever gets on, if slowly, may go on; so a hundred attempts is the most that can be.
@@ -105,7 +114,7 @@ impl Download<'_> {
                     };
                     let pause = wait.map_or(pause, |wait| wait.clamp(pause, patience.longest_pause.max(pause)));
                     let seconds = pause.as_secs_f64();
-                    self.watch.warn(&format!("{}; trying again in {seconds:.0} s", counted(reason, part.len(), 1)));
+                    self.progress.warn(&format!("{}; trying again in {seconds:.0} s", counted(reason, part.len(), 1)));
                     self.pause(pause)?;
                 }
             }
@@ -148,7 +157,7 @@ impl Download<'_> {
         let mut reader = answer.into_reader();
         let mut chunk = vec![0; 1 << 16];
         loop {
-            if self.watch.interrupted() {
+            if self.cancel.is_cancelled() {
                 return Err(Error::Interrupted.into());
             }
             match reader.read(&mut chunk) {
@@ -159,7 +168,7 @@ impl Download<'_> {
                 }
                 Ok(n) => {
                     part.write(&chunk[..n])?;
-                    self.watch.advance(part.len());
+                    self.progress.advance(part.len(), "");
                 }
                 Err(e) if e.kind() == io::ErrorKind::Interrupted => {}
                 Err(e) => return Ok(cut(&broken(&e))),
@@ -177,7 +186,7 @@ impl Download<'_> {
     fn pause(&self, pause: Duration) -> Result<()> {
         let started = Instant::now();
         while started.elapsed() < pause {
-            if self.watch.interrupted() {
+            if self.cancel.is_cancelled() {
                 return Err(Error::Interrupted);
             }
             sleep(GLANCE.min(pause));

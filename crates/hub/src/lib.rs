@@ -18,25 +18,11 @@ use std::fs::{self, File};
 use std::io;
 use std::path::{Path, PathBuf};
 
+use regraft_progress::{Cancel, Progress};
+
 pub use error::{Error, Reason, Result};
 pub use registry::{DEFAULT, Interpolation, Known, OWN, Registry, Weights};
 pub use settings::{Cached, Patience, Settings};
-
-/// Hears about a download, and may end it.
-pub trait Watch {
-    /// Something worth knowing.
-    fn note(&self, text: &str);
-    /// Something that went wrong and is being dealt with.
-    fn warn(&self, text: &str);
-    /// A download of at most `bytes` begins.
-    fn begin(&self, file: &str, bytes: u64);
-    /// How many bytes are here.
-    fn advance(&self, bytes: u64);
-    /// It has ended, one way or the other.
-    fn end(&self);
-    /// Whether it is to end now, with what has arrived kept.
-    fn interrupted(&self) -> bool;
-}
 
 /// A file of weights on this machine.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -54,7 +40,7 @@ pub struct Local {
 /// [`Error::Offline`] if it is not there and may not be fetched, [`Error::Fetch`] if it could not be; [`Error::Cache`]
 /// and [`Error::NoRoom`] if it cannot be kept; [`Error::Setting`] for certificates that cannot be read;
 /// [`Error::Interrupted`].
-pub fn fetch(weights: &Weights, settings: &Settings, watch: &dyn Watch) -> Result<Local> {
+pub fn fetch(weights: &Weights, settings: &Settings, progress: &dyn Progress, cancel: &Cancel) -> Result<Local> {
     let path = settings.path(weights);
     let damage = match look(&path, weights)? {
         Found::Whole(sha256) => return Ok(Local { path, sha256 }),
@@ -67,23 +53,23 @@ pub fn fetch(weights: &Weights, settings: &Settings, watch: &dyn Watch) -> Resul
     }
     let make = |source| Error::Cache { what: "make", path: settings.home.clone(), source };
     fs::create_dir_all(&settings.home).map_err(make)?;
-    let _lock = lock::take(&path, watch)?;
+    let _lock = lock::take(&path, progress, cancel)?;
     // It may have come while the lock was somebody else's.
     match look(&path, weights)? {
         Found::Whole(sha256) => return Ok(Local { path, sha256 }),
         Found::Damaged(damage) => {
-            watch.warn(&format!("{} is damaged ({damage}); downloading it anew", path.display()));
+            progress.warn(&format!("{} is damaged ({damage}); downloading it anew", path.display()));
         }
         Found::Nothing => {}
     }
-    watch.note(&format!(
+    progress.note(&format!(
         "downloading {url} ({:.1} MiB) to {}; licence: {}, trained on {}, whose pictures have terms of their own",
         weights.mib(),
         settings.home.display(),
         weights.licence,
         weights.trained_on
     ));
-    let sha256 = download::download(weights, &path, settings, watch)?;
+    let sha256 = download::download(weights, &path, settings, progress, cancel)?;
     Ok(Local { path, sha256 })
 }
 

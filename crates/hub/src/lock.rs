@@ -5,7 +5,9 @@ use std::path::Path;
 use std::thread::sleep;
 use std::time::Duration;
 
-use crate::{Error, Result, Watch};
+use regraft_progress::{Cancel, Progress};
+
+use crate::{Error, Result};
 
 /// How often a lock that is somebody else's is asked for again.
 const INTERVAL: Duration = Duration::from_millis(100);
@@ -17,7 +19,7 @@ const INTERVAL: Duration = Duration::from_millis(100);
 ///
 /// # Errors
 /// [`Error::Cache`] if the lock's file cannot be made, [`Error::Interrupted`].
-pub(crate) fn take(path: &Path, watch: &dyn Watch) -> Result<File> {
+pub(crate) fn take(path: &Path, progress: &dyn Progress, cancel: &Cancel) -> Result<File> {
     let name = path.file_name().unwrap_or_default().to_string_lossy();
     let lock = path.with_file_name(format!(".{name}.lock"));
     let opened = OpenOptions::new().write(true).create(true).truncate(false).open(&lock);
@@ -25,9 +27,9 @@ pub(crate) fn take(path: &Path, watch: &dyn Watch) -> Result<File> {
     let mut told = false;
     while let Err(TryLockError::WouldBlock) = file.try_lock() {
         if !std::mem::replace(&mut told, true) {
-            watch.note(&format!("waiting for another process that is downloading {name}"));
+            progress.note(&format!("waiting for another process that is downloading {name}"));
         }
-        if watch.interrupted() {
+        if cancel.is_cancelled() {
             return Err(Error::Interrupted);
         }
         sleep(INTERVAL);

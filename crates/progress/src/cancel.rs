@@ -24,11 +24,6 @@ impl Cancel {
         self.0.load(Ordering::Relaxed)
     }
 
-    /// The flag itself.
-    pub fn flag(&self) -> &AtomicBool {
-        &self.0
-    }
-
     /// Fails if somebody has asked to stop.
     ///
     /// # Errors

@@ -32,10 +32,10 @@ fn examples_train_predict_and_give_features() {
     let (photos, run) = (photos(dir.path()), dir.path().join("run"));
     let said = example("train", &[&photos, &run]);
     let model = run.join("best.safetensors");
-    assert!(said.starts_with("1 of 4 validation photos are right") && said.contains("best.safetensors"), "{said}");
+    assert!(said.starts_with("100.0% of 4 validation photos are right") && said.contains("best.safetensors"), "{said}");
     let (dark, light) = (photos.join("dark/0.pgm"), photos.join("light/7.pgm"));
     let said = example("predict", &[&model, &dark, &light]);
-    let labels: Vec<_> = said.lines().map(|line| line.contains("\"label\":\"dark\"")).collect();
+    let labels: Vec<_> = said.lines().map(|line| line.contains("\"label\":\"dark\",\"prob\"")).collect();
     assert_eq!(labels, [true, false], "{said}");
     let said = example("features", &[&model, &dark]);
     // The embedded backbone has 1024 features.

@@ -6,7 +6,7 @@ use std::path::PathBuf;
 use std::sync::LazyLock;
 
 use clap::{Args, Parser, Subcommand, ValueEnum};
-use regraft::Tta;
+use regraft::{DeviceChoice, Tta};
 use regraft_engine::Precision;
 pub use train::Train;
 
@@ -37,9 +37,31 @@ pub struct Common {
     /// Threads to compute on [default: physical cores]
     #[arg(long, global = true, value_parser = clap::value_parser!(u16).range(1..=MAX_THREADS))]
     pub threads: Option<u16>,
+    /// Device to compute on; auto takes the fastest there is
+    #[arg(long, global = true, value_enum, default_value_t)]
+    pub device: DeviceArg,
     /// Print results as JSON on stdout
     #[arg(long, global = true)]
     pub json: bool,
+}
+
+/// A device by name.
+#[derive(Clone, Copy, Default, ValueEnum)]
+pub enum DeviceArg {
+    #[default]
+    Auto,
+    Cpu,
+    Gpu,
+}
+
+impl From<DeviceArg> for DeviceChoice {
+    fn from(device: DeviceArg) -> Self {
+        match device {
+            DeviceArg::Auto => Self::Auto,
+            DeviceArg::Cpu => Self::Cpu,
+            DeviceArg::Gpu => Self::Gpu,
+        }
+    }
 }
 
 #[derive(Subcommand)]

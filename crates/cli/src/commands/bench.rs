@@ -6,7 +6,7 @@ use std::time::Instant;
 use anyhow::Result;
 use regraft::Backbone;
 use regraft_engine::{
-    Batch, BatchNormMode, Engine, Labels, LayerTime, Outputs, SessionOptions, StepOptions, Targets, UpdateRule, Want,
+    Batch, BatchNormMode, Labels, LayerTime, Outputs, SessionOptions, StepOptions, Targets, UpdateRule, Want,
 };
 use regraft_graph::{Trainable, init};
 use regraft_kernels::{peak, simd::Level};
@@ -20,7 +20,7 @@ const WARM_UP: usize = 2;
 
 pub fn run(common: &Common, args: &Bench) -> Result<End> {
     let threads = setup::threads(common);
-    let engine = setup::engine(threads)?;
+    let engine = setup::engine(common, threads)?;
     let graph = Backbone::from(args.backbone.as_str()).graph(args.imgsz)?;
     let classes = graph.shapes()?[graph.output()].len();
     let n = args.batch as usize;

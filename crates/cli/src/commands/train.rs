@@ -30,7 +30,7 @@ fn report_auto_backbone(hub: &Hub, terminal: &Terminal) {
     terminal.note(&format!("backbone: {name}, which is inside this program; stronger with --backbone: {stronger}"));
 }
 
-pub fn train(common: &Common, mut args: Box<Train>) -> Result<End> {
+pub fn train(common: &Common, mut args: Train) -> Result<End> {
     let tools = Tools::new(common)?;
     let terminal = &tools.terminal;
     terminal.note(&tools.engine().device().to_string());

@@ -55,7 +55,7 @@ fn training_flags_out_of_range_exit_with_2() {
     for (flags, words) in [
         ("--backbone resnet81", &["resnet81", "resnet18"][..]),
         ("--mode fly", &["--mode", "finetune"]),
-        ("--head ovr --mode frozen", &["--head ovr", "--mode probe"]),
+        ("--head ovr --mode frozen", &["--head is ovr", "--mode probe"]),
         ("--mode probe --freeze-until layer4", &["--freeze-until", "--mode finetune"]),
         ("--mode finetune --freeze-until layer9", &["layer9", "features"]),
         ("--epochs 0", &["--epochs"]),

@@ -29,7 +29,7 @@ fn backbones_and_heads_are_ranked_with_their_uncertainty() {
         assert_eq!((&a["c"], &a["accuracy"]), (&b["c"], &b["accuracy"]));
     }
     let table = place.run(line).done().stdout;
-    for word in ["squeezenet1_1", "resnet18", "95% interval", "the best", "take "] {
+    for word in ["squeezenet1_1", "resnet18", "95% interval", "the best", "Recommended: "] {
         assert!(table.contains(word), "{word}: {table}");
     }
 }

@@ -153,7 +153,7 @@ fn heads_and_rates_that_do_not_go_are_explained() {
         ("--head conv:8x4 --mode frozen", &["filter size"]),
         ("--mode probe --head mlp:16", &["--head is mlp:16", "--mode frozen"]),
         ("--head cosine", &["--head is cosine", "--mode frozen"]),
-        ("--head ovr", &["--head ovr goes with --mode probe"]),
+        ("--head ovr", &["--head is ovr", "--mode probe"]),
         ("--patience 3", &["--patience", "--mode auto"]),
         ("--mode finetune --cut layer3.9", &["layer3.9", "layer3.0, layer3.1"]),
         ("--mode finetune --cut fc", &["fc", "own head"]),

@@ -7,7 +7,8 @@ use std::sync::Mutex;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
-use regraft_hub::{Error, Local, Patience, Reason, Registry, Settings, Watch, Weights, fetch};
+use regraft_hub::{Error, Local, Patience, Reason, Registry, Settings, Weights, fetch};
+use regraft_progress::{Cancel, Progress};
 use regraft_testing::pattern;
 use regraft_testing::server::Server;
 use sha2::{Digest, Sha256};
@@ -44,7 +45,7 @@ impl Place {
 
     /// Fetches `file()` from `server`.
     pub fn fetch(&self, server: &Server) -> Result<Local, Error> {
-        fetch(&weights(&server.url(NAME)), &self.settings, &self.watch)
+        fetch(&weights(&server.url(NAME)), &self.settings, &self.watch, &self.watch.cancel())
     }
 
     /// Fetches it and requires it to be right.
@@ -153,6 +154,7 @@ pub fn digest(bytes: &[u8]) -> String {
 pub struct Listener {
     said: Mutex<Vec<String>>,
     done: AtomicU64,
+    cancel: Mutex<Cancel>,
     /// Interrupts where so many bytes are here; 0 for never.
     pub stop_at: AtomicU64,
 }
@@ -163,13 +165,20 @@ impl Listener {
         self.said.lock().unwrap().join("\n")
     }
 
+    /// A wish to stop that the download's progress may bring about.
+    pub fn cancel(&self) -> Cancel {
+        let cancel = Cancel::new();
+        *self.cancel.lock().unwrap() = cancel.clone();
+        cancel
+    }
+
     /// Bytes that it was told of last.
     pub fn done(&self) -> u64 {
         self.done.load(Ordering::SeqCst)
     }
 }
 
-impl Watch for Listener {
+impl Progress for Listener {
     fn note(&self, text: &str) {
         self.said.lock().unwrap().push(text.into());
     }
@@ -178,18 +187,15 @@ impl Watch for Listener {
         self.said.lock().unwrap().push(format!("warning: {text}"));
     }
 
-    fn begin(&self, file: &str, bytes: u64) {
-        assert!(file == NAME && bytes > 0);
+    fn begin(&self, file: &str, unit: &str, bytes: u64) {
+        assert!(file == NAME && unit == "bytes" && bytes > 0);
     }
 
-    fn advance(&self, bytes: u64) {
+    fn advance(&self, bytes: u64, _detail: &str) {
         self.done.store(bytes, Ordering::SeqCst);
-    }
-
-    fn end(&self) {}
-
-    fn interrupted(&self) -> bool {
         let stop_at = self.stop_at.load(Ordering::SeqCst);
-        stop_at > 0 && self.done() >= stop_at
+        if stop_at > 0 && bytes >= stop_at {
+            self.cancel.lock().unwrap().cancel();
+        }
     }
 }

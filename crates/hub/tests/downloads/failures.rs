@@ -121,7 +121,7 @@ fn without_a_server_it_is_said_at_once() {
     let closed = TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap(); // nobody listens there any more
     for url in [format!("http://{closed}/{NAME}"), format!("http://nowhere.invalid/{NAME}")] {
         let place = Place::new();
-        let error = fetch(&weights(&url), &place.settings, &place.watch).unwrap_err();
+        let error = fetch(&weights(&url), &place.settings, &place.watch, &place.watch.cancel()).unwrap_err();
         let message = error.to_string();
         assert!(matches!(error, Error::Fetch { reason: Reason::Connect { .. }, .. }), "{error:?}");
         for part in ["cannot be reached", &url, "is there a network?", "by hand"] {
@@ -138,7 +138,7 @@ fn a_disk_without_room_is_noticed_before() {
     let bytes = ((1u64 << 34) - 1).to_string();
     let entry = weights_with(&[("url", &format!("{:?}", server.url(NAME))), ("bytes", &bytes)]);
     let free = fs4::available_space(place.beside("")).unwrap();
-    let error = fetch(&entry, &place.settings, &place.watch).unwrap_err();
+    let error = fetch(&entry, &place.settings, &place.watch, &place.watch.cancel()).unwrap_err();
     // Where there is as much room as that, the server's file is too short.
     match error {
         Error::NoRoom { available, needed, .. } => assert!(needed == (1 << 34) - 1 && available < needed),

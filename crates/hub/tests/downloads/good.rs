@@ -32,7 +32,13 @@ fn a_file_is_fetched_once() {
 fn a_mirror_is_asked_instead() {
     let (mut place, server) = (Place::new(), Server::of(file()));
     place.settings.mirror = Some(server.url("a/folder"));
-    fetch(&weights("https://nowhere.invalid/of/theirs/weights-of-nothing.pth"), &place.settings, &place.watch).unwrap();
+    fetch(
+        &weights("https://nowhere.invalid/of/theirs/weights-of-nothing.pth"),
+        &place.settings,
+        &place.watch,
+        &place.watch.cancel(),
+    )
+    .unwrap();
     assert_eq!(server.requests()[0].path, format!("/a/folder/{NAME}"));
 }
 
@@ -94,7 +100,10 @@ fn two_that_want_the_same_file_download_it_once() {
     let place = Arc::new(Place::new());
     let url = server.url(NAME);
     let one = |url: String, place: Arc<Place>| {
-        move || fetch(&weights(&url), &place.settings, &place.watch).unwrap_or_else(|error| panic!("{error}"))
+        move || {
+            fetch(&weights(&url), &place.settings, &place.watch, &place.watch.cancel())
+                .unwrap_or_else(|error| panic!("{error}"))
+        }
     };
     let both: Vec<_> = (0..4).map(|_| thread::spawn(one(url.clone(), place.clone()))).collect();
     both.into_iter().for_each(|thread| drop(thread.join().unwrap()));
@@ -110,7 +119,7 @@ fn a_full_digest_is_checked_to_the_end() {
     let (url, place) = (format!("{:?}", server.url(NAME)), Place::new());
     let get = |sha: &str| {
         let entry = weights_with(&[("url", &url), ("sha256", &format!("{sha:?}"))]);
-        fetch(&entry, &place.settings, &place.watch)
+        fetch(&entry, &place.settings, &place.watch, &place.watch.cancel())
     };
     assert!(get(&wrong).unwrap_err().to_string().contains(&whole));
     assert_eq!(fs::read(get(&whole).unwrap().path).unwrap().len(), file().len());

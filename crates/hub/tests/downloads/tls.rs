@@ -49,7 +49,7 @@ impl Front {
     /// Fetches the file with this front's certificate trusted, or not.
     fn fetch(&self, place: &mut Place, trusted: bool) -> Result<Local, Error> {
         place.settings.certificates = trusted.then(|| CERTIFICATE.into());
-        fetch(&weights(&self.url()), &place.settings, &place.watch)
+        fetch(&weights(&self.url()), &place.settings, &place.watch, &place.watch.cancel())
     }
 }
 
@@ -105,6 +105,7 @@ fn a_file_without_a_certificate_is_named() {
     let path = place.beside("empty.pem");
     fs::write(&path, "no certificate").unwrap();
     place.settings.certificates = Some(path);
-    let error = fetch(&weights("https://localhost/weights.pth"), &place.settings, &place.watch).unwrap_err();
+    let error = fetch(&weights("https://localhost/weights.pth"), &place.settings, &place.watch, &place.watch.cancel())
+        .unwrap_err();
     assert!(matches!(&error, Error::Setting(text) if text.contains("empty.pem")), "{error}");
 }

@@ -3,12 +3,12 @@
 use rayon::prelude::*;
 
 use super::{
-    Control, Fit, FitOptions, HeadKind, Progress, Samples, Truth,
+    Control, Fit, FitOptions, HeadKind, Samples, Targets,
     fit::Problem,
     objective::{Block, Model},
     stratified_folds,
 };
-use crate::{Error, metrics::Tally};
+use crate::{Error, metrics::MetricAccumulator};
 
 /// Rows scored at a time.
 const BLOCK: usize = 128;
@@ -39,9 +39,9 @@ impl CvOptions {
 pub struct CvRow {
     /// Inverse regularisation strength.
     pub c: f64,
-    /// The mean over the folds of [`Tally::score`]: accuracy, mean average precision, or R².
+    /// The mean over the folds of [`MetricAccumulator::score`]: accuracy, mean average precision, or R².
     pub score: f64,
-    /// The mean over the folds of [`Tally::loss`]: log loss of the [`probabilities`](super::probabilities), mean binary
+    /// The mean over the folds of [`MetricAccumulator::loss`]: log loss of the [`probabilities`](super::probabilities), mean binary
     /// cross-entropy, or mean squared error.
     pub loss: f64,
 }
@@ -69,7 +69,8 @@ pub struct CvFit {
 pub fn fit_cv(samples: Samples, options: &FitOptions, cv: &CvOptions, control: Control) -> Result<CvFit, Error> {
     let folds = stratified_folds(samples, cv.folds, cv.seed)?;
     let table = cross_validate(samples, &folds, &cv.cs, options, control)?;
-    let fit = Problem::new(samples, options, control)?.fit_all(best(&table, options.kind).c, None)?;
+    let fit =
+        Problem::new(samples, options, Control::quiet(control.cancel))?.fit_all(best(&table, options.kind).c, None)?;
     let folds = folds.iter().max().map_or(0, |&last| last as usize + 1);
     Ok(CvFit { fit, table, folds })
 }
@@ -130,9 +131,9 @@ pub struct HeldOut {
 /// How well heads answer samples that they have not seen.
 #[derive(Clone, Debug, PartialEq)]
 pub struct HeldOutScores {
-    /// How well each sample was answered, as in [`Tally::per_sample`], `[samples]`.
+    /// How well each sample was answered, as in [`MetricAccumulator::per_sample`], `[samples]`.
     pub per_sample: Vec<f64>,
-    /// The mean over the folds of [`Tally::score`].
+    /// The mean over the folds of [`MetricAccumulator::score`].
     pub score: f64,
     /// The `C` with which each fold was answered.
     pub cs: Vec<f64>,
@@ -149,7 +150,7 @@ pub fn held_out(
     options: &FitOptions,
     control: Control,
 ) -> Result<HeldOut, Error> {
-    samples.truth().require(HeadKind::Softmax)?;
+    samples.targets().require(HeadKind::Softmax)?;
     let HeldOutScores { per_sample, cs, .. } = held_out_scores(samples, folds, cs, options, control)?;
     Ok(HeldOut { correct: per_sample.iter().map(|&score| score == 1.0).collect(), cs })
 }
@@ -217,11 +218,10 @@ fn on_folds(
         return Err(Error::Setting { name: "number of folds", value: names.len().to_string(), allowed: "at least 2" });
     }
     let problem = Problem::new(samples, options, control)?;
-    let total = names.len() * cs.len();
     let done = std::sync::atomic::AtomicUsize::new(0);
     let progress = || {
         let done = done.fetch_add(1, std::sync::atomic::Ordering::Relaxed) + 1;
-        (control.progress)(Progress::Fold { done, total });
+        control.progress.advance(done as u64, "");
     };
     let scores = |&fold: &u32| on_fold(&problem, folds, fold, cs, progress);
     let small = samples.classes() * samples.dim() <= SMALL_MODEL;
@@ -236,7 +236,7 @@ fn on_fold(problem: &Problem, folds: &[u32], fold: u32, cs: &[f64], progress: im
     let (held_out, train): (Vec<usize>, Vec<usize>) = (0..folds.len()).partition(|&i| folds[i] == fold);
     let counts = problem.samples.counts(train.iter().copied());
     let absent = counts.iter().position(|&count| count == 0);
-    if let (Some(class), Truth::Classes(_)) = (absent, problem.samples.truth()) {
+    if let (Some(class), Targets::Classes(_)) = (absent, problem.samples.targets()) {
         let purpose = "the training part of each cross-validation fold";
         return Err(Error::TooFewSamples { class, found: 0, needed: 1, purpose });
     }
@@ -244,9 +244,9 @@ fn on_fold(problem: &Problem, folds: &[u32], fold: u32, cs: &[f64], progress: im
     let mut answers = Vec::with_capacity(cs.len());
     for &c in cs {
         let solution = problem.solve(&train, c, model.as_ref(), |_, _| ())?;
-        let tally = score(problem, &solution.model, &held_out)?;
-        let row = CvRow { c, score: tally.score(), loss: tally.loss() };
-        answers.push(Answers { row, per_sample: tally.into_per_sample() });
+        let accumulator = score(problem, &solution.model, &held_out)?;
+        let row = CvRow { c, score: accumulator.score(), loss: accumulator.loss() };
+        answers.push(Answers { row, per_sample: accumulator.into_per_sample() });
         model = Some(solution.model);
         progress();
     }
@@ -254,9 +254,9 @@ fn on_fold(problem: &Problem, folds: &[u32], fold: u32, cs: &[f64], progress: im
 }
 
 /// What `model` makes of `rows`.
-fn score(problem: &Problem, model: &Model, rows: &[usize]) -> Result<Tally, Error> {
+fn score(problem: &Problem, model: &Model, rows: &[usize]) -> Result<MetricAccumulator, Error> {
     let (samples, kind) = (problem.samples, problem.options.kind);
-    let mut tally = Tally::new(kind, samples.classes());
+    let mut accumulator = MetricAccumulator::new(kind, samples.classes());
     let mut block = Block::default();
     for rows in rows.chunks(BLOCK) {
         problem.control.check()?;
@@ -266,10 +266,10 @@ fn score(problem: &Problem, model: &Model, rows: &[usize]) -> Result<Tally, Erro
             block.logits.iter_mut().for_each(|z| *z = unit.offset + unit.scale * *z);
         }
         for (outputs, &i) in block.logits.chunks_exact(samples.classes()).zip(rows) {
-            tally.push(outputs, samples.truth().of(i, samples.classes()));
+            accumulator.push(outputs, samples.targets().of(i, samples.classes()));
         }
     }
-    Ok(tally)
+    Ok(accumulator)
 }
 
 #[cfg(test)]

@@ -1,7 +1,7 @@
 //! One fit of a linear head.
 
 use super::{
-    Control, HeadKind, LinearHead, Progress, Samples,
+    Control, HeadKind, LinearHead, Samples,
     lbfgs::minimise,
     objective::{Model, Objective, SampleWeights},
 };
@@ -128,7 +128,7 @@ pub(super) struct Solution {
 impl<'a> Problem<'a> {
     /// Checks the settings and measures the features.
     pub fn new(samples: Samples<'a>, options: &'a FitOptions, control: Control<'a>) -> Result<Self, Error> {
-        samples.truth().require(options.kind)?;
+        samples.targets().require(options.kind)?;
         require_positive("the tolerance of the fit", options.tol)?;
         if options.kind == HeadKind::Value && options.class_weight != ClassWeight::Uniform {
             return Err(Error::ClassWeights);
@@ -188,7 +188,9 @@ impl<'a> Problem<'a> {
     /// Fits all samples and makes a head of the optimum.
     pub fn fit_all(&self, c: f64, start: Option<&Model>) -> Result<Fit, Error> {
         let rows: Vec<usize> = (0..self.samples.len()).collect();
-        let progress = |iteration, gradient| (self.control.progress)(Progress::Iteration { iteration, gradient });
+        let progress = |iteration: usize, gradient: f64| {
+            self.control.progress.advance(iteration as u64, &format!("gradient {gradient:.1e}"));
+        };
         let solution = self.solve(&rows, c, start, progress)?;
         let scale = self.samples.unit().scale;
         Ok(Fit {

@@ -2,7 +2,7 @@
 
 use regraft_random::{Purpose, keyed, shuffle};
 
-use super::{Samples, Truth};
+use super::{Samples, Targets};
 use crate::Error;
 
 /// The fold of each sample, `[samples]`: samples that are alike are shuffled and dealt out evenly.
@@ -20,16 +20,16 @@ pub fn stratified_folds(samples: Samples, folds: usize, seed: u64) -> Result<Vec
         return Err(Error::Setting { name: "number of folds", value: folds.to_string(), allowed: "at least 2" });
     }
     let mut folds = folds.min(samples.len());
-    let mut groups = match samples.truth() {
-        Truth::Classes(_) => {
+    let mut groups = match samples.targets() {
+        Targets::Classes(_) => {
             samples.require_per_class(2, "cross-validation (without it, give a value for C)")?;
             let groups = grouped(samples, samples.classes(), |i| samples.label(i));
             folds = groups.iter().map(Vec::len).fold(folds, usize::min);
             groups
         }
-        Truth::Labels(_) => by_rarest_label(samples),
-        Truth::Values(_) if samples.len() < 2 => return Err(Error::NoSamples),
-        Truth::Values(values) => {
+        Targets::Labels(_) => by_rarest_label(samples),
+        Targets::Values(_) if samples.len() < 2 => return Err(Error::NoSamples),
+        Targets::Values(values) => {
             let mut order: Vec<usize> = (0..samples.len()).collect();
             order.sort_by(|&a, &b| values[a].total_cmp(&values[b]));
             order.chunks(folds).map(<[usize]>::to_vec).collect()

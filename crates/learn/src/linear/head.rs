@@ -21,7 +21,7 @@ pub enum HeadKind {
 pub struct Metric {
     /// In training, where it is summed up step by step.
     pub train: &'static str,
-    /// In validation, where all answers are known: [`Tally::score`](crate::metrics::Tally::score).
+    /// In validation, where all answers are known: [`MetricAccumulator::score`](crate::metrics::MetricAccumulator::score).
     pub val: &'static str,
 }
 

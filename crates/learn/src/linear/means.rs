@@ -14,7 +14,7 @@ use crate::metrics::argmax;
 /// # Errors
 /// [`Error::Kind`] if the samples have no classes.
 pub fn class_means(samples: Samples) -> Result<LinearHead, Error> {
-    samples.truth().require(HeadKind::Softmax)?;
+    samples.targets().require(HeadKind::Softmax)?;
     Ok(of_rows(samples, &(0..samples.len()).collect::<Vec<_>>()))
 }
 
@@ -25,7 +25,7 @@ pub fn class_means(samples: Samples) -> Result<LinearHead, Error> {
 /// [`Error::Shape`] if `folds` does not hold one number per sample; [`Error::TooFewSamples`] if a class lies in one fold
 /// alone; [`Error::Kind`] if the samples have no classes.
 pub fn held_out_by_means(samples: Samples, folds: &[u32]) -> Result<Vec<bool>, Error> {
-    samples.truth().require(HeadKind::Softmax)?;
+    samples.targets().require(HeadKind::Softmax)?;
     if folds.len() != samples.len() {
         return Err(Error::Shape { what: "number of fold labels", expected: samples.len(), found: folds.len() });
     }

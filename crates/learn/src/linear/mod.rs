@@ -21,9 +21,9 @@ mod lbfgs;
 mod means;
 mod objective;
 mod samples;
+mod targets;
 #[cfg(test)]
 mod tests;
-mod truth;
 
 pub use cross_validation::{
     CvFit, CvOptions, CvRow, HeldOut, HeldOutScores, cross_validate, fit_cv, held_out, held_out_scores,
@@ -33,53 +33,31 @@ pub use folds::stratified_folds;
 pub use head::{HeadKind, LinearHead, Metric, log_probabilities, probabilities};
 pub use means::{class_means, held_out_by_means};
 pub use samples::Samples;
-pub use truth::Truth;
+pub use targets::Targets;
 
-use std::sync::atomic::{AtomicBool, Ordering};
+use regraft_progress::{Cancel, Progress, Silent};
 
 pub(crate) use head::softplus;
 
 use crate::Error;
 
-/// How far a fit or a cross-validation has come.
-#[derive(Clone, Copy, Debug, PartialEq)]
-pub enum Progress {
-    /// The solver finished an iteration of the fit on all samples.
-    Iteration {
-        /// Iterations done.
-        iteration: usize,
-        /// Largest element of the gradient; the fit ends when it falls to [`FitOptions::tol`].
-        gradient: f64,
-    },
-    /// Cross-validation finished one (fold, `C`) pair.
-    Fold {
-        /// Pairs done.
-        done: usize,
-        /// Pairs in all.
-        total: usize,
-    },
-}
-
-/// How a caller watches and stops a fit.
+/// How a caller watches and stops a fit. [`fit()`] reports its iterations with the largest element of the gradient,
+/// cross-validation the pairs of a fold and a `C` that are done; both look at the wish to stop after every block of samples.
 #[derive(Clone, Copy)]
 pub struct Control<'a> {
-    /// Called as the work proceeds, from any thread.
-    pub progress: &'a (dyn Fn(Progress) + Sync),
-    /// Set to true (by Ctrl-C, say) to end the work with [`Error::Cancelled`]; looked at after
-    /// every block of samples.
-    pub cancel: &'a AtomicBool,
+    /// Hears of the work, from any thread. The stage that it reports in is the caller's.
+    pub progress: &'a dyn Progress,
+    /// Ends the work with [`Error::Cancelled`].
+    pub cancel: &'a Cancel,
 }
 
-impl Control<'static> {
-    /// Reports to nobody and cannot be cancelled.
-    pub fn none() -> Self {
-        static NEVER: AtomicBool = AtomicBool::new(false);
-        Self { progress: &|_| (), cancel: &NEVER }
+impl<'a> Control<'a> {
+    /// Reports to nobody.
+    pub fn quiet(cancel: &'a Cancel) -> Self {
+        Self { progress: &Silent, cancel }
     }
-}
 
-impl Control<'_> {
     fn check(&self) -> Result<(), Error> {
-        if self.cancel.load(Ordering::Relaxed) { Err(Error::Cancelled) } else { Ok(()) }
+        self.cancel.check().map_err(|_| Error::Cancelled)
     }
 }

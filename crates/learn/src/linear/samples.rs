@@ -1,13 +1,13 @@
 //! Features and what should come of them, validated once for everything that follows.
 
-use super::Truth;
+use super::Targets;
 use crate::Error;
 
 /// Feature vectors and what each should give.
 #[derive(Clone, Copy, Debug)]
 pub struct Samples<'a> {
     features: &'a [f32],
-    truth: Truth<'a>,
+    targets: Targets<'a>,
     dim: usize,
     classes: usize,
     unit: Unit,
@@ -22,8 +22,8 @@ pub(super) struct Unit {
 }
 
 impl Unit {
-    fn of(truth: Truth) -> Self {
-        let Truth::Values(values) = truth else { return Self { offset: 0.0, scale: 1.0 } };
+    fn of(targets: Targets) -> Self {
+        let Targets::Values(values) = targets else { return Self { offset: 0.0, scale: 1.0 } };
         let n = values.len().max(1) as f64;
         let offset = values.iter().map(|&v| f64::from(v)).sum::<f64>() / n;
         let scale = (values.iter().map(|&v| (f64::from(v) - offset).powi(2)).sum::<f64>() / n).sqrt();
@@ -40,7 +40,7 @@ impl<'a> Samples<'a> {
     /// not hold `labels.len() * dim` values; [`Error::Label`], [`Error::NonFinite`] naming the first
     /// offending sample; [`Error::TooFewSamples`] if a class has no sample.
     pub fn new(features: &'a [f32], dim: usize, labels: &'a [u32], classes: usize) -> Result<Self, Error> {
-        let samples = Self::checked(features, dim, Truth::Classes(labels), classes, 2)?;
+        let samples = Self::checked(features, dim, Targets::Classes(labels), classes, 2)?;
         samples.require_per_class(1, "training")?;
         Ok(samples)
     }
@@ -53,7 +53,7 @@ impl<'a> Samples<'a> {
     /// [`Error::Answer`], [`Error::NonFinite`] naming the first offending sample; [`Error::OneSided`] if a label is that of
     /// all samples, or of none.
     pub fn with_labels(features: &'a [f32], dim: usize, labels: &'a [f32], classes: usize) -> Result<Self, Error> {
-        let samples = Self::checked(features, dim, Truth::Labels(labels), classes, 1)?;
+        let samples = Self::checked(features, dim, Targets::Labels(labels), classes, 1)?;
         let counts = samples.counts(0..samples.len());
         match counts.iter().position(|&count| count == 0 || count == samples.len()) {
             Some(label) => Err(Error::OneSided { label, always: counts[label] > 0 }),
@@ -67,14 +67,14 @@ impl<'a> Samples<'a> {
     /// [`Error::Setting`] if `dim` is 0; [`Error::Shape`] if `features` does not hold `values.len() * dim` values;
     /// [`Error::Value`], [`Error::NonFinite`] naming the first offending sample; [`Error::NoSamples`].
     pub fn with_values(features: &'a [f32], dim: usize, values: &'a [f32]) -> Result<Self, Error> {
-        let samples = Self::checked(features, dim, Truth::Values(values), 1, 1)?;
+        let samples = Self::checked(features, dim, Targets::Values(values), 1, 1)?;
         if samples.is_empty() { Err(Error::NoSamples) } else { Ok(samples) }
     }
 
     fn checked(
         features: &'a [f32],
         dim: usize,
-        truth: Truth<'a>,
+        targets: Targets<'a>,
         classes: usize,
         at_least: usize,
     ) -> Result<Self, Error> {
@@ -85,20 +85,20 @@ impl<'a> Samples<'a> {
             let allowed = if at_least == 2 { "at least 2" } else { "at least 1" };
             return Err(Error::Setting { name: "number of classes", value: classes.to_string(), allowed });
         }
-        let Some(n) = truth.samples(classes) else {
+        let Some(n) = targets.samples(classes) else {
             let (what, expected) = ("number of label answers", features.len() / dim * classes);
-            let found = if let Truth::Labels(answers) = truth { answers.len() } else { 0 };
+            let found = if let Targets::Labels(answers) = targets { answers.len() } else { 0 };
             return Err(Error::Shape { what, expected, found });
         };
         let expected = n.saturating_mul(dim);
         if features.len() != expected {
             return Err(Error::Shape { what: "number of feature values", expected, found: features.len() });
         }
-        truth.validate(classes, 0)?;
+        targets.validate(classes, 0)?;
         if let Some(i) = features.iter().position(|x| !x.is_finite()) {
             return Err(Error::NonFinite { sample: i / dim, feature: i % dim, value: features[i] });
         }
-        Ok(Self { features, truth, dim, classes, unit: Unit::of(truth) })
+        Ok(Self { features, targets, dim, classes, unit: Unit::of(targets) })
     }
 
     /// The number of samples.
@@ -127,8 +127,8 @@ impl<'a> Samples<'a> {
     }
 
     /// What the samples should give.
-    pub fn truth(&self) -> Truth<'a> {
-        self.truth
+    pub fn targets(&self) -> Targets<'a> {
+        self.targets
     }
 
     /// The class index of sample `i`.
@@ -136,18 +136,18 @@ impl<'a> Samples<'a> {
     /// # Panics
     /// If samples do not have classes.
     pub fn label(&self, i: usize) -> usize {
-        match self.truth {
-            Truth::Classes(classes) => classes[i] as usize,
-            _ => panic!("these samples have {} and not classes", self.truth.name()),
+        match self.targets {
+            Targets::Classes(classes) => classes[i] as usize,
+            _ => panic!("these samples have {} and not classes", self.targets.name()),
         }
     }
 
     /// Whether sample `i` is of class `class`, or has that label; a number is of none.
     pub(super) fn has(&self, i: usize, class: usize) -> bool {
-        match self.truth {
-            Truth::Classes(classes) => classes[i] as usize == class,
-            Truth::Labels(answers) => answers[i * self.classes + class] == 1.0,
-            Truth::Values(_) => false,
+        match self.targets {
+            Targets::Classes(classes) => classes[i] as usize == class,
+            Targets::Labels(answers) => answers[i * self.classes + class] == 1.0,
+            Targets::Values(_) => false,
         }
     }
 
@@ -161,9 +161,9 @@ impl<'a> Samples<'a> {
     /// # Panics
     /// If samples do not have numbers.
     pub(super) fn value(&self, i: usize) -> f64 {
-        match self.truth {
-            Truth::Values(values) => (f64::from(values[i]) - self.unit.offset) / self.unit.scale,
-            _ => panic!("these samples have {} and not values", self.truth.name()),
+        match self.targets {
+            Targets::Values(values) => (f64::from(values[i]) - self.unit.offset) / self.unit.scale,
+            _ => panic!("these samples have {} and not values", self.targets.name()),
         }
     }
 
@@ -171,8 +171,8 @@ impl<'a> Samples<'a> {
     pub(super) fn counts(&self, rows: impl IntoIterator<Item = usize>) -> Vec<usize> {
         let mut counts = vec![0; self.classes];
         for i in rows {
-            match self.truth {
-                Truth::Classes(classes) => counts[classes[i] as usize] += 1,
+            match self.targets {
+                Targets::Classes(classes) => counts[classes[i] as usize] += 1,
                 _ => counts.iter_mut().enumerate().for_each(|(k, count)| *count += usize::from(self.has(i, k))),
             }
         }

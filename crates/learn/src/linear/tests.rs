@@ -1,10 +1,8 @@
 //! Fits and cross-validation against scikit-learn, and what they promise beyond that.
 
-use std::sync::{
-    Mutex,
-    atomic::{AtomicBool, Ordering},
-};
+use std::sync::Mutex;
 
+use regraft_progress::{Cancel, Progress};
 use regraft_random::{Purpose, keyed, normal_f64};
 use serde::Deserialize;
 
@@ -87,7 +85,7 @@ fn optima_equal_scikit_learns() {
             let what = format!("{name}, {:?}, C {}, balanced {}", data.kind, run.c, run.balanced);
             let class_weight = if run.balanced { ClassWeight::Balanced } else { ClassWeight::Uniform };
             let options = FitOptions { class_weight, ..tight(data.kind) };
-            let fit = fit(data.samples(), run.c, &options, Control::none()).unwrap();
+            let fit = fit(data.samples(), run.c, &options, Control::quiet(&Cancel::new())).unwrap();
             assert!(fit.gradient < 1e-9, "{what}: gradient {:e}", fit.gradient);
 
             // Weights differ in size with the features, so compare what each adds to a logit. 1e-6: the head is
@@ -143,7 +141,8 @@ fn cross_validation_equals_scikit_learns_on_the_same_folds() {
                 "the default grid has {default} where LogisticRegressionCV has {c}"
             );
         }
-        let found = cross_validate(data.samples(), folds, &cs, &tight(data.kind), Control::none()).unwrap();
+        let found =
+            cross_validate(data.samples(), folds, &cs, &tight(data.kind), Control::quiet(&Cancel::new())).unwrap();
         for (a, b) in found.iter().zip(rows) {
             assert!((a.score - b.accuracy).abs() < 1e-12, "C {}: accuracy {} and {}", b.c, a.score, b.accuracy);
             // scikit-learn's own optimum is within about 1e-9 of the true one.
@@ -157,8 +156,8 @@ fn the_default_tolerance_moves_no_probability_by_more_than_it_says() {
     for kind in [HeadKind::Softmax, HeadKind::Ovr] {
         let data = blobs(4, 60, 40);
         for c in [1e-3, 1.0, 1e3] {
-            let loose = fit(data.samples(), c, &FitOptions::new(kind), Control::none()).unwrap();
-            let exact = fit(data.samples(), c, &tight(kind), Control::none()).unwrap();
+            let loose = fit(data.samples(), c, &FitOptions::new(kind), Control::quiet(&Cancel::new())).unwrap();
+            let exact = fit(data.samples(), c, &tight(kind), Control::quiet(&Cancel::new())).unwrap();
             assert!(loose.converged);
             for i in 0..data.labels.len() {
                 let p = |fit: &Fit| probabilities(kind, &fit.head.logits(data.samples().row(i)));
@@ -175,7 +174,7 @@ fn given_class_weights_act_as_repeated_samples() {
     let data = blobs(3, 12, 4);
     for kind in [HeadKind::Softmax, HeadKind::Ovr] {
         let options = FitOptions { class_weight: ClassWeight::Given(vec![1.0, 3.0, 2.0]), ..tight(kind) };
-        let weighted = fit(data.samples(), 0.7, &options, Control::none()).unwrap();
+        let weighted = fit(data.samples(), 0.7, &options, Control::quiet(&Cancel::new())).unwrap();
         let (mut features, mut labels) = (Vec::new(), Vec::new());
         for (row, &label) in data.features.chunks(4).zip(&data.labels) {
             for _ in 0..[1, 3, 2][label as usize] {
@@ -184,7 +183,7 @@ fn given_class_weights_act_as_repeated_samples() {
             }
         }
         let repeated = Samples::new(&features, 4, &labels, 3).unwrap();
-        let repeated = fit(repeated, 0.7, &tight(kind), Control::none()).unwrap();
+        let repeated = fit(repeated, 0.7, &tight(kind), Control::quiet(&Cancel::new())).unwrap();
         for (a, b) in weighted.head.weight.iter().zip(&repeated.head.weight) {
             assert!((a - b).abs() < 1e-6, "{kind:?}: {a} and {b}");
         }
@@ -196,7 +195,7 @@ fn one_sample_per_class_and_a_constant_feature_still_fit() {
     let features = [1.0, 5.0, 0.0, -1.0, 5.0, 0.5, 0.0, 5.0, -2.0];
     for kind in [HeadKind::Softmax, HeadKind::Ovr] {
         let samples = Samples::new(&features, 3, &[2, 0, 1], 3).unwrap();
-        let fit = fit(samples, 10.0, &tight(kind), Control::none()).unwrap();
+        let fit = fit(samples, 10.0, &tight(kind), Control::quiet(&Cancel::new())).unwrap();
         assert!(fit.converged);
         for (i, label) in [2, 0, 1].into_iter().enumerate() {
             assert_eq!(crate::metrics::argmax(&fit.head.logits(samples.row(i))), label);
@@ -204,7 +203,7 @@ fn one_sample_per_class_and_a_constant_feature_still_fit() {
         for k in 0..3 {
             assert_eq!(fit.head.weight[3 * k + 1], 0.0, "a constant feature says nothing");
         }
-        let refused = fit_cv(samples, &tight(kind), &CvOptions::new(0), Control::none());
+        let refused = fit_cv(samples, &tight(kind), &CvOptions::new(0), Control::quiet(&Cancel::new()));
         assert!(matches!(refused, Err(Error::TooFewSamples { class: 0, found: 1, needed: 2, .. })));
     }
 }
@@ -222,7 +221,7 @@ fn bad_input_is_refused_by_name() {
     assert!(matches!(new(&[], 0, &[0, 1], 2), Err(Error::Setting { .. })));
 
     let data = blobs(2, 5, 3);
-    let refuse = |c, options: &FitOptions| fit(data.samples(), c, options, Control::none()).unwrap_err();
+    let refuse = |c, options: &FitOptions| fit(data.samples(), c, options, Control::quiet(&Cancel::new())).unwrap_err();
     let options = FitOptions::new(HeadKind::Softmax);
     for c in [0.0, -1.0, f64::NAN, f64::INFINITY] {
         assert!(matches!(refuse(c, &options), Error::Setting { name: "C", .. }));
@@ -231,7 +230,13 @@ fn bad_input_is_refused_by_name() {
     assert!(matches!(refuse(1.0, &weighted(vec![1.0])), Error::Shape { expected: 2, found: 1, .. }));
     assert!(matches!(refuse(1.0, &weighted(vec![1.0, 0.0])), Error::Setting { name: "a class weight", .. }));
     assert!(matches!(refuse(1.0, &FitOptions { tol: 0.0, ..options.clone() }), Error::Setting { .. }));
-    let alone = cross_validate(data.samples(), &[0, 1, 0, 1, 0, 1, 0, 1, 0, 1], &[1.0], &options, Control::none());
+    let alone = cross_validate(
+        data.samples(),
+        &[0, 1, 0, 1, 0, 1, 0, 1, 0, 1],
+        &[1.0],
+        &options,
+        Control::quiet(&Cancel::new()),
+    );
     assert!(matches!(alone, Err(Error::TooFewSamples { found: 0, .. })), "each class lies in one fold: {alone:?}");
 }
 
@@ -239,7 +244,7 @@ fn bad_input_is_refused_by_name() {
 fn the_largest_features_neither_panic_nor_pass_for_a_fit() {
     let features = [f32::MAX, -f32::MAX, f32::MAX / 2.0, f32::MIN_POSITIVE];
     let samples = Samples::new(&features, 1, &[0, 1, 0, 1], 2).unwrap();
-    let fit = fit(samples, 1.0, &FitOptions::new(HeadKind::Softmax), Control::none()).unwrap();
+    let fit = fit(samples, 1.0, &FitOptions::new(HeadKind::Softmax), Control::quiet(&Cancel::new())).unwrap();
     assert!(fit.objective.is_finite() && fit.head.weight.iter().all(|w| w.is_finite()));
 }
 
@@ -268,7 +273,8 @@ fn the_bits_do_not_depend_on_the_number_of_threads() {
         let run = |threads| {
             let pool = rayon::ThreadPoolBuilder::new().num_threads(threads).build().unwrap();
             pool.install(|| {
-                fit_cv(data.samples(), &FitOptions::new(kind), &CvOptions::new(3), Control::none()).unwrap()
+                fit_cv(data.samples(), &FitOptions::new(kind), &CvOptions::new(3), Control::quiet(&Cancel::new()))
+                    .unwrap()
             })
         };
         let one = run(1);
@@ -284,25 +290,49 @@ fn the_bits_do_not_depend_on_the_number_of_threads() {
     }
 }
 
+/// Hears of units that are done, and wishes to stop when it hears of so many.
+struct Counter {
+    seen: Mutex<Vec<u64>>,
+    stop_at: u64,
+    cancel: Cancel,
+}
+
+impl Counter {
+    fn new(stop_at: u64) -> Self {
+        Self { seen: Mutex::default(), stop_at, cancel: Cancel::new() }
+    }
+
+    fn control(&self) -> Control<'_> {
+        Control { progress: self, cancel: &self.cancel }
+    }
+}
+
+impl Progress for Counter {
+    fn advance(&self, done: u64, _detail: &str) {
+        self.seen.lock().unwrap().push(done);
+        if done == self.stop_at {
+            self.cancel.cancel();
+        }
+    }
+}
+
 #[test]
 fn progress_counts_up_and_a_cancelled_fit_stops() {
     let data = blobs(3, 40, 10);
-    let seen = Mutex::new(Vec::new());
-    let cancel = AtomicBool::new(false);
-    let progress = |p| seen.lock().unwrap().push(p);
-    let control = Control { progress: &progress, cancel: &cancel };
     let options = FitOptions::new(HeadKind::Ovr);
-    let result = fit_cv(data.samples(), &options, &CvOptions::new(0), control).unwrap();
-    let seen = seen.into_inner().unwrap();
-    let folds = seen.iter().filter(|p| matches!(p, Progress::Fold { total: 50, .. })).count();
-    assert_eq!(folds, 50);
-    assert_eq!(seen.len() - folds, result.fit.iterations);
-    assert!(matches!(seen.last(), Some(Progress::Iteration { gradient, .. }) if *gradient == result.fit.gradient));
+    let counter = Counter::new(u64::MAX);
+    fit_cv(data.samples(), &options, &CvOptions::new(0), counter.control()).unwrap();
+    let mut folds = counter.seen.into_inner().unwrap();
+    folds.sort_unstable();
+    assert_eq!(folds, (1..=50).collect::<Vec<_>>());
 
-    let stop = |p| cancel.store(matches!(p, Progress::Iteration { iteration: 3, .. }), Ordering::Relaxed);
-    let stopped = fit(data.samples(), 1.0, &options, Control { progress: &stop, cancel: &cancel });
-    assert!(matches!(stopped, Err(Error::Cancelled)));
-    let stopped = fit_cv(data.samples(), &options, &CvOptions::new(0), Control { progress: &|_| (), cancel: &cancel });
+    let counter = Counter::new(u64::MAX);
+    let result = fit(data.samples(), 1.0, &options, counter.control()).unwrap();
+    assert_eq!(counter.seen.into_inner().unwrap(), (1..=result.iterations as u64).collect::<Vec<_>>());
+
+    let counter = Counter::new(3);
+    assert!(matches!(fit(data.samples(), 1.0, &options, counter.control()), Err(Error::Cancelled)));
+    let stopped = fit_cv(data.samples(), &options, &CvOptions::new(0), Control::quiet(&counter.cancel));
     assert!(matches!(stopped, Err(Error::Cancelled)));
 }
 
@@ -312,7 +342,7 @@ fn held_out_answers_are_those_of_heads_that_have_not_seen_the_sample() {
     let samples = data.samples();
     let folds = stratified_folds(samples, 4, 7).unwrap();
     let (options, cs) = (FitOptions::new(HeadKind::Softmax), [1e-3, 1e-1, 10.0]);
-    let answers = held_out(samples, &folds, &cs, &options, Control::none()).unwrap();
+    let answers = held_out(samples, &folds, &cs, &options, Control::quiet(&Cancel::new())).unwrap();
     assert_eq!(answers.cs.len(), 4);
     for fold in 0..4u32 {
         // What is left without the fold decides, and answers.
@@ -321,15 +351,15 @@ fn held_out_answers_are_those_of_heads_that_have_not_seen_the_sample() {
             kept.iter().flat_map(|&i| data.features[i * data.dim..][..data.dim].to_vec()).collect();
         let labels: Vec<u32> = kept.iter().map(|&i| data.labels[i]).collect();
         let rest = Samples::new(&features, data.dim, &labels, data.classes).unwrap();
-        let head = fit(rest, answers.cs[fold as usize], &options, Control::none()).unwrap().head;
+        let head = fit(rest, answers.cs[fold as usize], &options, Control::quiet(&Cancel::new())).unwrap().head;
         for i in (0..samples.len()).filter(|&i| folds[i] == fold) {
             let logits = head.logits(&data.features[i * data.dim..][..data.dim]);
             assert_eq!(answers.correct[i], crate::metrics::argmax(&logits) == data.labels[i] as usize, "sample {i}");
         }
     }
     // One value of C leaves no choice: the accuracy is the cross-validation's.
-    let answers = held_out(samples, &folds, &cs[1..2], &options, Control::none()).unwrap();
-    let row = cross_validate(samples, &folds, &cs[1..2], &options, Control::none()).unwrap()[0];
+    let answers = held_out(samples, &folds, &cs[1..2], &options, Control::quiet(&Cancel::new())).unwrap();
+    let row = cross_validate(samples, &folds, &cs[1..2], &options, Control::quiet(&Cancel::new())).unwrap()[0];
     let right = answers.correct.iter().filter(|&&correct| correct).count();
     assert!((right as f64 / 60.0 - row.score).abs() < 1e-12);
 }

@@ -129,8 +129,8 @@ mod tests {
     use super::*;
     use crate::{
         Error,
-        linear::Truth,
-        metrics::{Evaluation, Tally},
+        linear::Targets,
+        metrics::{Evaluation, MetricAccumulator},
     };
 
     /// What `reference/linear/generate.py` computed with scikit-learn.
@@ -156,8 +156,8 @@ mod tests {
         (0..classes).map(|k| format!("class {k}")).collect()
     }
 
-    fn finish(tally: Tally, classes: usize) -> ClassEvaluation {
-        match tally.finish(&names(classes)).unwrap() {
+    fn finish(accumulator: MetricAccumulator, classes: usize) -> ClassEvaluation {
+        match accumulator.finish(&names(classes)).unwrap() {
             Evaluation::Classes(evaluation) => evaluation,
             other => panic!("{other:?}"),
         }
@@ -171,11 +171,11 @@ mod tests {
         for golden in cases {
             let mut first: Option<ClassEvaluation> = None;
             for batch in [1, 7, 1000] {
-                let mut tally = Tally::new(HeadKind::Softmax, golden.classes);
+                let mut accumulator = MetricAccumulator::new(HeadKind::Softmax, golden.classes);
                 for (logits, labels) in golden.logits.chunks(batch * golden.classes).zip(golden.labels.chunks(batch)) {
-                    tally.add(logits, Truth::Classes(labels)).unwrap();
+                    accumulator.add(logits, Targets::Classes(labels)).unwrap();
                 }
-                let found = finish(tally, golden.classes);
+                let found = finish(accumulator, golden.classes);
                 assert_eq!(first.get_or_insert_with(|| found.clone()), &found, "batches of {batch}");
             }
             let found = first.unwrap();
@@ -203,10 +203,10 @@ mod tests {
 
     #[test]
     fn the_json_has_the_fields_scripts_rely_on() {
-        let mut tally = Tally::new(HeadKind::Softmax, 2);
-        tally.add(&[1.0, 0.0, 0.0, 1.0], Truth::Classes(&[0, 0])).unwrap();
-        assert_eq!(tally.per_sample(), [1.0, 0.0]);
-        let evaluation = tally.finish(&names(2)).unwrap();
+        let mut accumulator = MetricAccumulator::new(HeadKind::Softmax, 2);
+        accumulator.add(&[1.0, 0.0, 0.0, 1.0], Targets::Classes(&[0, 0])).unwrap();
+        assert_eq!(accumulator.per_sample(), [1.0, 0.0]);
+        let evaluation = accumulator.finish(&names(2)).unwrap();
         let json = serde_json::to_value(&evaluation).unwrap();
         for field in ["n", "loss", "top1", "top5", "top1_ci95", "classes", "confusion", "per_class", "macro"] {
             assert!(json.get(field).is_some(), "{field} is missing from {json}");
@@ -218,17 +218,20 @@ mod tests {
 
     #[test]
     fn bad_batches_are_refused_by_name_and_leave_the_tally_alone() {
-        let mut tally = Tally::new(HeadKind::Ovr, 2);
-        tally.add(&[1.0, -1.0], Truth::Classes(&[0])).unwrap();
-        assert!(matches!(tally.add(&[0.0; 3], Truth::Classes(&[0])), Err(Error::Shape { expected: 2, found: 3, .. })));
+        let mut accumulator = MetricAccumulator::new(HeadKind::Ovr, 2);
+        accumulator.add(&[1.0, -1.0], Targets::Classes(&[0])).unwrap();
         assert!(matches!(
-            tally.add(&[0.0; 4], Truth::Classes(&[0, 2])),
+            accumulator.add(&[0.0; 3], Targets::Classes(&[0])),
+            Err(Error::Shape { expected: 2, found: 3, .. })
+        ));
+        assert!(matches!(
+            accumulator.add(&[0.0; 4], Targets::Classes(&[0, 2])),
             Err(Error::Label { sample: 2, label: 2, classes: 2 })
         ));
-        let diverged = tally.add(&[0.0, 0.0, 0.0, f32::NAN], Truth::Classes(&[0, 1]));
+        let diverged = accumulator.add(&[0.0, 0.0, 0.0, f32::NAN], Targets::Classes(&[0, 1]));
         assert!(matches!(diverged, Err(Error::Diverged { sample: 2, class: 1, .. })));
-        assert_eq!((tally.n(), tally.score()), (1, 1.0));
-        assert!(matches!(Tally::new(HeadKind::Ovr, 2).finish(&names(2)), Err(Error::NoSamples)));
-        assert!(matches!(tally.finish(&names(3)), Err(Error::Shape { .. })));
+        assert_eq!((accumulator.n(), accumulator.score()), (1, 1.0));
+        assert!(matches!(MetricAccumulator::new(HeadKind::Ovr, 2).finish(&names(2)), Err(Error::NoSamples)));
+        assert!(matches!(accumulator.finish(&names(3)), Err(Error::Shape { .. })));
     }
 }

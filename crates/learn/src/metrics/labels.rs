@@ -170,8 +170,8 @@ mod tests {
     use super::*;
     use crate::{
         Error,
-        linear::{HeadKind, Truth},
-        metrics::{Evaluation, Tally},
+        linear::{HeadKind, Targets},
+        metrics::{Evaluation, MetricAccumulator},
     };
 
     /// What `reference/linear/generate.py` computed with scikit-learn.
@@ -194,10 +194,10 @@ mod tests {
     }
 
     fn evaluate(logits: &[f32], truth: &[f32], labels: usize) -> LabelEvaluation {
-        let mut tally = Tally::new(HeadKind::Labels, labels);
-        tally.add(logits, Truth::Labels(truth)).unwrap();
+        let mut accumulator = MetricAccumulator::new(HeadKind::Labels, labels);
+        accumulator.add(logits, Targets::Labels(truth)).unwrap();
         let names: Vec<String> = (0..labels).map(|k| format!("label {k}")).collect();
-        match tally.finish(&names).unwrap() {
+        match accumulator.finish(&names).unwrap() {
             Evaluation::Labels(evaluation) => evaluation,
             other => panic!("{other:?}"),
         }
@@ -251,13 +251,13 @@ label 1       -     0.0000  0.0000  0.0000        0      0.0000
 
     #[test]
     fn scores_of_samples_are_fractions_of_right_decisions_and_bad_truth_is_refused() {
-        let mut tally = Tally::new(HeadKind::Labels, 2);
-        tally.add(&[1.0, -1.0, 1.0, 1.0], Truth::Labels(&[1.0, 0.0, 0.0, 1.0])).unwrap();
-        assert_eq!(tally.per_sample(), [1.0, 0.5]);
-        let bad = tally.add(&[0.0; 4], Truth::Labels(&[0.0, 1.0, 0.5, 0.0]));
+        let mut accumulator = MetricAccumulator::new(HeadKind::Labels, 2);
+        accumulator.add(&[1.0, -1.0, 1.0, 1.0], Targets::Labels(&[1.0, 0.0, 0.0, 1.0])).unwrap();
+        assert_eq!(accumulator.per_sample(), [1.0, 0.5]);
+        let bad = accumulator.add(&[0.0; 4], Targets::Labels(&[0.0, 1.0, 0.5, 0.0]));
         assert!(matches!(bad, Err(Error::Answer { sample: 3, label: 0, .. })));
-        assert!(matches!(tally.add(&[0.0; 2], Truth::Classes(&[0])), Err(Error::Kind { .. })));
-        assert!(matches!(tally.add(&[0.0; 2], Truth::Labels(&[0.0; 3])), Err(Error::Shape { .. })));
-        assert_eq!(tally.n(), 2);
+        assert!(matches!(accumulator.add(&[0.0; 2], Targets::Classes(&[0])), Err(Error::Kind { .. })));
+        assert!(matches!(accumulator.add(&[0.0; 2], Targets::Labels(&[0.0; 3])), Err(Error::Shape { .. })));
+        assert_eq!(accumulator.n(), 2);
     }
 }

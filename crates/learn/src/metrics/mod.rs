@@ -1,8 +1,9 @@
 //! How good a model is: its score with an uncertainty, loss, and the numbers of each class or label.
 //!
-//! [`Tally`] takes outputs and the truth batch by batch; [`Tally::finish`] makes an [`Evaluation`] of them, which
+//! [`MetricAccumulator`] takes outputs and the targets batch by batch; [`MetricAccumulator::finish`] makes an [`Evaluation`] of them, which
 //! serialises to the JSON that `eval --json` prints and displays as tables.
 
+mod accumulator;
 mod bootstrap;
 mod classes;
 mod evaluation;
@@ -10,17 +11,16 @@ mod labels;
 mod mcnemar;
 mod paired;
 mod ranking;
-mod tally;
 mod text;
 mod values;
 mod wilson;
 
+pub use accumulator::MetricAccumulator;
 pub use classes::{Averages, ClassEvaluation, ClassMetrics};
 pub use evaluation::Evaluation;
 pub use labels::{LabelEvaluation, LabelMetrics};
 pub use mcnemar::mcnemar;
 pub use paired::paired_p_value;
-pub use tally::Tally;
 pub use values::ValueEvaluation;
 pub use wilson::wilson;
 

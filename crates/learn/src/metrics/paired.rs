@@ -8,7 +8,7 @@ use super::mcnemar;
 /// Random changes of sign: a p-value of 0.05 is then within 0.004 of the exact one.
 const DRAWS: u64 = 10_000;
 
-/// The two-sided p-value of the difference between two models' [scores](super::Tally::per_sample) of the same samples.
+/// The two-sided p-value of the difference between two models' [scores](super::MetricAccumulator::per_sample) of the same samples.
 ///
 /// Where all scores are 0 or 1 it is McNemar's exact test. Otherwise the mean difference is held against those where each
 /// sample's difference has a random sign, as it would if the models were equally good (Fisher 1935): of 10000 draws

@@ -18,11 +18,12 @@ impl Display for ClassEvaluation {
     /// frequent confusions instead).
     fn fmt(&self, f: &mut Formatter) -> Result {
         let [low, high] = self.top1_ci95;
-        writeln!(
-            f,
-            "top-1 {:.4} (95% interval {low:.4} to {high:.4}), top-5 {:.4}, loss {:.4}, n {}",
-            self.top1, self.top5, self.loss, self.n
-        )?;
+        write!(f, "top-1 {:.4} (95% interval {low:.4} to {high:.4}), ", self.top1)?;
+        // Among five classes or fewer it is 1, whatever the model.
+        if self.classes.len() > 5 {
+            write!(f, "top-5 {:.4}, ", self.top5)?;
+        }
+        writeln!(f, "loss {:.4}, n {}", self.loss, self.n)?;
         let names: Vec<String> = self.classes.iter().map(|name| fit_name(name)).collect();
         let width = names.iter().map(|n| n.width()).chain([13]).max().unwrap_or(13);
         writeln!(f)?;
@@ -105,25 +106,26 @@ mod tests {
     use unicode_width::UnicodeWidthStr;
 
     use crate::{
-        linear::{HeadKind, Truth},
-        metrics::Tally,
+        linear::{HeadKind, Targets},
+        metrics::MetricAccumulator,
     };
 
     fn render(names: &[String], confusions: &[(u32, usize)]) -> String {
-        let mut tally = Tally::new(HeadKind::Softmax, names.len());
+        let mut accumulator = MetricAccumulator::new(HeadKind::Softmax, names.len());
         for &(label, predicted) in confusions {
             let mut logits = vec![0.0; names.len()];
             logits[predicted] = 9.0;
-            tally.add(&logits, Truth::Classes(&[label])).unwrap();
+            accumulator.add(&logits, Targets::Classes(&[label])).unwrap();
         }
-        tally.finish(names).unwrap().to_string()
+        accumulator.finish(names).unwrap().to_string()
     }
 
     #[test]
     fn two_classes_read_as_expected() {
         let names = ["ants".to_string(), "bees".to_string()];
         let text = render(&names, &[(0, 0), (0, 0), (0, 1), (1, 1)]);
-        let tables = text.split_once('\n').unwrap().1;
+        let (summary, tables) = text.split_once('\n').unwrap();
+        assert!(!summary.contains("top-5"), "{summary}");
         let expected = "
 class          precision  recall      f1  support
 ants              1.0000  0.6667  0.8000        3
@@ -146,6 +148,7 @@ confusion matrix: rows are the true classes, columns the predicted ones
         names[5] = "two\nlines\u{1b}[2J".into();
         let confusions: Vec<(u32, usize)> = (0..400).map(|i| ((i % 40) as u32, (i % 40 + i / 390) % 40)).collect();
         let text = render(&names, &confusions);
+        assert!(text.contains("), top-5 1.0000, loss"), "{text}");
         let matrix: Vec<&str> = text.lines().skip_while(|l| !l.starts_with("confusion")).skip(1).collect();
         assert_eq!(matrix.len(), 41);
         assert!(matrix.iter().all(|line| line.width() == matrix[0].width()), "{text}");

@@ -135,8 +135,8 @@ mod tests {
     use super::*;
     use crate::{
         Error,
-        linear::{HeadKind, Truth},
-        metrics::{Evaluation, Tally},
+        linear::{HeadKind, Targets},
+        metrics::{Evaluation, MetricAccumulator},
     };
 
     /// What `reference/linear/generate.py` computed with scikit-learn and SciPy.
@@ -151,14 +151,14 @@ mod tests {
         mean_error: f64,
     }
 
-    fn tally(answers: &[f32], values: &[f32]) -> Tally {
-        let mut tally = Tally::new(HeadKind::Value, 1);
-        tally.add(answers, Truth::Values(values)).unwrap();
-        tally
+    fn accumulator(answers: &[f32], values: &[f32]) -> MetricAccumulator {
+        let mut accumulator = MetricAccumulator::new(HeadKind::Value, 1);
+        accumulator.add(answers, Targets::Values(values)).unwrap();
+        accumulator
     }
 
     fn evaluate(answers: &[f32], values: &[f32]) -> ValueEvaluation {
-        match tally(answers, values).finish(&["age".into()]).unwrap() {
+        match accumulator(answers, values).finish(&["age".into()]).unwrap() {
             Evaluation::Values(evaluation) => evaluation,
             other => panic!("{other:?}"),
         }
@@ -177,7 +177,7 @@ mod tests {
             // Both sides are float64 and differ by the order of a few sums, relative to the numbers' size.
             let size = golden.values.iter().fold(1.0, |size: f64, &v| size.max(v.abs().into()));
             let close = |a: f64, b: f64, size: f64| assert!((a - b).abs() < 1e-12 * size, "{a} and {b}: {found:?}");
-            close(tally(&golden.answers, &golden.values).loss(), golden.mse, size * size);
+            close(accumulator(&golden.answers, &golden.values).loss(), golden.mse, size * size);
             close(found.rmse, golden.mse.sqrt(), size);
             close(found.mae, golden.mae, size);
             close(found.mean_error, golden.mean_error, size);
@@ -195,7 +195,7 @@ mod tests {
         assert_eq!(evaluate(&[0.1; 7], &[0.3; 7]).r2, 0.0);
         let missed = evaluate(&[1.0, 3.0], &[2.0, 2.0]);
         assert_eq!((missed.r2, missed.pearson, missed.mae, missed.mean_error), (0.0, 0.0, 1.0, 0.0));
-        assert_eq!(tally(&[1.0, 4.0], &[2.0, 2.0]).per_sample(), [-1.0, -4.0]);
+        assert_eq!(accumulator(&[1.0, 4.0], &[2.0, 2.0]).per_sample(), [-1.0, -4.0]);
     }
 
     #[test]
@@ -213,10 +213,10 @@ mod tests {
 
     #[test]
     fn a_number_that_is_none_is_refused() {
-        let mut tally = Tally::new(HeadKind::Value, 1);
-        let bad = tally.add(&[0.0, 0.0], Truth::Values(&[1.0, f32::NAN]));
+        let mut accumulator = MetricAccumulator::new(HeadKind::Value, 1);
+        let bad = accumulator.add(&[0.0, 0.0], Targets::Values(&[1.0, f32::NAN]));
         assert!(matches!(bad, Err(Error::Value { sample: 1, .. })));
-        assert!(matches!(tally.add(&[f32::NAN], Truth::Values(&[1.0])), Err(Error::Diverged { .. })));
-        assert_eq!(tally.score(), 0.0);
+        assert!(matches!(accumulator.add(&[f32::NAN], Targets::Values(&[1.0])), Err(Error::Diverged { .. })));
+        assert_eq!(accumulator.score(), 0.0);
     }
 }

@@ -6,8 +6,7 @@ use std::time::Instant;
 use regraft_data::{Preprocessing, Target, Task};
 use regraft_graph::Grafted;
 use regraft_learn::linear::{
-    Control, CvOptions, FitOptions, HeadKind, HeldOutScores, Progress, held_out_by_means, held_out_scores,
-    stratified_folds,
+    Control, CvOptions, FitOptions, HeadKind, HeldOutScores, held_out_by_means, held_out_scores, stratified_folds,
 };
 use regraft_learn::metrics::{paired_p_value, wilson};
 
@@ -152,12 +151,7 @@ pub fn compare(candidates: &[Candidate], options: &CompareOptions, context: &Con
             let cs = CvOptions::new(options.seed).cs;
             let progress = context.progress;
             progress.begin(&format!("{head} on {name}"), "fits", (cs.len() * options.folds) as u64);
-            let on_fold = |fold: Progress| {
-                if let Progress::Fold { done, .. } = fold {
-                    progress.advance(done as u64, "");
-                }
-            };
-            let control = Control { progress: &on_fold, cancel: context.cancel.flag() };
+            let control = Control { progress, cancel: context.cancel };
             let answers = match head {
                 Head::Mean => held_out_by_means(samples, &folds).map(|correct| {
                     let per_sample: Vec<f64> =

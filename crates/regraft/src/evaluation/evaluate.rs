@@ -28,8 +28,7 @@ pub fn evaluate(model_path: &Path, data: &Path, strict: bool, tta: Option<Tta>, 
     let store = Arc::new(ImageStore::new(model.preprocessing.decode_options(), regraft_data::default_cache_bytes()));
     let Context { progress, cancel, threads, .. } = *context;
     progress.begin("reading photos", "photos", samples.len() as u64);
-    let verified =
-        verify(&mut samples, &store, threads, strict, cancel.flag(), |done| progress.advance(done as u64, ""));
+    let verified = verify(&mut samples, &store, threads, strict, cancel, |done| progress.advance(done as u64, ""));
     progress.end();
     findings.extend(verified?);
     report(&findings, progress);

@@ -4,7 +4,7 @@ use std::path::Path;
 
 use regraft_data::{Sample, Target, Task};
 use regraft_learn::linear::{HeadKind, probabilities};
-use regraft_learn::metrics::{Evaluation, Tally};
+use regraft_learn::metrics::{Evaluation, MetricAccumulator};
 
 use crate::photos::targets::{self, SampleTargets};
 use crate::{Model, Result};
@@ -91,8 +91,8 @@ impl Scores {
         Ok(self.metrics()?.per_sample().to_vec())
     }
 
-    fn metrics(&self) -> Result<Tally> {
-        let mut metrics = Tally::new(self.kind, self.classes.len());
+    fn metrics(&self) -> Result<MetricAccumulator> {
+        let mut metrics = MetricAccumulator::new(self.kind, self.classes.len());
         let targets = SampleTargets::new(&self.samples, task(self.kind), self.classes.len(), None);
         targets::add(&mut metrics, &self.logits, targets.labels(0..self.samples.len()))?;
         Ok(metrics)

@@ -114,7 +114,7 @@ mod tests {
             let decode = |i: usize| {
                 begun.fetch_add(1, Ordering::SeqCst);
                 // Some take longer than those after them.
-                if i % 3 == 0 {
+                if i.is_multiple_of(3) {
                     thread::sleep(std::time::Duration::from_micros(200));
                 }
                 i * i

@@ -5,7 +5,7 @@ use std::fmt;
 use std::path::{Path, PathBuf};
 
 use regraft_data::{Interpolation, Preprocessing};
-use regraft_hub::{Known, Registry, Watch, Weights, fetch};
+use regraft_hub::{Known, Registry, Weights, fetch};
 
 use crate::{Backbone, Context, Embedded, Error, Progress, Published, Result, Settings, Source, onnx};
 
@@ -243,39 +243,10 @@ pub(crate) fn restore(settings: &Settings, hub: &Hub, context: &Context) -> Resu
 
 fn download(weights: &Weights, settings: &regraft_hub::Settings, context: &Context) -> Result<PathBuf> {
     use regraft_hub::Error::{Fetch, Offline};
-    match fetch(weights, settings, &Downloads(context)) {
+    match fetch(weights, settings, context.progress, context.cancel) {
         Ok(local) => Ok(local.path),
         Err(source @ (Fetch { .. } | Offline { .. })) => Err(Error::Download { source }),
         Err(error) => Err(error.into()),
-    }
-}
-
-/// Reports a download.
-struct Downloads<'a>(&'a Context<'a>);
-
-impl Watch for Downloads<'_> {
-    fn note(&self, text: &str) {
-        self.0.progress.note(text);
-    }
-
-    fn warn(&self, text: &str) {
-        self.0.progress.warn(text);
-    }
-
-    fn begin(&self, file: &str, bytes: u64) {
-        self.0.progress.begin(file, "bytes", bytes);
-    }
-
-    fn advance(&self, bytes: u64) {
-        self.0.progress.advance(bytes, "");
-    }
-
-    fn end(&self) {
-        self.0.progress.end();
-    }
-
-    fn interrupted(&self) -> bool {
-        self.0.cancel.is_cancelled()
     }
 }
 

@@ -87,8 +87,7 @@ pub(crate) fn photos(settings: &Settings, opened: Opened, context: &Context) -> 
     let total = dataset.train.len() + dataset.val.len();
     let Context { progress, cancel, threads, .. } = *context;
     progress.begin("reading photos", "photos", total as u64);
-    let verified =
-        dataset.verify(&store, threads, settings.strict, cancel.flag(), |done| progress.advance(done as u64, ""));
+    let verified = dataset.verify(&store, threads, settings.strict, cancel, |done| progress.advance(done as u64, ""));
     progress.end();
     findings.extend(verified?);
     report(&findings, progress);
@@ -96,7 +95,7 @@ pub(crate) fn photos(settings: &Settings, opened: Opened, context: &Context) -> 
         let part = if dataset.train.is_empty() { "training" } else { "validation" };
         return Err(Error::File { path: settings.data.clone(), reason: format!("has no readable {part} photos") });
     }
-    let print = fingerprint(&dataset, cancel.flag())?;
+    let print = fingerprint(&dataset, cancel)?;
     if let Some(duplicate) = print.duplicates.first() {
         progress.warn(&format!(
             "{} validation photo(s) are also in the training part, so the accuracy will be flattering; the first: {} is {}",

@@ -4,8 +4,8 @@ use std::ops::Range;
 
 use regraft_data::{Dataset, Mixed, Sample, Target, Task};
 use regraft_engine::Labels;
-use regraft_learn::linear::{HeadKind, Samples, Truth};
-use regraft_learn::metrics::Tally;
+use regraft_learn::linear::{HeadKind, Samples, Targets};
+use regraft_learn::metrics::MetricAccumulator;
 use serde::{Deserialize, Serialize};
 
 use crate::{Head, Result};
@@ -183,12 +183,12 @@ fn classes_u32(classes: &[usize]) -> Vec<u32> {
 /// Adds a batch of outputs and targets to a metric accumulator.
 ///
 /// # Errors
-/// Those of [`Tally::add`].
-pub(crate) fn add(tally: &mut Tally, outputs: &[f32], labels: Labels) -> Result<()> {
+/// Those of [`MetricAccumulator::add`].
+pub(crate) fn add(accumulator: &mut MetricAccumulator, outputs: &[f32], labels: Labels) -> Result<()> {
     match labels {
-        Labels::Classes(classes) => tally.add(outputs, Truth::Classes(&classes_u32(classes)))?,
-        Labels::Binary(labels) | Labels::Probabilities(labels) => tally.add(outputs, Truth::Labels(labels))?,
-        Labels::Values(values) => tally.add(outputs, Truth::Values(values))?,
+        Labels::Classes(classes) => accumulator.add(outputs, Targets::Classes(&classes_u32(classes)))?,
+        Labels::Binary(labels) | Labels::Probabilities(labels) => accumulator.add(outputs, Targets::Labels(labels))?,
+        Labels::Values(values) => accumulator.add(outputs, Targets::Values(values))?,
     }
     Ok(())
 }

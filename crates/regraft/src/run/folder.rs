@@ -68,6 +68,7 @@ impl RunFolder {
         };
         if let Some(path) = output_dir {
             fs::create_dir_all(path).map_err(|e| failed(path, e))?;
+            regraft_io::remove_stale(path);
             return Ok(Self { path: path.to_owned() });
         }
         let runs = Path::new("runs");
@@ -95,6 +96,7 @@ impl RunFolder {
         let text = fs::read_to_string(&settings)
             .map_err(|e| wrong(format!("cannot be read: {e}; give the folder of a run, such as runs/train")))?;
         let settings = Settings::from_toml(&text).map_err(|e| wrong(format!("is not the settings of a run: {e}")))?;
+        regraft_io::remove_stale(path);
         Ok((folder, settings))
     }
 

@@ -122,7 +122,7 @@ pub(crate) fn run(job: &Job, started: Instant) -> Result<Outcome> {
     let folder = job.folder.stage(Mode::Probe)?;
     let (result, probe) = match job.folder.read_auto()? {
         Some(result) => {
-            let model = Model::open(&folder.best_path())?;
+            let model = Model::open(folder.best_path())?;
             let Provenance { data_sha256, weights_sha256, .. } = &model.provenance;
             require_same(data_sha256, weights_sha256.as_deref(), job)?;
             (result, Probe { head: model.head_tensors()?, folder, scores: None })

@@ -6,9 +6,9 @@ use regraft_data::{Dataset, Sample, Target, Task};
 use regraft_graph::{Grafted, Graph, NodeId, StateDict, Tensor};
 use regraft_learn::history::Row;
 use regraft_learn::linear::{
-    ClassWeight, Control, CvOptions, FitOptions, HeadKind, LinearHead, Progress, class_means, fit, fit_cv,
+    ClassWeight, Control, CvOptions, FitOptions, HeadKind, LinearHead, class_means, fit, fit_cv,
 };
-use regraft_learn::metrics::Tally;
+use regraft_learn::metrics::MetricAccumulator;
 
 use crate::model::golden::Golden;
 use crate::network::extractor::feature_extractor;
@@ -44,10 +44,10 @@ pub(crate) fn run(job: &Job) -> Result<Probed> {
     let val = extract(job, "validation features", &dataset.val, &mut below)?;
 
     let linear = fit_head(job, &train)?;
-    let measure = |features: &Features, samples: &[Sample]| -> Result<Tally> {
+    let measure = |features: &Features, samples: &[Sample]| -> Result<MetricAccumulator> {
         let rows = features.values.chunks_exact(features.dim);
         let logits: Vec<f32> = rows.flat_map(|row| linear.logits(row)).map(|z| z as f32).collect();
-        let mut metrics = Tally::new(linear.kind, dataset.classes.len());
+        let mut metrics = MetricAccumulator::new(linear.kind, dataset.classes.len());
         targets::add(&mut metrics, &logits, photos.targets(samples).labels(0..samples.len()))?;
         Ok(metrics)
     };
@@ -141,22 +141,17 @@ fn fit_head(job: &Job, train: &Features) -> Result<LinearHead> {
     let options = FitOptions { class_weight, ..FitOptions::new(photos.head_kind(settings)) };
     let progress = context.progress;
     if let Some(c) = settings.c {
-        let control = Control { progress: &|_| (), cancel: context.cancel.flag() };
+        let control = Control::quiet(context.cancel);
         return Ok(fit(samples, c, &options, control)?.head);
     }
     if let Some(why) = too_few_to_hold_out(&photos.dataset) {
         progress.warn(&format!("{why}, so C cannot be chosen by cross-validation: C = 1"));
-        let control = Control { progress: &|_| (), cancel: context.cancel.flag() };
+        let control = Control::quiet(context.cancel);
         return Ok(fit(samples, 1.0, &options, control)?.head);
     }
     let cv = CvOptions::new(settings.seed);
     progress.begin("cross-validating C", "fits", (cv.cs.len() * cv.folds) as u64);
-    let on_fold = |fold: Progress| {
-        if let Progress::Fold { done, .. } = fold {
-            progress.advance(done as u64, "");
-        }
-    };
-    let fitted = fit_cv(samples, &options, &cv, Control { progress: &on_fold, cancel: context.cancel.flag() });
+    let fitted = fit_cv(samples, &options, &cv, Control { progress, cancel: context.cancel });
     progress.end();
     let fitted = fitted?;
     let chosen = fitted.table.iter().find(|row| row.c == fitted.fit.c);

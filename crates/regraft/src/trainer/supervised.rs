@@ -3,7 +3,7 @@
 use regraft_engine::{BatchNormMode, Outputs, Precision, SessionOptions};
 use regraft_graph::{Grafted, StateDict, Trainable};
 use regraft_learn::linear::HeadKind;
-use regraft_learn::metrics::Tally;
+use regraft_learn::metrics::MetricAccumulator;
 
 use crate::model::golden::Golden;
 use crate::photos::targets;
@@ -194,8 +194,8 @@ pub(crate) fn validate(
     kind: HeadKind,
     outputs: usize,
     context: &Context,
-) -> Result<Tally> {
-    let mut metrics = Tally::new(kind, outputs);
+) -> Result<MetricAccumulator> {
+    let mut metrics = MetricAccumulator::new(kind, outputs);
     let (mut done, n) = (0, val.num_samples());
     let output = learner.graph.output();
     let session = learner.session.as_mut();

@@ -1,5 +1,6 @@
 //! Labels and numbers against scikit-learn, and what they promise beyond that.
 
+use regraft_progress::Cancel;
 use regraft_random::{Purpose, keyed, normal_f64, unit_f64};
 use serde::Deserialize;
 
@@ -111,7 +112,7 @@ fn optima_equal_scikit_learns() {
             let what = format!("{:?} on {} features, C {}, balanced {}", case.kind(), case.dim, run.c, run.balanced);
             let class_weight = if run.balanced { ClassWeight::Balanced } else { ClassWeight::Uniform };
             let options = FitOptions { class_weight, ..tight(case.kind()) };
-            let fit = fit(case.samples(), run.c, &options, Control::none()).unwrap();
+            let fit = fit(case.samples(), run.c, &options, Control::quiet(&Cancel::new())).unwrap();
             assert!(fit.gradient < 1e-9, "{what}: gradient {:e}", fit.gradient);
             let biases = match &run.bias {
                 Answers::One(bias) => std::slice::from_ref(bias),
@@ -153,7 +154,9 @@ fn cross_validation_equals_scikit_learns_on_the_same_folds() {
     let mut rows = 0;
     for case in files().iter().flat_map(|file| &file.cross_validation) {
         let cs: Vec<f64> = case.rows.iter().map(|row| row.c).collect();
-        let found = cross_validate(case.samples(), &case.folds, &cs, &tight(case.kind()), Control::none()).unwrap();
+        let found =
+            cross_validate(case.samples(), &case.folds, &cs, &tight(case.kind()), Control::quiet(&Cancel::new()))
+                .unwrap();
         for (a, b) in found.iter().zip(&case.rows) {
             rows += 1;
             // Both optima are within about 1e-9 of the true ones; mean average precision goes by order alone.
@@ -175,7 +178,7 @@ fn the_smallest_loss_chooses_and_threads_move_no_bit() {
         let run = |threads| {
             let pool = rayon::ThreadPoolBuilder::new().num_threads(threads).build().unwrap();
             let cv = CvOptions::new(3);
-            pool.install(|| fit_cv(samples, &FitOptions::new(kind), &cv, Control::none()).unwrap())
+            pool.install(|| fit_cv(samples, &FitOptions::new(kind), &cv, Control::quiet(&Cancel::new())).unwrap())
         };
         let one = run(1);
         assert_eq!(run(3), one);
@@ -183,11 +186,14 @@ fn the_smallest_loss_chooses_and_threads_move_no_bit() {
         assert_eq!(one.fit.c, least.c);
         assert!(least.score > 0.5, "{kind:?}: {}", least.score);
         let folds = stratified_folds(samples, 5, 3).unwrap();
-        let scores = held_out_scores(samples, &folds, &[least.c], &FitOptions::new(kind), Control::none()).unwrap();
-        let alone = cross_validate(samples, &folds, &[least.c], &FitOptions::new(kind), Control::none()).unwrap()[0];
+        let scores =
+            held_out_scores(samples, &folds, &[least.c], &FitOptions::new(kind), Control::quiet(&Cancel::new()))
+                .unwrap();
+        let alone = cross_validate(samples, &folds, &[least.c], &FitOptions::new(kind), Control::quiet(&Cancel::new()))
+            .unwrap()[0];
         assert!((scores.score - alone.score).abs() < 1e-12, "one C leaves no choice");
         assert_eq!(scores.per_sample.len(), 300);
-        let refused = held_out(samples, &folds, &[1.0], &FitOptions::new(kind), Control::none());
+        let refused = held_out(samples, &folds, &[1.0], &FitOptions::new(kind), Control::quiet(&Cancel::new()));
         assert!(matches!(refused, Err(Error::Kind { expected: "classes", .. })));
     }
 }
@@ -198,7 +204,7 @@ fn the_unit_of_a_number_changes_nothing() {
     let values: Vec<f32> = features.chunks(5).map(|x| x[0] - 2.0 * x[1] + x[2] * x[3]).collect();
     let fit_of = |values: &[f32]| {
         let samples = Samples::with_values(&features, 5, values).unwrap();
-        fit(samples, 0.3, &FitOptions::new(HeadKind::Value), Control::none()).unwrap()
+        fit(samples, 0.3, &FitOptions::new(HeadKind::Value), Control::quiet(&Cancel::new())).unwrap()
     };
     let plain = fit_of(&values);
     for unit in [1024.0, 1.0 / 1024.0] {
@@ -221,14 +227,14 @@ fn given_weights_act_as_repeated_yeses() {
     let question: Vec<f32> = answers.chunks(4).map(|row| row[0]).collect();
     let options = FitOptions { class_weight: ClassWeight::Given(vec![3.0]), ..tight(HeadKind::Labels) };
     let samples = Samples::with_labels(&features, 4, &question, 1).unwrap();
-    let weighted = fit(samples, 0.7, &options, Control::none()).unwrap();
+    let weighted = fit(samples, 0.7, &options, Control::quiet(&Cancel::new())).unwrap();
     let (mut repeated, mut repeated_answers) = (features.clone(), question.clone());
     for (row, &answer) in features.chunks(4).zip(&question).filter(|(_, answer)| **answer == 1.0) {
         (0..2).for_each(|_| repeated.extend_from_slice(row));
         repeated_answers.extend([answer; 2]);
     }
     let samples = Samples::with_labels(&repeated, 4, &repeated_answers, 1).unwrap();
-    let repeated = fit(samples, 0.7, &tight(HeadKind::Labels), Control::none()).unwrap();
+    let repeated = fit(samples, 0.7, &tight(HeadKind::Labels), Control::quiet(&Cancel::new())).unwrap();
     for (a, b) in weighted.head.weight.iter().zip(&repeated.head.weight) {
         assert!((a - b).abs() < 1e-6, "{a} and {b}");
     }
@@ -243,15 +249,18 @@ fn a_label_absent_from_the_training_part_has_a_constant_answer() {
     let folds: Vec<u32> = (0..40).map(|i| u32::from(i % 2 == 1)).collect();
     for class_weight in [ClassWeight::Uniform, ClassWeight::Balanced] {
         let options = FitOptions { class_weight, ..FitOptions::new(HeadKind::Labels) };
-        let table = cross_validate(samples, &folds, &[0.1, 10.0], &options, Control::none()).unwrap();
+        let table = cross_validate(samples, &folds, &[0.1, 10.0], &options, Control::quiet(&Cancel::new())).unwrap();
         assert!(table.iter().all(|row| row.loss.is_finite() && row.score > 0.3), "{table:?}");
-        let problem = fit::Problem::new(samples, &options, Control::none()).unwrap();
+        let cancel = Cancel::new();
+        let problem = fit::Problem::new(samples, &options, Control::quiet(&cancel)).unwrap();
         let even: Vec<usize> = (0..40).step_by(2).collect();
         let model = problem.solve(&even, 1.0, None, |_, _| ()).unwrap().model;
         assert!(model.weight[3 * 4..].iter().all(|&w| w == 0.0));
         assert!((probabilities(HeadKind::Labels, &model.bias)[3] - 1.0 / 22.0).abs() < 1e-15);
     }
-    assert!(fit_cv(samples, &FitOptions::new(HeadKind::Labels), &CvOptions::new(1), Control::none()).is_ok());
+    assert!(
+        fit_cv(samples, &FitOptions::new(HeadKind::Labels), &CvOptions::new(1), Control::quiet(&Cancel::new())).is_ok()
+    );
 }
 
 #[test]
@@ -297,7 +306,7 @@ fn bad_input_is_refused_by_name() {
     assert!(matches!(Samples::with_values(&[], 1, &[]), Err(Error::NoSamples)));
 
     let samples = Samples::with_values(&[0.0, 1.0], 1, &[0.0, 2.0]).unwrap();
-    let refuse = |options: &FitOptions| fit(samples, 1.0, options, Control::none()).unwrap_err();
+    let refuse = |options: &FitOptions| fit(samples, 1.0, options, Control::quiet(&Cancel::new())).unwrap_err();
     assert!(matches!(refuse(&FitOptions::new(HeadKind::Ovr)), Error::Kind { expected: "classes", found: "values" }));
     for class_weight in [ClassWeight::Balanced, ClassWeight::Given(vec![1.0])] {
         let options = FitOptions { class_weight, ..FitOptions::new(HeadKind::Value) };

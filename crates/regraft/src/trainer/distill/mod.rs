@@ -276,7 +276,7 @@ impl Unlabelled {
         let Context { progress, cancel, threads, .. } = *context;
         progress.begin("reading photos", "photos", samples.len() as u64);
         let advance = |done: usize| progress.advance(done as u64, "");
-        let verified = verify(&mut samples, &store, threads, false, cancel.flag(), advance);
+        let verified = verify(&mut samples, &store, threads, false, cancel, advance);
         progress.end();
         findings.extend(verified?);
         report(&findings, progress);
@@ -297,7 +297,7 @@ impl Unlabelled {
         progress.note(&format!("{} photos to learn from, {} held out", train.len(), val.len()));
         let root = common_folder(&settings.images);
         let dataset = Dataset { root, task: Task::Value, classes: Vec::new(), train, val };
-        let sha256 = fingerprint(&dataset, cancel.flag())?.sha256;
+        let sha256 = fingerprint(&dataset, cancel)?.sha256;
         let Dataset { train, val, .. } = dataset;
         Ok(Self { train, val, store, side, sha256 })
     }

@@ -5,7 +5,7 @@ use crate::Error;
 
 /// What each sample should give.
 #[derive(Clone, Copy, Debug, PartialEq)]
-pub enum Truth<'a> {
+pub enum Targets<'a> {
     /// The index of its class, `[n]`.
     Classes(&'a [u32]),
     /// Which of the labels it has, 1 for yes and 0 for no: `[n, labels]`, row after row.
@@ -14,7 +14,7 @@ pub enum Truth<'a> {
     Values(&'a [f32]),
 }
 
-impl<'a> Truth<'a> {
+impl<'a> Targets<'a> {
     /// What it is, in the plural.
     pub(crate) fn name(&self) -> &'static str {
         match self {
@@ -33,7 +33,7 @@ impl<'a> Truth<'a> {
         }
     }
 
-    /// The truth about sample `i` alone.
+    /// The targets about sample `i` alone.
     pub(crate) fn of(&self, i: usize, outputs: usize) -> Self {
         match *self {
             Self::Classes(classes) => Self::Classes(&classes[i..=i]),
@@ -52,7 +52,7 @@ impl<'a> Truth<'a> {
         if self.name() == expected { Ok(()) } else { Err(Error::Kind { expected, found: self.name() }) }
     }
 
-    /// Fails naming the first sample, counted from `first`, whose truth cannot be one among `outputs`.
+    /// Fails naming the first sample, counted from `first`, whose targets cannot be one among `outputs`.
     pub(crate) fn validate(&self, outputs: usize, first: usize) -> Result<(), Error> {
         let fault = match *self {
             Self::Classes(classes) => classes.iter().position(|&class| class as usize >= outputs).map(|i| {

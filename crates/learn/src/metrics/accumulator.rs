@@ -3,14 +3,14 @@
 use super::{Evaluation, classes, fraction, labels, values};
 use crate::{
     Error,
-    linear::{HeadKind, Truth},
+    linear::{HeadKind, Targets},
 };
 
 /// What was seen of the samples so far.
 ///
 /// Sums are float64 in the order of the samples, so batches of any size give the same result.
 #[derive(Clone, Debug)]
-pub struct Tally {
+pub struct MetricAccumulator {
     kind: HeadKind,
     classes: usize,
     loss: f64,
@@ -25,8 +25,8 @@ enum Seen {
     Values(values::Pairs),
 }
 
-impl Tally {
-    /// An empty tally for outputs of `classes` logits that mean what `kind` says; one output for [`HeadKind::Value`].
+impl MetricAccumulator {
+    /// An empty accumulator for outputs of `classes` logits that mean what `kind` says; one output for [`HeadKind::Value`].
     pub fn new(kind: HeadKind, classes: usize) -> Self {
         let seen = match kind {
             HeadKind::Softmax | HeadKind::Ovr => Seen::Classes(classes::Counts::new(kind, classes)),
@@ -36,21 +36,21 @@ impl Tally {
         Self { kind, classes, loss: 0.0, per_sample: Vec::new(), seen }
     }
 
-    /// Adds a batch: `logits`, `[n, classes]` row after row, and the truth about each row. Numbers are in the unit of the
-    /// truth.
+    /// Adds a batch: `logits`, `[n, classes]` row after row, and the targets of each row. Numbers are in the unit of the
+    /// targets.
     ///
     /// # Errors
-    /// [`Error::Kind`] if the truth is of another kind than the outputs, [`Error::Shape`] if `logits` does not hold
+    /// [`Error::Kind`] if the targets is of another kind than the outputs, [`Error::Shape`] if `logits` does not hold
     /// `n * classes` values; [`Error::Label`], [`Error::Answer`], [`Error::Value`] or [`Error::Diverged`] naming the
     /// sample (counted over all batches). The batch is then not added.
-    pub fn add(&mut self, logits: &[f32], truth: Truth) -> Result<(), Error> {
-        truth.require(self.kind)?;
-        let samples = truth.samples(self.classes);
+    pub fn add(&mut self, logits: &[f32], targets: Targets) -> Result<(), Error> {
+        targets.require(self.kind)?;
+        let samples = targets.samples(self.classes);
         let expected = samples.map_or(0, |n| n * self.classes);
         if logits.len() != expected {
             return Err(Error::Shape { what: "number of logits", expected, found: logits.len() });
         }
-        truth.validate(self.classes, self.per_sample.len())?;
+        targets.validate(self.classes, self.per_sample.len())?;
         if let Some(i) = logits.iter().position(|z| !z.is_finite()) {
             let (sample, class) = (self.per_sample.len() + i / self.classes, i % self.classes);
             return Err(Error::Diverged { sample, class, value: logits[i] });
@@ -59,18 +59,18 @@ impl Tally {
         for (i, logits) in logits.chunks_exact(self.classes).enumerate() {
             row.clear();
             row.extend(logits.iter().map(|&z| f64::from(z)));
-            self.push(&row, truth.of(i, self.classes));
+            self.push(&row, targets.of(i, self.classes));
         }
         Ok(())
     }
 
     /// Adds one sample, which [`add`](Self::add) would not refuse.
-    pub(crate) fn push(&mut self, outputs: &[f64], truth: Truth) {
-        let (loss, score) = match (&mut self.seen, truth) {
-            (Seen::Classes(counts), Truth::Classes(class)) => counts.push(outputs, class[0] as usize),
-            (Seen::Labels(answers), Truth::Labels(labels)) => answers.push(outputs, labels),
-            (Seen::Values(pairs), Truth::Values(value)) => pairs.push(outputs[0], value[0].into()),
-            _ => unreachable!("truth of another kind is refused"),
+    pub(crate) fn push(&mut self, outputs: &[f64], targets: Targets) {
+        let (loss, score) = match (&mut self.seen, targets) {
+            (Seen::Classes(counts), Targets::Classes(class)) => counts.push(outputs, class[0] as usize),
+            (Seen::Labels(answers), Targets::Labels(labels)) => answers.push(outputs, labels),
+            (Seen::Values(pairs), Targets::Values(value)) => pairs.push(outputs[0], value[0].into()),
+            _ => unreachable!("targets of another kind is refused"),
         };
         self.loss += loss;
         self.per_sample.push(score);

@@ -148,7 +148,7 @@ confusion matrix: rows are the true classes, columns the predicted ones
         names[5] = "two\nlines\u{1b}[2J".into();
         let confusions: Vec<(u32, usize)> = (0..400).map(|i| ((i % 40) as u32, (i % 40 + i / 390) % 40)).collect();
         let text = render(&names, &confusions);
-        assert!(text.contains("), top-5 1.0000, loss"), "{text}");
+        assert!(text.lines().next().unwrap().contains("), top-5 "), "{text}");
         let matrix: Vec<&str> = text.lines().skip_while(|l| !l.starts_with("confusion")).skip(1).collect();
         assert_eq!(matrix.len(), 41);
         assert!(matrix.iter().all(|line| line.width() == matrix[0].width()), "{text}");

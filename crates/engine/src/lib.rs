@@ -9,6 +9,8 @@
 //! the conformance suite that every engine must pass.
 
 mod batch;
+#[cfg(feature = "conformance")]
+pub mod conformance;
 mod contract;
 mod error;
 mod labels;

@@ -74,8 +74,10 @@ impl BackwardStep {
 fn reads_input(step: &Step, back: &BackwardStep) -> bool {
     match step.kind {
         Kind::Conv { .. } | Kind::Linear | Kind::ScaleChannels { factor: None } => back.trains,
-        Kind::Activation(_) | Kind::Gate { .. } | Kind::LayerNorm { .. } | Kind::Cosine => true,
-        Kind::BatchNorm { batch_statistics, .. } => batch_statistics || back.trains,
+        // A frozen batch norm, too: the derivative of the activation after it is told from its input.
+        Kind::Activation(_) | Kind::Gate { .. } | Kind::LayerNorm { .. } | Kind::Cosine | Kind::BatchNorm { .. } => {
+            true
+        }
         _ => false,
     }
 }

@@ -2,7 +2,7 @@
 
 use rayon::prelude::*;
 
-use crate::conv::Epilogue;
+use crate::epilogue::Epilogue;
 use crate::linear;
 
 /// Lengths below this count as this: `eps` of `torch.nn.functional.normalize`.

@@ -18,6 +18,7 @@ mod bf16;
 pub mod conv;
 pub mod cosine;
 pub mod elementwise;
+mod epilogue;
 pub mod gate;
 mod gemm;
 pub mod layer_norm;

@@ -4,7 +4,7 @@ mod few;
 
 use rayon::prelude::*;
 
-use crate::conv::Epilogue;
+use crate::epilogue::Epilogue;
 use crate::gemm::{Matrix, MatrixMut, gemm};
 use crate::simd::{Level, dispatch};
 

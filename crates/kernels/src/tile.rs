@@ -5,11 +5,10 @@
 //! element of `a` is broadcast, so `a` may have any strides; a row of `b` is loaded as whole vectors, so `b`
 //! is packed into [`Panels`].
 
-use std::marker::PhantomData;
-
 use pulp::{Simd, WithSimd};
 
-use crate::bf16::{self, Dot, Pairs, Single};
+use crate::bf16::{Dot, PairDot, SingleDot};
+use crate::epilogue::TileEpilogue;
 use crate::prefetch;
 use crate::simd::Level;
 use crate::vector::{load, store};
@@ -98,7 +97,7 @@ impl Places<'_> {
     }
 }
 
-/// A product `c[m, n] = finish(a[m, k] * b[k, n])`, with `accumulate` `c = finish(c + a * b)`.
+/// A product `c[m, n] = epilogue(a[m, k] * b[k, n])`, with `accumulate` `c = epilogue(c + a * b)`.
 #[derive(Clone, Copy)]
 pub(crate) struct Product<'a> {
     pub m: usize,
@@ -110,26 +109,9 @@ pub(crate) struct Product<'a> {
     pub places: Places<'a>,
     /// Add to `c` what is there.
     pub accumulate: bool,
-    pub finish: Finish<'a>,
+    pub epilogue: TileEpilogue<'a>,
     /// With bfloat16, `a` and `b` consist of pairs, and `k` counts them.
     pub precision: Precision,
-}
-
-/// What is done to a row of `c` before it is stored: `activation(c + bias + residual)`.
-#[derive(Clone, Copy)]
-pub(crate) struct Finish<'a> {
-    /// `n` elements.
-    pub bias: Option<&'a [f32]>,
-    /// Its rows lie as those of `c` do.
-    pub residual: Option<&'a [f32]>,
-    pub activation: Activation,
-    /// `n` elements: around what the results are summed, if they are.
-    pub pivots: Option<&'a [f32]>,
-}
-
-impl Finish<'_> {
-    pub const NONE: Finish<'static> =
-        Finish { bias: None, residual: None, activation: Activation::Identity, pivots: None };
 }
 
 impl Product<'_> {
@@ -141,13 +123,16 @@ impl Product<'_> {
         self.run_and_sum(level, c, &mut []);
     }
 
-    /// The same; if `finish` has pivots, adds to `sums`, `[2, n]`, the results' distances from them, and their squares.
+    /// The same; if `epilogue` has pivots, adds to `sums`, `[2, n]`, the results' distances from them, and their squares.
     pub fn run_and_sum(&self, level: Level, c: &mut [f32], sums: &mut [f32]) {
         if self.m > 0 && self.n > 0 {
             self.check(level, c.len());
             match self.precision {
-                Precision::F32 => level.run(Run::<Single> { product: self, c, totals: sums, dot: PhantomData }),
-                Precision::Bf16 => bf16::run(Run::<Pairs> { product: self, c, totals: sums, dot: PhantomData }),
+                Precision::F32 => level.run(Run { product: self, c, totals: sums, dot: SingleDot }),
+                Precision::Bf16 => {
+                    let dot = PairDot::detect().expect("this CPU has no bfloat16 products");
+                    dot.vectorize(Run { product: self, c, totals: sums, dot });
+                }
             }
         }
     }
@@ -182,9 +167,9 @@ impl Product<'_> {
             }
         };
         assert!(last + n <= c_len, "c is short");
-        assert!(self.finish.bias.is_none_or(|bias| bias.len() == n), "bias");
-        assert!(self.finish.pivots.is_none_or(|pivots| pivots.len() == n), "pivots");
-        assert!(self.finish.residual.is_none_or(|residual| last + n <= residual.len()), "the residual is short");
+        assert!(self.epilogue.bias.is_none_or(|bias| bias.len() == n), "bias");
+        assert!(self.epilogue.pivots.is_none_or(|pivots| pivots.len() == n), "pivots");
+        assert!(self.epilogue.residual.is_none_or(|residual| last + n <= residual.len()), "the residual is short");
     }
 }
 
@@ -193,7 +178,7 @@ struct Run<'a, D> {
     product: &'a Product<'a>,
     c: &'a mut [f32],
     totals: &'a mut [f32],
-    dot: PhantomData<D>,
+    dot: D,
 }
 
 impl<D: Dot> WithSimd for Run<'_, D> {
@@ -256,9 +241,9 @@ impl<D: Dot> Run<'_, D> {
     fn vectors<S: Simd, const R: usize, const V: usize>(&mut self, simd: S, panel: usize, columns: usize, row: usize) {
         let Run { product, ref mut c, ref mut totals, dot } = *self;
         if columns == V * S::F32_LANES {
-            D::run(simd, Tile::<D, R, V, true> { product, c, totals, dot, panel, columns, row });
+            dot.run(simd, Tile::<D, R, V, true> { product, c, totals, dot, panel, columns, row });
         } else {
-            D::run(simd, Tile::<D, R, V, false> { product, c, totals, dot, panel, columns, row });
+            dot.run(simd, Tile::<D, R, V, false> { product, c, totals, dot, panel, columns, row });
         }
     }
 }
@@ -269,7 +254,7 @@ struct Tile<'a, D, const R: usize, const V: usize, const WHOLE: bool> {
     product: &'a Product<'a>,
     c: &'a mut [f32],
     totals: &'a mut [f32],
-    dot: PhantomData<D>,
+    dot: D,
     panel: usize,
     columns: usize,
     row: usize,
@@ -281,7 +266,7 @@ impl<D: Dot, const R: usize, const V: usize, const WHOLE: bool> WithSimd for Til
     #[inline(always)]
     fn with_simd<S: Simd>(self, simd: S) {
         let Self { panel, columns, row, .. } = self;
-        let Product { k, a, b, panels, places, accumulate, finish, .. } = *self.product;
+        let Product { k, a, b, panels, places, accumulate, epilogue, .. } = *self.product;
         let b = b[(panel * panels.step).min(b.len())..].as_ptr();
         let first = panel * panels.width;
         let columns = if WHOLE { V * S::F32_LANES } else { columns };
@@ -294,7 +279,7 @@ impl<D: Dot, const R: usize, const V: usize, const WHOLE: bool> WithSimd for Til
         }
         // The sums begin with the bias.
         let mut bias = [simd.splat_f32s(0.0); V];
-        if let Some(values) = finish.bias {
+        if let Some(values) = epilogue.bias {
             let values = &values[first..][..columns];
             for v in 0..V {
                 bias[v] = load(simd, values, v * S::F32_LANES, lanes(v));
@@ -312,7 +297,7 @@ impl<D: Dot, const R: usize, const V: usize, const WHOLE: bool> WithSimd for Til
                     for r in 0..R {
                         rows[r] = rows[r].wrapping_add((row + r) * strides[0]);
                     }
-                    add_products::<S, D, R, V>(simd, rows, strides[1], b, panels.stride, k, &mut sums);
+                    add_products::<S, D, R, V>(simd, self.dot, rows, strides[1], b, panels.stride, k, &mut sums);
                 }
                 Rows::Pieces { slices, lens } => {
                     let mut b = b;
@@ -321,13 +306,13 @@ impl<D: Dot, const R: usize, const V: usize, const WHOLE: bool> WithSimd for Til
                         for r in 0..R {
                             rows[r] = slices[(row + r) * lens.len() + piece].as_ptr();
                         }
-                        add_products::<S, D, R, V>(simd, rows, 1, b, panels.stride, len, &mut sums);
+                        add_products::<S, D, R, V>(simd, self.dot, rows, 1, b, panels.stride, len, &mut sums);
                         b = b.wrapping_add(len * panels.stride);
                     }
                 }
             }
         }
-        let added = [accumulate.then_some(&*self.c), finish.residual];
+        let added = [accumulate.then_some(&*self.c), epilogue.residual];
         for added in added.into_iter().flatten() {
             for r in 0..R {
                 let added = &added[at[r]..][..columns];
@@ -336,14 +321,14 @@ impl<D: Dot, const R: usize, const V: usize, const WHOLE: bool> WithSimd for Til
                 }
             }
         }
-        if finish.activation != Activation::Identity {
+        if epilogue.activation != Activation::Identity {
             for r in 0..R {
                 for v in 0..V {
-                    sums[r][v] = finish.activation.of(simd, sums[r][v]);
+                    sums[r][v] = epilogue.activation.of(simd, sums[r][v]);
                 }
             }
         }
-        if let Some(pivots) = finish.pivots {
+        if let Some(pivots) = epilogue.pivots {
             let (distances, squares) = self.totals.split_at_mut(pivots.len());
             let (distances, squares) = (&mut distances[first..][..columns], &mut squares[first..][..columns]);
             for v in 0..V {
@@ -379,6 +364,7 @@ impl<D: Dot, const R: usize, const V: usize, const WHOLE: bool> WithSimd for Til
 #[allow(unsafe_code)]
 unsafe fn add_products<S: Simd, D: Dot, const R: usize, const V: usize>(
     simd: S,
+    dot: D,
     rows: [*const f32; R],
     step: usize,
     mut b: *const f32,
@@ -398,7 +384,7 @@ unsafe fn add_products<S: Simd, D: Dot, const R: usize, const V: usize>(
             // SAFETY: an element of row `r`.
             let x = simd.splat_f32s(unsafe { *rows[r].wrapping_add(at) });
             for v in 0..V {
-                acc[r][v] = D::dot(simd, x, vectors[v], acc[r][v]);
+                acc[r][v] = dot.dot(simd, x, vectors[v], acc[r][v]);
             }
         }
         // `wrapping` because the last step may lead past the end.
@@ -438,7 +424,7 @@ mod tests {
             panels: Panels::new(level, k, n),
             places: Places::Strided(n),
             accumulate: false,
-            finish: Finish::NONE,
+            epilogue: TileEpilogue::NONE,
             precision: Precision::Bf16,
         };
         product.run(level, &mut [0.0]);
@@ -467,7 +453,7 @@ mod tests {
                             panels,
                             places,
                             accumulate,
-                            finish: Finish::NONE,
+                            epilogue: TileEpilogue::NONE,
                             precision: Precision::F32,
                         }
                         .run(level, &mut c);

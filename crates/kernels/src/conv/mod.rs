@@ -18,13 +18,12 @@ mod winograd;
 
 use rayon::prelude::*;
 
-use crate::batch_norm::Gather;
 use crate::bf16;
 use crate::rows::{Threads, reduce_rows, rows_per_piece, with_scratch};
 use crate::simd::{Level, dispatch};
-use crate::tile::Finish;
 use crate::{Activation, Precision, activation};
 
+pub use crate::epilogue::Epilogue;
 pub use algorithm::{Algorithm, Use};
 pub use filter::{Filter, Ready};
 use filter::{pairs_of_inputs, pairs_of_outputs};
@@ -105,83 +104,6 @@ impl Shape {
         (out * self.stride[axis] + tap * self.dilation[axis])
             .checked_sub(self.padding[axis])
             .filter(|&at| at < self.input[axis])
-    }
-}
-
-/// What is done to the output of a convolution while it is still in cache: `activation(y + bias + residual)`.
-#[derive(Clone, Copy)]
-pub struct Epilogue<'a> {
-    /// Added to each output channel.
-    pub bias: Option<&'a [f32]>,
-    /// Added element by element; as long as the output.
-    pub residual: Option<&'a [f32]>,
-    /// Applied last.
-    pub activation: Activation,
-    /// Takes the statistics of the result.
-    pub gather: Option<&'a Gather<'a>>,
-}
-
-impl Epilogue<'_> {
-    /// Nothing more is done.
-    pub const NONE: Epilogue<'static> =
-        Epilogue { bias: None, residual: None, activation: Activation::Identity, gather: None };
-
-    /// The same for the tile: for some channels of the output from element `start` on.
-    pub(crate) fn finish(&self, start: usize, channels: std::ops::Range<usize>) -> Finish<'_> {
-        Finish {
-            bias: self.bias.map(|bias| &bias[channels.clone()]),
-            residual: self.residual.map(|residual| &residual[start + channels.start..]),
-            activation: self.activation,
-            pivots: self.gather.map(|gather| &gather.pivots()[channels]),
-        }
-    }
-
-    /// Room for the sums of a piece of the result.
-    fn sums(&self, channels: usize) -> Vec<f32> {
-        vec![0.0; if self.gather.is_some() { 2 * channels } else { 0 }]
-    }
-
-    /// Hands in the sums of a piece.
-    fn gathered(&self, place: usize, sums: Vec<f32>) {
-        if let Some(gather) = self.gather {
-            gather.add(place, sums);
-        }
-    }
-
-    /// Applies it to rows of the output that start at element `start`.
-    #[inline(always)]
-    pub(crate) fn apply(&self, start: usize, channels: usize, output: &mut [f32]) {
-        if let Some(bias) = self.bias {
-            for row in output.chunks_exact_mut(channels) {
-                for (y, &b) in row.iter_mut().zip(bias) {
-                    *y += b;
-                }
-            }
-        }
-        if let Some(residual) = self.residual {
-            for (y, &r) in output.iter_mut().zip(&residual[start..]) {
-                *y += r;
-            }
-        }
-        self.activation.apply(output);
-        self.gather_rows(start, channels, output);
-    }
-
-    /// Sums up rows of the finished output that start at element `start`, if the statistics are wanted.
-    #[inline(always)]
-    fn gather_rows(&self, start: usize, channels: usize, output: &[f32]) {
-        let Some(gather) = self.gather else { return };
-        let mut sums = self.sums(channels);
-        let (distances, squares) = sums.split_at_mut(channels);
-        let pivots = &gather.pivots()[..channels];
-        for row in output.chunks_exact(channels) {
-            for c in 0..channels {
-                let distance = row[c] - pivots[c];
-                distances[c] += distance;
-                squares[c] += distance * distance;
-            }
-        }
-        gather.add(start, sums);
     }
 }
 

@@ -8,9 +8,10 @@ use rayon::prelude::*;
 
 use super::{Epilogue, Shape};
 use crate::bf16::{pair_all_rows, pair_neighbours};
+use crate::epilogue::TileEpilogue;
 use crate::rows::{Threads, with_scratch};
 use crate::simd::Level;
-use crate::tile::{Finish, Panels, Places, Product, Rows};
+use crate::tile::{Panels, Places, Product, Rows};
 use crate::{Memory, Precision};
 
 /// Most channels for which interleaving pays.
@@ -140,7 +141,7 @@ pub(super) fn forward(
                 panels: Panels::new(level, k, n),
                 places: Places::Strided(n),
                 accumulate: false,
-                finish: epilogue.finish(row * line_len, 0..n),
+                epilogue: epilogue.tile(row * line_len, 0..n),
                 precision,
             };
             let mut sums = epilogue.sums(n);
@@ -200,7 +201,7 @@ pub(super) fn backward_weight(
                         panels,
                         places: Places::Strided(n),
                         accumulate: line > 0,
-                        finish: Finish::NONE,
+                        epilogue: TileEpilogue::NONE,
                         precision,
                     };
                     product.run(level, &mut sums);

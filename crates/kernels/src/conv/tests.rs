@@ -1,5 +1,5 @@
 use super::*;
-use crate::batch_norm;
+use crate::batch_norm::{self, Gather};
 use crate::testing::{assert_gradient, dot, values, values_f64};
 use regraft_testing::assert_close_to_scale;
 

@@ -4,7 +4,7 @@
 use pulp::{Simd, WithSimd};
 use rayon::prelude::*;
 
-use crate::conv::Epilogue;
+use crate::epilogue::Epilogue;
 use crate::prefetch;
 use crate::rows::with_scratch;
 use crate::simd::{Level, dispatch};

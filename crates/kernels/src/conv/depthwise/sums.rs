@@ -167,11 +167,11 @@ impl SumLine<'_> {
             }
             let at = [self.channels, channel, lanes];
             let mut window = Window::<S, R, K, STEP>::new(simd, line, rows, self.source, at);
-            let finish = Finish { add: pass > 0 || self.accumulate, complete: pass == last };
+            let pass = Pass { add: pass > 0 || self.accumulate, complete: pass == last };
             let inside = window.inside(line.count);
             for positions in [0..inside.start, inside.clone(), inside.end..line.count] {
                 // Two loops, so that the one without borders has no branches.
-                if positions == inside && finish.is_plain(self.epilogue) {
+                if positions == inside && pass.is_plain(self.epilogue) {
                     let bias = self.bias(simd, channel, lanes);
                     for position in positions {
                         window.slide::<true>(simd);
@@ -183,9 +183,9 @@ impl SumLine<'_> {
                     for position in positions {
                         window.slide::<false>(simd);
                         let target = self.target(phase, position, channel);
-                        let sum = self.start(simd, finish, target, channel, lanes);
+                        let sum = self.initial_sum(simd, pass, target, channel, lanes);
                         let sum = weigh(simd, &window, &weights, sum);
-                        self.finish(simd, finish, target, lanes, sum);
+                        self.write_sum(simd, pass, target, lanes, sum);
                     }
                 }
             }
@@ -198,8 +198,8 @@ impl SumLine<'_> {
         let line = &self.phases[phase];
         for position in 0..line.count {
             let target = self.target(phase, position, channel);
-            let finish = Finish { add: self.accumulate, complete: true };
-            let mut sum = self.start(simd, finish, target, channel, lanes);
+            let pass = Pass { add: self.accumulate, complete: true };
+            let mut sum = self.initial_sum(simd, pass, target, channel, lanes);
             for &(offset, kx) in &line.columns {
                 let Some(pixel) = line.reads(offset, position) else { continue };
                 for &(row, tap) in &line.rows {
@@ -208,7 +208,7 @@ impl SumLine<'_> {
                     sum = simd.mul_add_e_f32s(x, w, sum);
                 }
             }
-            self.finish(simd, finish, target, lanes, sum);
+            self.write_sum(simd, pass, target, lanes, sum);
         }
     }
 
@@ -226,15 +226,15 @@ impl SumLine<'_> {
 
     /// What taps are added to: what is there already, or nothing, and the bias once.
     #[inline(always)]
-    fn start<S: Simd>(&self, simd: S, finish: Finish, target: usize, channel: usize, lanes: usize) -> S::f32s {
-        let bias = if finish.complete { self.bias(simd, channel, lanes) } else { simd.splat_f32s(0.0) };
-        if finish.add { simd.add_f32s(load(simd, self.out, target, lanes), bias) } else { bias }
+    fn initial_sum<S: Simd>(&self, simd: S, pass: Pass, target: usize, channel: usize, lanes: usize) -> S::f32s {
+        let bias = if pass.complete { self.bias(simd, channel, lanes) } else { simd.splat_f32s(0.0) };
+        if pass.add { simd.add_f32s(load(simd, self.out, target, lanes), bias) } else { bias }
     }
 
     /// Writes a sum: with the rest of the epilogue, if it is complete.
     #[inline(always)]
-    fn finish<S: Simd>(&mut self, simd: S, finish: Finish, target: usize, lanes: usize, mut sum: S::f32s) {
-        if finish.complete {
+    fn write_sum<S: Simd>(&mut self, simd: S, pass: Pass, target: usize, lanes: usize, mut sum: S::f32s) {
+        if pass.complete {
             if let Some(residual) = self.epilogue.residual {
                 sum = simd.add_f32s(sum, load(simd, residual, self.start + target, lanes));
             }
@@ -246,14 +246,14 @@ impl SumLine<'_> {
 
 /// What is done to a sum besides adding taps.
 #[derive(Clone, Copy)]
-struct Finish {
+struct Pass {
     /// It is added to what is there.
     add: bool,
     /// No taps are missing.
     complete: bool,
 }
 
-impl Finish {
+impl Pass {
     /// Nothing is read of the result's size.
     fn is_plain(self, epilogue: Epilogue) -> bool {
         self.complete && !self.add && epilogue.residual.is_none()

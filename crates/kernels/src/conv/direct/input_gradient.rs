@@ -8,8 +8,9 @@ use super::{Multiply, Weights, is_weight_bound, multiply_by_panels, pixels_per_b
 use crate::conv::filter::Form;
 use crate::conv::patches::Residue;
 use crate::conv::{Epilogue, Shape};
+use crate::epilogue::TileEpilogue;
 use crate::simd::Level;
-use crate::tile::{Finish, Panels, Places};
+use crate::tile::{Panels, Places};
 use crate::transpose::to_columns;
 use crate::{Memory, Precision};
 
@@ -154,7 +155,7 @@ pub(in crate::conv) fn backward_input(
                     n,
                     places,
                     accumulate,
-                    finish: Finish::NONE,
+                    epilogue: TileEpilogue::NONE,
                     precision,
                 };
                 multiply.run(&mut out[group * n..], &mut []);

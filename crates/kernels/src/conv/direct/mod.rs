@@ -18,9 +18,10 @@ pub(super) use weight_gradient::backward_weight;
 use super::filter::Form;
 use super::patches::Patches;
 use super::{Epilogue, Shape};
+use crate::epilogue::TileEpilogue;
 use crate::rows::{Threads, with_scratch};
 use crate::simd::Level;
-use crate::tile::{Finish, Panels, Places, Product, ROWS, Rows};
+use crate::tile::{Panels, Places, Product, ROWS, Rows};
 use crate::{Memory, Precision};
 
 /// Columns of the patch matrix that are multiplied at a time, at most: their weights stay in the second-level cache.
@@ -64,7 +65,7 @@ struct Multiply<'a> {
     n: usize,
     places: Places<'a>,
     accumulate: bool,
-    finish: Finish<'a>,
+    epilogue: TileEpilogue<'a>,
     precision: Precision,
 }
 
@@ -102,7 +103,7 @@ impl Multiply<'_> {
                         panels: self.panels,
                         places: self.places,
                         accumulate: self.accumulate || start > 0,
-                        finish: if start + k == total { self.finish } else { Finish::NONE },
+                        epilogue: if start + k == total { self.epilogue } else { TileEpilogue::NONE },
                         precision: self.precision,
                     };
                     product.run_and_sum(self.level, out, sums);
@@ -185,7 +186,7 @@ fn multiply_by_panels(
                 n: columns(panel),
                 places: Places::Strided(panels.width),
                 accumulate: false,
-                finish: Finish::NONE,
+                epilogue: TileEpilogue::NONE,
                 precision,
             };
             multiply.run(part, &mut []);
@@ -280,7 +281,7 @@ pub(super) fn forward(
                 n,
                 places: Places::Strided(channels),
                 accumulate: false,
-                finish: epilogue.finish(first * channels, group * n..(group + 1) * n),
+                epilogue: epilogue.tile(first * channels, group * n..(group + 1) * n),
                 precision,
             };
             let mut part = epilogue.sums(n);

@@ -6,9 +6,10 @@ use crate::Precision;
 use crate::bf16::pair_all_rows;
 use crate::conv::Shape;
 use crate::conv::patches::Patches;
+use crate::epilogue::TileEpilogue;
 use crate::rows::{rows_per_piece, with_scratch};
 use crate::simd::Level;
-use crate::tile::{Finish, Panels, Places, Product, Rows};
+use crate::tile::{Panels, Places, Product, Rows};
 
 /// Pixels over which a product runs at a time.
 const PIXELS: usize = 128;
@@ -94,7 +95,7 @@ impl Sum<'_> {
                     panels,
                     places: Places::Strided(channels),
                     accumulate: first > self.pixels.start,
-                    finish: Finish::NONE,
+                    epilogue: TileEpilogue::NONE,
                     precision: self.precision,
                 };
                 product.run(self.level, &mut self.out[row * channels + self.group * n..]);

@@ -9,10 +9,11 @@ use super::tiling::Tiling;
 use super::transforms::{Input, OUT, Output, POINTS, SIDE, Sink, in_both};
 use crate::conv::filter::Form;
 use crate::conv::{Epilogue, Shape};
+use crate::epilogue::TileEpilogue;
 use crate::prefetch::Ahead;
 use crate::rows::{Slots, with_scratch};
 use crate::simd::Level;
-use crate::tile::{Finish, Panels, Places, Product, Rows};
+use crate::tile::{Panels, Places, Product, Rows};
 use crate::vector::{MAX_LANES, load, store, vectors};
 use crate::{Activation, Precision};
 
@@ -94,7 +95,7 @@ fn multiply(
         panels,
         places: Places::Strided(stride),
         accumulate: false,
-        finish: Finish::NONE,
+        epilogue: TileEpilogue::NONE,
         precision: Precision::F32,
     };
     product.run(level, &mut out[point * plane(count, stride)..]);

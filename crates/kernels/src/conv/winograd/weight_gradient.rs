@@ -13,10 +13,11 @@ use super::tiling::Tiling;
 use super::transforms::{FilterGradient, Input, OutputGradient, POINTS, SIDE, Sink, Source, TAPS, in_both, unrolled};
 use crate::Precision;
 use crate::conv::Shape;
+use crate::epilogue::TileEpilogue;
 use crate::prefetch::Ahead;
 use crate::rows::with_scratch;
 use crate::simd::Level;
-use crate::tile::{Finish, Panels, Places, Product, Rows};
+use crate::tile::{Panels, Places, Product, Rows};
 use crate::vector::{MAX_LANES, load, store, vectors};
 
 /// Bytes of transformed maps that a piece of work holds at a time, and of sums if it takes more than one row.
@@ -122,7 +123,7 @@ impl Piece<'_> {
                         panels,
                         places: Places::Strided(out_channels),
                         accumulate: first > self.part * split.part,
-                        finish: Finish::NONE,
+                        epilogue: TileEpilogue::NONE,
                         precision: Precision::F32,
                     };
                     product.run(level, sums);

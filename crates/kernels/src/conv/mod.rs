@@ -8,9 +8,9 @@
 mod algorithm;
 mod depthwise;
 mod direct;
+mod few_channels;
 mod filter;
 mod grouped;
-mod narrow;
 mod patches;
 #[cfg(test)]
 mod reference;
@@ -94,7 +94,7 @@ impl Shape {
 
     /// Whether the filter's taps lie side by side, and each position's reach the map. Only then may a kernel keep all that
     /// a filter passes over in memory: else its size would be what a setting says, and not what there are values for.
-    fn reaches_little(&self) -> bool {
+    fn is_compact(&self) -> bool {
         self.dilation == [1, 1] && (0..2).all(|axis| self.padding[axis] < self.kernel[axis])
     }
 
@@ -116,7 +116,7 @@ impl Shape {
 /// # Panics
 /// If a slice has another length than the shape says.
 pub fn forward<'a>(shape: &Shape, input: &[f32], weight: impl Into<Ready<'a>>, epilogue: Epilogue, output: &mut [f32]) {
-    forward_by(Threads::All, shape, input, weight.into(), epilogue, output);
+    forward_by(Threads::Pool, shape, input, weight.into(), epilogue, output);
 }
 
 /// [`forward`] on the calling thread, for maps that lie in its cache; in single precision, and not by Winograd's
@@ -127,13 +127,13 @@ pub fn forward<'a>(shape: &Shape, input: &[f32], weight: impl Into<Ready<'a>>, e
 pub fn forward_alone(shape: &Shape, input: &[f32], filter: &Filter, epilogue: Epilogue, output: &mut [f32]) {
     let weight = Ready::from(filter);
     assert!(weight.precision == Precision::F32 && weight.algorithm != Algorithm::Winograd, "{:?}", weight.algorithm);
-    forward_by(Threads::Own, shape, input, weight, epilogue, output);
+    forward_by(Threads::Caller, shape, input, weight, epilogue, output);
 }
 
 fn forward_by(threads: Threads, shape: &Shape, input: &[f32], weight: Ready, epilogue: Epilogue, output: &mut [f32]) {
     check(shape, input, output);
     let activation = epilogue.activation;
-    if !activation.tells_from_output() {
+    if !activation.derivative_from_output() {
         // Too long for the kernels' registers. In bands the result is still in cache.
         assert!(epilogue.gather.is_none(), "statistics would be of the result before its {activation:?}");
         let before = Epilogue { activation: Activation::Identity, ..epilogue };
@@ -151,7 +151,9 @@ fn forward_by(threads: Threads, shape: &Shape, input: &[f32], weight: Ready, epi
             });
         }
         Algorithm::Direct => direct::forward(threads, level, precision, shape, input, form, epilogue, output),
-        Algorithm::Narrow => narrow::forward(threads, level, precision, shape, input, form.packed(), epilogue, output),
+        Algorithm::FewChannels => {
+            few_channels::forward(threads, level, precision, shape, input, form.packed(), epilogue, output)
+        }
         Algorithm::Depthwise => depthwise::forward(threads, level, shape, input, form.packed(), epilogue, output),
         Algorithm::Grouped => grouped::forward(threads, level, shape, input, form.packed(), epilogue, output),
     }
@@ -176,14 +178,14 @@ pub fn backward_input<'a>(
             let shape = winograd::gradient_shape(shape);
             winograd::forward(level, &shape, grad_output, form, true, Epilogue::NONE, accumulate, grad_input);
         }
-        Algorithm::Direct | Algorithm::Narrow if precision == Precision::Bf16 => {
+        Algorithm::Direct | Algorithm::FewChannels if precision == Precision::Bf16 => {
             let shape = pairs_of_outputs(shape, true);
             with_scratch(grad_output.len() / 2, |words| {
                 bf16::pair_map(grad_output, words);
                 direct::backward_input(level, precision, &shape, words, form, accumulate, grad_input);
             });
         }
-        Algorithm::Direct | Algorithm::Narrow => {
+        Algorithm::Direct | Algorithm::FewChannels => {
             direct::backward_input(level, precision, shape, grad_output, form, accumulate, grad_input);
         }
         Algorithm::Depthwise => {
@@ -226,7 +228,9 @@ fn backward_weight_by(
     match algorithm {
         Algorithm::Winograd => winograd::backward_weight(level, shape, input, grad_output, grad_weight),
         Algorithm::Direct => direct::backward_weight(level, precision, shape, input, grad_output, grad_weight),
-        Algorithm::Narrow => narrow::backward_weight(level, precision, shape, input, grad_output, grad_weight),
+        Algorithm::FewChannels => {
+            few_channels::backward_weight(level, precision, shape, input, grad_output, grad_weight)
+        }
         Algorithm::Depthwise => depthwise::backward_weight(level, shape, input, grad_output, grad_weight),
         Algorithm::Grouped => grouped::backward_weight(level, shape, input, grad_output, grad_weight),
     }

@@ -3,7 +3,7 @@
 use pulp::{Simd, WithSimd};
 use rayon::prelude::*;
 
-use super::{Line, Window, backward_line, forward_line};
+use super::{Line, SlidingWindow, backward_line, forward_line};
 use crate::conv::{Epilogue, Shape};
 use crate::rows::{Threads, with_scratch};
 use crate::simd::{Level, dispatch};
@@ -47,15 +47,15 @@ pub(in crate::conv) fn forward(
     let (channels, [height, width]) = (shape.in_channels, shape.output);
     let line_len = width * channels;
     let lines = match threads {
-        Threads::All => lines_per_piece(height),
-        Threads::Own => shape.n * height,
+        Threads::Pool => lines_per_piece(height),
+        Threads::Caller => shape.n * height,
     };
-    threads.each(output.par_chunks_mut(lines * line_len).enumerate(), |(piece, out)| {
-        let mut near = 0;
+    threads.for_each(output.par_chunks_mut(lines * line_len).enumerate(), |(piece, out)| {
+        let mut fetched = 0;
         for (row, out) in (piece * lines..).zip(out.chunks_exact_mut(line_len)) {
             let line = forward_line(shape, row / height, row % height);
-            if threads == Threads::All {
-                near = line.fetch(input, channels, near);
+            if threads == Threads::Pool {
+                fetched = line.fetch(input, channels, fetched);
             }
             let (phases, start) = (&[line], row * line_len);
             let (source, accumulate) = (input, false);
@@ -81,11 +81,11 @@ pub(in crate::conv) fn backward_input(
     let (channels, [height, width]) = (shape.in_channels, shape.input);
     let (lines, line_len) = (lines_per_piece(height), width * channels);
     grad_input.par_chunks_mut(lines * line_len).enumerate().for_each(|(piece, out)| {
-        let mut near = 0;
+        let mut fetched = 0;
         for (row, out) in (piece * lines..).zip(out.chunks_exact_mut(line_len)) {
             let columns = 0..shape.stride[1].min(width);
             let phases: Vec<_> = columns.map(|first| backward_line(shape, row / height, row % height, first)).collect();
-            near = phases.iter().fold(near, |near, line| line.fetch(grad_output, channels, near));
+            fetched = phases.iter().fold(fetched, |fetched, line| line.fetch(grad_output, channels, fetched));
             let (phases, start) = (phases.as_slice(), row * line_len);
             let (source, epilogue) = (grad_output, Epilogue::NONE);
             write_line(shape.input_len(), channels, accumulate, out, |out| {
@@ -134,7 +134,7 @@ impl SumLine<'_> {
     #[inline(always)]
     fn channels<S: Simd>(&mut self, simd: S, channel: usize, lanes: usize) {
         for (phase, line) in self.phases.iter().enumerate() {
-            match (line.window(), line.step) {
+            match (line.window_width(), line.step) {
                 (Some(2), 1) => self.slide::<S, 2, 2, 1>(simd, phase, channel, lanes),
                 (Some(3), 1) => self.slide::<S, 3, 3, 1>(simd, phase, channel, lanes),
                 (Some(3), 2) => self.slide::<S, 3, 3, 2>(simd, phase, channel, lanes),
@@ -146,7 +146,7 @@ impl SumLine<'_> {
         }
     }
 
-    /// Sums with a [`Window`], `R` rows of the source at a time.
+    /// Sums with a [`SlidingWindow`], `R` rows of the source at a time.
     #[inline(always)]
     fn slide<S: Simd, const R: usize, const K: usize, const STEP: usize>(
         &mut self,
@@ -166,7 +166,7 @@ impl SumLine<'_> {
                 }
             }
             let at = [self.channels, channel, lanes];
-            let mut window = Window::<S, R, K, STEP>::new(simd, line, rows, self.source, at);
+            let mut window = SlidingWindow::<S, R, K, STEP>::new(simd, line, rows, self.source, at);
             let pass = Pass { add: pass > 0 || self.accumulate, complete: pass == last };
             let inside = window.inside(line.count);
             for positions in [0..inside.start, inside.clone(), inside.end..line.count] {
@@ -175,7 +175,7 @@ impl SumLine<'_> {
                     let bias = self.bias(simd, channel, lanes);
                     for position in positions {
                         window.slide::<true>(simd);
-                        let sum = self.epilogue.activation.of(simd, weigh(simd, &window, &weights, bias));
+                        let sum = self.epilogue.activation.value_vector(simd, weigh(simd, &window, &weights, bias));
                         let target = self.target(phase, position, channel);
                         store(simd, self.out, target, lanes, sum);
                     }
@@ -238,7 +238,7 @@ impl SumLine<'_> {
             if let Some(residual) = self.epilogue.residual {
                 sum = simd.add_f32s(sum, load(simd, residual, self.start + target, lanes));
             }
-            sum = self.epilogue.activation.of(simd, sum);
+            sum = self.epilogue.activation.value_vector(simd, sum);
         }
         store(simd, self.out, target, lanes, sum);
     }
@@ -264,7 +264,7 @@ impl Pass {
 #[inline(always)]
 fn weigh<S: Simd, const R: usize, const K: usize, const STEP: usize>(
     simd: S,
-    window: &Window<S, R, K, STEP>,
+    window: &SlidingWindow<S, R, K, STEP>,
     weights: &[[S::f32s; R]; K],
     mut sum: S::f32s,
 ) -> S::f32s {

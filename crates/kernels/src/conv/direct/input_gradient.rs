@@ -10,7 +10,7 @@ use crate::conv::patches::Residue;
 use crate::conv::{Epilogue, Shape};
 use crate::epilogue::TileEpilogue;
 use crate::simd::Level;
-use crate::tile::{Panels, Places};
+use crate::tile::{Panels, RowOffsets};
 use crate::transpose::to_columns;
 use crate::{Memory, Precision};
 
@@ -136,7 +136,7 @@ pub(in crate::conv) fn backward_input(
             };
             let is_all = shape.stride == [1, 1];
             let scattered: Vec<usize> = if is_all { Vec::new() } else { (0..count).map(place).collect() };
-            let places = if is_all { Places::Strided(channels) } else { Places::At(&scattered) };
+            let row_offsets = if is_all { RowOffsets::Strided(channels) } else { RowOffsets::Listed(&scattered) };
             if class.residue.taps.is_empty() {
                 if !accumulate {
                     scattered.iter().for_each(|&at| out[at..at + channels].fill(0.0));
@@ -153,7 +153,7 @@ pub(in crate::conv) fn backward_input(
                     filter: Weights::Packed(&filter[class.start + group * class.group_len..][..class.group_len]),
                     panels: class.panels,
                     n,
-                    places,
+                    row_offsets,
                     accumulate,
                     epilogue: TileEpilogue::NONE,
                     precision,

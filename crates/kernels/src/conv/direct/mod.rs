@@ -21,7 +21,7 @@ use super::{Epilogue, Shape};
 use crate::epilogue::TileEpilogue;
 use crate::rows::{Threads, with_scratch};
 use crate::simd::Level;
-use crate::tile::{Panels, Places, Product, ROWS, Rows};
+use crate::tile::{Panels, Product, ROWS, RowOffsets, Rows};
 use crate::{Memory, Precision};
 
 /// Columns of the patch matrix that are multiplied at a time, at most: their weights stay in the second-level cache.
@@ -63,7 +63,7 @@ struct Multiply<'a> {
     filter: Weights<'a>,
     panels: Panels,
     n: usize,
-    places: Places<'a>,
+    row_offsets: RowOffsets<'a>,
     accumulate: bool,
     epilogue: TileEpilogue<'a>,
     precision: Precision,
@@ -101,7 +101,7 @@ impl Multiply<'_> {
                         a,
                         b,
                         panels: self.panels,
-                        places: self.places,
+                        row_offsets: self.row_offsets,
                         accumulate: self.accumulate || start > 0,
                         epilogue: if start + k == total { self.epilogue } else { TileEpilogue::NONE },
                         precision: self.precision,
@@ -184,7 +184,7 @@ fn multiply_by_panels(
                 },
                 panels,
                 n: columns(panel),
-                places: Places::Strided(panels.width),
+                row_offsets: RowOffsets::Strided(panels.width),
                 accumulate: false,
                 epilogue: TileEpilogue::NONE,
                 precision,
@@ -254,7 +254,7 @@ pub(super) fn forward(
     let n = shape.out_per_group();
     let group_len = panels.count(n) * panels.step;
     let channels = shape.out_channels;
-    if threads == Threads::All && shape.groups == 1 && is_weight_bound(&patches, n, shape.output_pixels()) {
+    if threads == Threads::Pool && shape.groups == 1 && is_weight_bound(&patches, n, shape.output_pixels()) {
         let pack = |weight: &[f32], panel, rows, out: &mut [f32]| {
             pack_rows(shape, panels, weight, [0, panel], rows, out);
         };
@@ -262,10 +262,10 @@ pub(super) fn forward(
     }
     let filter = filter.packed();
     let block = match threads {
-        Threads::All => pixels_per_block(shape.output_pixels()),
-        Threads::Own => PIXELS,
+        Threads::Pool => pixels_per_block(shape.output_pixels()),
+        Threads::Caller => PIXELS,
     };
-    threads.each(output.par_chunks_mut(block * channels).enumerate(), |(i, output)| {
+    threads.for_each(output.par_chunks_mut(block * channels).enumerate(), |(i, output)| {
         let pixels = output.len() / channels;
         let first = i * block;
         let mut sums = epilogue.sums(channels);
@@ -279,7 +279,7 @@ pub(super) fn forward(
                 filter: Weights::Packed(filter),
                 panels,
                 n,
-                places: Places::Strided(channels),
+                row_offsets: RowOffsets::Strided(channels),
                 accumulate: false,
                 epilogue: epilogue.tile(first * channels, group * n..(group + 1) * n),
                 precision,

@@ -369,6 +369,7 @@ impl<D: Dot, const R: usize, const V: usize, const WHOLE: bool> WithSimd for Til
 /// Each of `rows` must have `len` elements `step` apart, and `b` must have `len` rows of `V` whole vectors of `S`.
 #[inline(always)]
 #[allow(unsafe_code)]
+#[allow(clippy::too_many_arguments)] // one of two shapes of the innermost loop, inlined
 unsafe fn add_products<S: Simd, D: Dot, const R: usize, const V: usize>(
     simd: S,
     dot: D,

@@ -3,7 +3,7 @@
 //!
 //! [`read`] finds the format from the content and gives a [`StateDict`] in `f32`. [`fit()`] compares it
 //! with what a network expects and names every difference at once. [`write_safetensors`] saves, and
-//! [`write_atomically`] is what all of Regraft saves through.
+//! `regraft_io` has the way that all of Regraft saves through.
 //!
 //! # What a file may do
 //! Weight files come from strangers. The unpickler executes nothing: it knows the opcodes that
@@ -50,7 +50,7 @@ use source::Source;
 /// Names are those of the file, less a `module.` that stands before all of them.
 ///
 /// # Errors
-/// [`Error::Read`] if the file cannot be read, [`Error::Unrecognised`] if it is no weight file,
+/// [`Error::Io`] if the file cannot be read, [`Error::Unrecognised`] if it is no weight file,
 /// [`Error::Malformed`] if it is damaged, [`Error::Refused`] if it holds what a state dict does not
 /// consist of.
 pub fn read(path: &Path) -> Result<StateDict, Error> {

@@ -26,7 +26,7 @@ const MAX_HEADER: u64 = 1 << 24;
 /// becomes of the element types. Names are the file's, unchanged.
 ///
 /// # Errors
-/// [`Error::Read`] if the file cannot be read, [`Error::Malformed`] if it is no whole safetensors file,
+/// [`Error::Io`] if the file cannot be read, [`Error::Malformed`] if it is no whole safetensors file,
 /// [`Error::Refused`] if it has tensors of a type that no network here has.
 pub fn read_safetensors_with_metadata(path: &Path) -> Result<(StateDict, BTreeMap<String, String>), Error> {
     let mut source = Source::open(path).map_err(|e| Problem::from(e).at(path))?;
@@ -36,7 +36,7 @@ pub fn read_safetensors_with_metadata(path: &Path) -> Result<(StateDict, BTreeMa
 /// The metadata alone of the safetensors file at `path`: no tensor is read, however many there are.
 ///
 /// # Errors
-/// [`Error::Read`] if the file cannot be read, [`Error::Malformed`] or [`Error::Refused`] if it is no whole safetensors
+/// [`Error::Io`] if the file cannot be read, [`Error::Malformed`] or [`Error::Refused`] if it is no whole safetensors
 /// file.
 pub fn read_safetensors_metadata(path: &Path) -> Result<BTreeMap<String, String>, Error> {
     let mut source = Source::open(path).map_err(|e| Problem::from(e).at(path))?;
@@ -125,7 +125,7 @@ fn row_major(shape: &[usize]) -> Vec<usize> {
 /// all](write_atomically). Equal content gives equal bytes.
 ///
 /// # Errors
-/// [`Error::Write`], with the bytes needed where the disk was full.
+/// [`Error::Io`], with the bytes needed where the disk was full.
 pub fn write_safetensors(path: &Path, weights: &StateDict, metadata: &BTreeMap<String, String>) -> Result<(), Error> {
     write(path, weights, metadata, ("F32", size_of::<f32>()), |float, bytes| bytes.extend(float.to_le_bytes()))
 }

@@ -4,8 +4,8 @@
 //! values need a gradient, which must be kept for it, and which may share a buffer. An engine executes the steps in
 //! order ([`Plan::steps`], then [`Plan::backward`]) or compiles them.
 //!
-//! [`Draft`] lowers the graph, [`Draft::place`] assigns buffers. An engine that interleaves some steps says so in
-//! between, so that their values do not share memory.
+//! [`Plan::new`] lowers the graph and assigns the buffers; [`Plan::interleaving`] keeps the values of steps apart that an
+//! engine interleaves.
 
 mod backward;
 mod lowering;

@@ -1,7 +1,7 @@
 //! Rootstock, the project's own compact backbone: MobileNetV2 for smaller pictures, without the channels that it can spare.
 //!
 //! The layers are named as in torchvision's MobileNetV2, and all channels that pass between blocks are there, so its weights
-//! can start from those of that network ([`narrow`](crate::narrow)).
+//! can start from those of that network ([`narrow`](crate::narrow())).
 
 use super::builder::Builder;
 use super::mobilenet_v2::{blocks, inverted_residuals};

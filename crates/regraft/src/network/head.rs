@@ -137,7 +137,7 @@ impl Settings {
     /// A backbone's network with the new head for `classes`.
     ///
     /// # Errors
-    /// [`Error::Graph`] if the head cannot be grafted there.
+    /// [`Error::Graph`](crate::Error::Graph) if the head cannot be grafted there.
     pub(crate) fn graft_on(&self, backbone: &Graph, classes: usize) -> Result<Grafted> {
         let dropout = if self.mode.probes() { 0.0 } else { self.head_dropout as f32 };
         let layers = match &self.head {

@@ -1,4 +1,4 @@
-//! Peak multiply-add rate of this machine, the upper bound that kernels are measured against.
+//! How fast this machine can multiply and add: the ceiling that kernels are measured against.
 
 use std::time::{Duration, Instant};
 
@@ -7,10 +7,9 @@ use rayon::prelude::*;
 
 use crate::simd::Level;
 
-/// Independent sums, enough to hide the latency of a multiply-add.
+/// Independent sums, enough to hide the latency of an addition.
 const SUMS: usize = 12;
 
-/// Multiply-adds in registers, `rounds` times [`SUMS`] vectors.
 struct Burst {
     rounds: usize,
 }
@@ -21,7 +20,7 @@ impl WithSimd for Burst {
     #[inline(always)]
     fn with_simd<S: Simd>(self, simd: S) -> f32 {
         let mut sums = [simd.splat_f32s(1.0); SUMS];
-        // Opaque operands prevent constant folding. The sums converge, so they stay finite.
+        // Opaque, so that nothing is computed ahead; the sums converge and stay finite.
         let (x, y) = (simd.splat_f32s(std::hint::black_box(0.5)), simd.splat_f32s(std::hint::black_box(1.0)));
         for _ in 0..self.rounds {
             for sum in &mut sums {
@@ -32,9 +31,8 @@ impl WithSimd for Burst {
     }
 }
 
-/// Floating-point operations per second of multiply-adds in registers, on all threads of the current pool.
-///
-/// The best of ten short bursts; a multiply-add counts as two operations.
+/// Floating-point operations per second of multiply-adds in registers, on all threads of the current pool: the best of a
+/// few short bursts.
 pub fn multiply_add_rate(level: Level) -> f64 {
     let threads = rayon::current_num_threads();
     let rounds = 1_000_000;
@@ -55,7 +53,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn multiply_add_rate_is_positive_at_every_level() {
+    fn every_level_has_a_rate() {
         for level in Level::available() {
             let rate = multiply_add_rate(level);
             assert!(rate.is_finite() && rate > 0.0, "{level:?}: {rate}");

@@ -1,27 +1,27 @@
-//! Choice of the CPU's vector instruction set, made in this module alone.
+//! The one place where the CPU's vector instructions are chosen.
 
 use std::sync::OnceLock;
 
-/// A vector instruction set that kernels are compiled for.
+/// A set of vector instructions that kernels are compiled for.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Level {
-    /// No vector instructions; available on every CPU.
+    /// No vector instructions: every CPU.
     Scalar,
-    /// 128-bit vectors of 64-bit ARM (NEON).
+    /// 128-bit vectors of 64-bit ARM.
     Neon,
-    /// 256-bit vectors and fused multiply-add (AVX2, FMA).
+    /// 256-bit vectors and fused multiply-add.
     Avx2,
-    /// 512-bit vectors (AVX-512 F, BW, CD, DQ and VL).
+    /// 512-bit vectors.
     Avx512,
 }
 
-/// Environment variable that forces a level, for tests and timings.
+/// The environment variable that forces a level.
 pub const VARIABLE: &str = "REGRAFT_CPU";
 
 impl Level {
     const ALL: [Level; 4] = [Level::Avx512, Level::Avx2, Level::Neon, Level::Scalar];
 
-    /// The level's name as in [`VARIABLE`]: `avx512`, `avx2`, `neon` or `scalar`.
+    /// The name as in [`VARIABLE`]: `avx512`, `avx2`, `neon` or `scalar`.
     pub fn name(self) -> &'static str {
         match self {
             Level::Scalar => "scalar",
@@ -31,7 +31,6 @@ impl Level {
         }
     }
 
-    /// Whether this CPU has the level.
     fn is_available(self) -> bool {
         match self {
             Level::Scalar => true,
@@ -46,15 +45,15 @@ impl Level {
         }
     }
 
-    /// The levels of this CPU, widest first.
+    /// The levels of this CPU, best first.
     pub fn available() -> impl Iterator<Item = Level> {
         Self::ALL.into_iter().filter(|level| level.is_available())
     }
 
-    /// The level to use: the one named by [`VARIABLE`], else the widest.
+    /// The level to use: what [`VARIABLE`] asks for, else the best.
     ///
     /// # Errors
-    /// A message for the user if the variable names no level of this CPU.
+    /// A sentence for people if the variable names no level of this CPU.
     pub fn choose() -> Result<Level, String> {
         let best = || Self::available().next().unwrap_or(Level::Scalar);
         match std::env::var(VARIABLE) {
@@ -67,13 +66,13 @@ impl Level {
         }
     }
 
-    /// The result of [`choose`](Self::choose), computed once; the widest level if that is an error.
+    /// What [`choose`](Self::choose) says, found once; the best level where it says an error.
     pub fn current() -> Level {
         static CURRENT: OnceLock<Level> = OnceLock::new();
         *CURRENT.get_or_init(|| Self::choose().unwrap_or_else(|_| Self::available().next().unwrap_or(Level::Scalar)))
     }
 
-    /// `f32` lanes of a vector.
+    /// `f32` values in a vector.
     pub const fn lanes(self) -> usize {
         match self {
             Level::Scalar => 1,
@@ -83,7 +82,7 @@ impl Level {
         }
     }
 
-    /// Runs `work`, compiled for this level.
+    /// Runs `work` compiled for this level.
     #[inline(always)]
     pub(crate) fn run<W: pulp::WithSimd>(self, work: W) -> W::Output {
         match self {
@@ -111,10 +110,10 @@ impl Level {
     }
 }
 
-/// Runs `work`, compiled for the [current](Level::current) level.
+/// Runs `work` compiled for the [current](Level::current) level.
 ///
-/// The compiler vectorises plain loops in `work` for that level if `work` is a closure marked `#[inline(always)]`.
-/// Otherwise the closure may be compiled once, for the baseline CPU.
+/// Plain loops inside `work` are vectorised by the compiler for that instruction set, if `work` is a closure marked
+/// `#[inline(always)]` (else it may be compiled once, for the plain CPU).
 #[inline(always)]
 pub fn dispatch<R>(work: impl FnOnce() -> R) -> R {
     struct Work<F>(F);
@@ -133,14 +132,14 @@ mod tests {
     use super::*;
 
     #[test]
-    fn available_levels_are_widest_first_and_end_with_scalar() {
+    fn scalar_is_everywhere_and_the_best_comes_first() {
         let levels: Vec<_> = Level::available().collect();
         assert_eq!(levels.last(), Some(&Level::Scalar));
         assert!(levels.windows(2).all(|pair| pair[0].lanes() > pair[1].lanes()));
     }
 
     #[test]
-    fn run_uses_vectors_of_the_level() {
+    fn a_level_runs_with_vectors_of_its_width() {
         struct Lanes;
         impl pulp::WithSimd for Lanes {
             type Output = usize;

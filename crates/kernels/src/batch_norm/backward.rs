@@ -1,59 +1,56 @@
-//! Gradients of a batch norm, fused with the activation after it.
+//! The gradients of a batch norm, with the activation after it.
 
 use pulp::{Simd, WithSimd};
 use rayon::prelude::*;
 
 use super::Affine;
 use crate::activation::{self, Activation};
-use crate::prefetch;
-use crate::rows::rows_per_piece;
+use crate::rows::{bring_near, rows_per_piece};
 use crate::simd::Level;
 use crate::vector::{blocks, load, load_block, store, store_block, vectors};
 
-/// The backward pass of a batch norm and the activation after it.
+/// What the backward pass of a batch norm needs besides the maps.
 #[derive(Clone, Copy)]
 pub struct Backward<'a> {
-    /// Weight, one value per channel.
+    /// Weight of the batch norm.
     pub weight: &'a [f32],
-    /// Mean and biased variance of the forward pass.
+    /// Mean and biased variance that it normalised with.
     pub statistics: (&'a [f32], &'a [f32]),
-    /// Added to the variance under the square root.
+    /// Added to the variance under the root.
     pub eps: f32,
-    /// The affine function of the forward pass, `activation(input * scale + shift)`.
+    /// The map that it was in the forward pass: `activation(input * scale + shift)`.
     pub affine: &'a Affine,
-    /// The activation after the batch norm: identity, ReLU or ReLU6.
-    ///
-    /// Its derivative is recomputed from the input, so that the output need not be read. No residual may have been added
-    /// between the two.
+    /// The activation after it. Its derivative is told from the input, so that the output need not be read; nothing may
+    /// have been added in between.
     pub activation: Activation,
 }
 
-/// The parameter gradients of a batch norm, which the input gradient needs too.
+/// The gradients of a batch norm's parameters, in `f64`; the input's gradient needs them, too.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Gradients {
-    /// Gradient of the weight: the sum over rows of output gradient times normalised input.
+    /// Of the weight: the sum over rows of gradient times normalised input.
     pub weight: Vec<f64>,
-    /// Gradient of the bias: the sum over rows of the output gradient.
+    /// Of the bias: the sum over rows of the gradient.
     pub bias: Vec<f64>,
 }
 
-/// Where the input gradient is written.
+/// Where the input's gradient goes.
 pub enum Target<'a> {
-    /// Over the output gradient, which the slice holds.
+    /// To the place of the output's.
     InPlace(&'a mut [f32]),
-    /// To a slice of its own.
+    /// From the output's to a place of its own, where it is added with `accumulate`.
     Elsewhere {
-        /// The output gradient, read.
+        /// The output's gradient.
         grad: &'a [f32],
-        /// The input gradient, written.
+        /// The input's gradient.
         out: &'a mut [f32],
-        /// Whether to add to `out`.
+        /// Whether there is something to add to.
         accumulate: bool,
     },
 }
 
 impl Backward<'_> {
-    /// The parameter gradients for `input` and `grad_output`, `[rows, channels]`.
+    /// The gradients of the parameters.
     pub fn parameters(&self, input: &[f32], grad_output: &[f32]) -> Gradients {
         let channels = self.weight.len();
         let piece = rows_per_piece(channels) * channels;
@@ -61,9 +58,8 @@ impl Backward<'_> {
         self.total(pieces.map(|(x, g)| self.sum(x, g)).collect())
     }
 
-    /// Multiplies `grad_output` by the derivative of `activation`, then returns the parameter gradients.
-    ///
-    /// For an activation after a residual was added: its derivative is computed from the `output`.
+    /// Multiplies the output's gradient by the derivative of `activation`, told from the `output` after something was
+    /// added, and gives the gradients of the parameters.
     pub fn mask_and_parameters(
         &self,
         activation: Activation,
@@ -81,20 +77,20 @@ impl Backward<'_> {
         self.total(pieces.map(sum).collect())
     }
 
-    /// Sums over some rows the gradient, and the gradient times the input's distance from the mean.
+    /// Sums over some rows: of the gradient, and of the gradient times the distance from the mean.
     fn sum(&self, input: &[f32], grad: &[f32]) -> [Vec<f32>; 2] {
-        // The kernel goes through all rows once per block of channels, which is a bad order to read memory in.
-        prefetch::touch(input);
-        prefetch::touch(grad);
+        // Blocks of channels one after the other are no order to read from memory in.
+        bring_near(input);
+        bring_near(grad);
         let (mean, _) = self.statistics;
-        Level::current().run(ParameterSums { mask: self.mask(), mean, input, grad })
+        Level::current().run(Sum { passing: self.passing(), mean, input, grad })
     }
 
-    fn mask(&self) -> ActivationMask<'_> {
-        ActivationMask { affine: self.affine, activation: self.activation }
+    fn passing(&self) -> Passing<'_> {
+        Passing { affine: self.affine, activation: self.activation }
     }
 
-    /// Adds up the sums of the pieces and divides by the standard deviation.
+    /// Adds the pieces' sums up.
     fn total(&self, pieces: Vec<[Vec<f32>; 2]>) -> Gradients {
         let (_, var) = self.statistics;
         let mut gradients = Gradients { weight: vec![0.0; var.len()], bias: vec![0.0; var.len()] };
@@ -108,7 +104,7 @@ impl Backward<'_> {
         gradients
     }
 
-    /// The input gradient with batch statistics, which depend on the input too.
+    /// The input's gradient where the statistics are the batch's own: they depend on the input, too.
     pub fn input_train(&self, gradients: &Gradients, input: &[f32], target: Target) {
         let channels = self.weight.len();
         let rows = (input.len() / channels) as f64;
@@ -125,18 +121,18 @@ impl Backward<'_> {
         self.combine(coefficients.each_ref().map(Vec::as_slice), input, target);
     }
 
-    /// The input gradient with fixed statistics: `grad * scale`.
+    /// The input's gradient where the statistics are fixed: `grad * scale`.
     pub fn input_frozen(&self, input: &[f32], target: Target) {
         let zeros = vec![0.0; self.affine.scale.len()];
         self.combine([&self.affine.scale, &zeros, &zeros], input, target);
     }
 
-    /// `a * masked gradient + b * input + c`, with one coefficient of each kind per channel.
+    /// `a * passed grad + b * input + c`, coefficients per channel.
     fn combine(&self, coefficients: [&[f32]; 3], input: &[f32], target: Target) {
         let channels = self.weight.len();
         let piece = rows_per_piece(channels) * channels;
-        let mask = self.mask();
-        let combine = |input, target| Level::current().run(InputGradient { mask, coefficients, input, target });
+        let passing = self.passing();
+        let combine = |input, target| Level::current().run(Combine { passing, coefficients, input, target });
         match target {
             Target::InPlace(grad) => {
                 assert_eq!(input.len(), grad.len());
@@ -153,17 +149,17 @@ impl Backward<'_> {
     }
 }
 
-/// The mask that an activation applies to gradients.
+/// Which gradients an activation lets pass.
 #[derive(Clone, Copy)]
-struct ActivationMask<'a> {
+struct Passing<'a> {
     affine: &'a Affine,
     activation: Activation,
 }
 
-impl ActivationMask<'_> {
-    /// `grad` where the activation's derivative at `x * scale + shift`, computed as in the forward pass, is 1; else 0.
+impl Passing<'_> {
+    /// The vectors of `grad` where the activation passes on `x * scale + shift`, computed as in the forward pass; else 0.
     #[inline(always)]
-    fn apply<S: Simd, const V: usize>(
+    fn of<S: Simd, const V: usize>(
         self,
         simd: S,
         [scale, shift]: [[S::f32s; V]; 2],
@@ -185,15 +181,15 @@ impl ActivationMask<'_> {
     }
 }
 
-/// Sums over some rows the gradient, and the gradient times the input's distance from the mean.
-struct ParameterSums<'a> {
-    mask: ActivationMask<'a>,
+/// The sums of some rows.
+struct Sum<'a> {
+    passing: Passing<'a>,
     mean: &'a [f32],
     input: &'a [f32],
     grad: &'a [f32],
 }
 
-impl WithSimd for ParameterSums<'_> {
+impl WithSimd for Sum<'_> {
     type Output = [Vec<f32>; 2];
 
     #[inline(always)]
@@ -211,18 +207,18 @@ impl WithSimd for ParameterSums<'_> {
     }
 }
 
-impl ParameterSums<'_> {
+impl Sum<'_> {
     /// The sums of `V` vectors of channels.
     #[inline(always)]
     fn block<S: Simd, const V: usize>(&self, simd: S, channel: usize, lanes: usize, sums: &mut [Vec<f32>; 2]) {
-        let Self { mask, mean, input, grad } = self;
-        let Affine { scale, shift } = mask.affine;
+        let Self { passing, mean, input, grad } = self;
+        let Affine { scale, shift } = passing.affine;
         let affine = [scale, shift].map(|of| load_block::<S, V>(simd, of, channel, lanes));
         let middle: [_; V] = load_block(simd, mean, channel, lanes);
         let [mut plain, mut with_input] = [[simd.splat_f32s(0.0); V]; 2];
         for at in (channel..input.len()).step_by(mean.len()) {
             let x = load_block(simd, input, at, lanes);
-            let g = mask.apply::<S, V>(simd, affine, x, load_block(simd, grad, at, lanes));
+            let g = passing.of::<S, V>(simd, affine, x, load_block(simd, grad, at, lanes));
             for v in 0..V {
                 plain[v] = simd.add_f32s(plain[v], g[v]);
                 with_input[v] = simd.mul_add_e_f32s(g[v], simd.sub_f32s(x[v], middle[v]), with_input[v]);
@@ -234,23 +230,23 @@ impl ParameterSums<'_> {
     }
 }
 
-/// Computes the input gradient of some rows.
-struct InputGradient<'a> {
-    mask: ActivationMask<'a>,
+/// The input's gradient in some rows.
+struct Combine<'a> {
+    passing: Passing<'a>,
     coefficients: [&'a [f32]; 3],
     input: &'a [f32],
     target: Target<'a>,
 }
 
-impl WithSimd for InputGradient<'_> {
+impl WithSimd for Combine<'_> {
     type Output = ();
 
     #[inline(always)]
     fn with_simd<S: Simd>(mut self, simd: S) {
-        let channels = self.mask.affine.scale.len();
+        let channels = self.passing.affine.scale.len();
         for row in (0..self.input.len()).step_by(channels) {
             for (channel, lanes) in vectors::<S>(channels) {
-                // The full-width case is monomorphised, so that its code needs no lane checks.
+                // Twice, so that the number of lanes of all but the last vector is known where it is compiled.
                 if lanes == S::F32_LANES {
                     self.vector(simd, row, channel, S::F32_LANES);
                 } else {
@@ -261,20 +257,19 @@ impl WithSimd for InputGradient<'_> {
     }
 }
 
-impl InputGradient<'_> {
-    /// One vector of channels in one row.
+impl Combine<'_> {
     #[inline(always)]
     fn vector<S: Simd>(&mut self, simd: S, row: usize, channel: usize, lanes: usize) {
-        let Self { mask, coefficients: [a, b, c], input, target } = self;
+        let Self { passing, coefficients: [a, b, c], input, target } = self;
         let at = row + channel;
-        let Affine { scale, shift } = mask.affine;
+        let Affine { scale, shift } = passing.affine;
         let affine = [[load(simd, scale, channel, lanes)], [load(simd, shift, channel, lanes)]];
         let x = load(simd, input, at, lanes);
         let grad = match target {
             Target::InPlace(grad) => load(simd, grad, at, lanes),
             Target::Elsewhere { grad, .. } => load(simd, grad, at, lanes),
         };
-        let [grad] = mask.apply::<S, 1>(simd, affine, [x], [grad]);
+        let [grad] = passing.of::<S, 1>(simd, affine, [x], [grad]);
         let [a, b, c] = [load(simd, a, channel, lanes), load(simd, b, channel, lanes), load(simd, c, channel, lanes)];
         let value = simd.mul_add_e_f32s(a, grad, simd.mul_add_e_f32s(b, x, c));
         match target {
@@ -294,13 +289,13 @@ mod tests {
     use regraft_testing::assert_close_to_scale;
 
     #[test]
-    fn parameter_sums_and_input_gradient_equal_definition_at_every_level() {
-        // Channels for blocks of 4, 2 and 1 vectors of 16 lanes, and a tail.
+    fn sums_and_combinations_are_those_of_the_definition_at_every_level() {
+        // Channels for blocks of 4, 2 and 1 vectors of 16, and a tail.
         let (rows, channels) = (9, 7 * 16 + 5);
         let [input, grad] = ["x", "g"].map(|name| values(name, rows * channels));
         let affine = &Affine { scale: values("scale", channels), shift: values("shift", channels) };
         let [mean, a, b, c] = ["mean", "a", "b", "c"].map(|name| values(name, channels));
-        let mask = ActivationMask { affine, activation: Activation::ReLU };
+        let passing = Passing { affine, activation: Activation::ReLU };
         let (mut sums, mut combined) = ([vec![0.0; channels], vec![0.0; channels]], Vec::new());
         for (i, (&x, &g)) in input.iter().zip(&grad).enumerate() {
             let i = i % channels;
@@ -311,12 +306,11 @@ mod tests {
         }
         for level in Level::available() {
             let (input, mut found) = (&input, grad.clone());
-            for (sums, expected) in level.run(ParameterSums { mask, mean: &mean, input, grad: &grad }).iter().zip(&sums)
-            {
+            for (sums, expected) in level.run(Sum { passing, mean: &mean, input, grad: &grad }).iter().zip(&sums) {
                 assert_close_to_scale(&format!("{level:?}: sums"), sums, expected, 1e-6);
             }
             let target = Target::InPlace(&mut found);
-            level.run(InputGradient { mask, coefficients: [&a, &b, &c], input, target });
+            level.run(Combine { passing, coefficients: [&a, &b, &c], input, target });
             assert_close_to_scale(&format!("{level:?}: combined"), &found, &combined, 1e-6);
         }
     }

@@ -13,11 +13,10 @@ use super::tiling::Tiling;
 use super::transforms::{FilterGradient, Input, OutputGradient, POINTS, SIDE, Sink, Source, TAPS, in_both, unrolled};
 use crate::Precision;
 use crate::conv::Shape;
-use crate::epilogue::TileEpilogue;
-use crate::prefetch::Prefetch;
+use crate::prefetch::Ahead;
 use crate::rows::with_scratch;
 use crate::simd::Level;
-use crate::tile::{Panels, Product, RowOffsets, Rows};
+use crate::tile::{Finish, Panels, Places, Product, Rows};
 use crate::vector::{MAX_LANES, load, store, vectors};
 
 /// Bytes of transformed maps that a piece of work holds at a time, and of sums if it takes more than one row.
@@ -109,8 +108,8 @@ impl Piece<'_> {
                 });
                 let next = strips.end..end.min(strips.end + split.group);
                 let ahead = [
-                    Prefetch::read(tiling.input_lines(next.clone(), self.input)),
-                    Prefetch::read(tiling.output_lines(next, self.grad_output)),
+                    Ahead::read(tiling.input_lines(next.clone(), self.input)),
+                    Ahead::read(tiling.output_lines(next, self.grad_output)),
                 ];
                 for (point, sums) in sums.chunks_exact_mut(split.channels * out_channels).enumerate() {
                     ahead.iter().for_each(|ahead| ahead.step(point, points));
@@ -121,9 +120,9 @@ impl Piece<'_> {
                         a: Rows::Strided { values: &maps[point * tiles * stride..], strides: [1, stride] },
                         b: &grads[point * plane..],
                         panels,
-                        row_offsets: RowOffsets::Strided(out_channels),
+                        places: Places::Strided(out_channels),
                         accumulate: first > self.part * split.part,
-                        epilogue: TileEpilogue::NONE,
+                        finish: Finish::NONE,
                         precision: Precision::F32,
                     };
                     product.run(level, sums);
@@ -260,7 +259,7 @@ impl WithSimd for TransformBack<'_> {
             for (column, lanes) in vectors::<S>(outputs) {
                 let at = block * POINTS * plane + channel * outputs + column;
                 let mut parts =
-                    SummedParts { summed, part: split.blocks * POINTS * plane, count: split.parts, plane, at, lanes };
+                    Parts { summed, part: split.blocks * POINTS * plane, count: split.parts, plane, at, lanes };
                 let mut taps = TapRows { out: &mut self.out, at: row * outputs + column, lanes };
                 // Twice, so that the number of lanes of all but the last vector is known where it is compiled.
                 if lanes == S::F32_LANES {
@@ -275,7 +274,7 @@ impl WithSimd for TransformBack<'_> {
 }
 
 /// A vector at each point, the sum of all parts.
-struct SummedParts<'a> {
+struct Parts<'a> {
     summed: &'a [f32],
     /// Elements of a part, and how many there are.
     part: usize,
@@ -286,7 +285,7 @@ struct SummedParts<'a> {
     lanes: usize,
 }
 
-impl<S: Simd> Source<S, SIDE> for SummedParts<'_> {
+impl<S: Simd> Source<S, SIDE> for Parts<'_> {
     #[inline(always)]
     fn column(&self, simd: S, j: usize) -> [S::f32s; SIDE] {
         let mut values = [simd.splat_f32s(0.0); SIDE];

@@ -24,15 +24,28 @@ pub fn flag(name: &str) -> String {
     }
 }
 
+/// Settings that errors of the data name. These have classes and columns in backquotes, too, which may be called as any other
+/// setting is.
+pub const OF_DATA: [&str; 2] = ["strict", "val_fraction"];
+
 /// A message with flags in the place of settings in backquotes.
 pub fn with_flags(text: &str) -> String {
+    replaced(text, |name| Settings::field(name).is_some() || OTHERS.contains(&name))
+}
+
+/// The same for these settings alone.
+pub fn with_flags_of(names: &[&str], text: &str) -> String {
+    replaced(text, |name| names.contains(&name))
+}
+
+fn replaced(text: &str, is_setting: impl Fn(&str) -> bool) -> String {
     let mut result = String::new();
     let mut parts = text.split('`');
     result += parts.next().unwrap_or_default();
     // Every second part is in backquotes.
     while let (Some(quoted), rest) = (parts.next(), parts.next()) {
         match rest {
-            Some(_) if Settings::field(quoted).is_some() || OTHERS.contains(&quoted) => result += &flag(quoted),
+            Some(_) if is_setting(quoted) => result += &flag(quoted),
             Some(_) => result += &format!("`{quoted}`"),
             None => result += &format!("`{quoted}"),
         }
@@ -57,5 +70,11 @@ mod tests {
         ] {
             assert_eq!(with_flags(text), expected);
         }
+    }
+
+    #[test]
+    fn with_flags_of_leaves_classes_that_are_called_as_settings() {
+        let text = "no photos of `head`; leave out `strict`";
+        assert_eq!(with_flags_of(&OF_DATA, text), "no photos of `head`; leave out --strict");
     }
 }

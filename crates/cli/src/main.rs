@@ -14,7 +14,6 @@ use std::io;
 use std::process::ExitCode;
 
 use args::{Arguments, Command};
-use clap::Parser;
 use regraft::ErrorKind;
 
 /// Exit code where the work could not be done.
@@ -33,7 +32,7 @@ pub(crate) enum End {
 }
 
 fn main() -> ExitCode {
-    let arguments = Arguments::parse();
+    let arguments = Arguments::read();
     let result = match arguments.command {
         Command::Demo(demo) => commands::demo::run(&arguments.common, &demo),
         Command::Train(train) => commands::train::train(&arguments.common, *train),
@@ -58,7 +57,7 @@ fn main() -> ExitCode {
             ExitCode::from(INTERRUPTED)
         }
         Err(error) => {
-            eprintln!("error: {}", flags::with_flags(&message(&error)));
+            eprintln!("error: {}", message(&error));
             ExitCode::from(if is_usage(&error) { USAGE } else { FAILED })
         }
     }
@@ -75,13 +74,17 @@ fn is_broken_pipe(error: &anyhow::Error) -> bool {
     })
 }
 
-/// The error and its causes, without those that a message before them has already told.
+/// The error and its causes, without those that a message before them has already told, and with flags for settings.
 fn message(error: &anyhow::Error) -> String {
-    error.chain().map(ToString::to_string).fold(String::new(), |told, cause| match told.as_str() {
+    let text = error.chain().map(ToString::to_string).fold(String::new(), |told, cause| match told.as_str() {
         "" => cause,
         _ if told.contains(&cause) => told,
         _ => format!("{told}: {cause}"),
-    })
+    });
+    match error.downcast_ref() {
+        Some(regraft::Error::Data(_)) => flags::with_flags_of(&flags::OF_DATA, &text),
+        _ => flags::with_flags(&text),
+    }
 }
 
 /// Whether a flag's value is at fault, which only the library could tell.

@@ -26,7 +26,7 @@ pub fn engine(common: &Common, threads: usize) -> Result<Box<dyn Engine>> {
         .num_threads(threads)
         .build_global()
         .with_context(|| format!("cannot start {threads} threads; give a smaller --threads"))?;
-    Ok(regraft::engine(common.device.into(), threads)?)
+    Ok(regraft::engine(common.device, threads)?)
 }
 
 /// A wish to stop that the first Ctrl-C (or SIGTERM) expresses; the second ends the process at once.

@@ -2,10 +2,12 @@
 
 use std::path::PathBuf;
 
-use clap::builder::{OsStringValueParser, RangedI64ValueParser, TypedValueParser};
-use regraft::{Backbone, WeightSpec};
+use clap::builder::{OsStringValueParser, PossibleValue, PossibleValuesParser, RangedI64ValueParser, TypedValueParser};
+use regraft::{Backbone, Choice, WeightSpec};
 use regraft_data::Preprocessing;
 use regraft_graph::zoo;
+
+use crate::flags::with_flags;
 
 /// The largest seed that a settings file can hold: TOML's integers have a sign.
 pub const MAX_SEED: u64 = i64::MAX as u64;
@@ -53,6 +55,16 @@ pub fn backbone_and_weights(text: &str) -> Result<(String, WeightSpec), String> 
         Some(weights) => Ok((name, WeightSpec::from(weights))),
         None => Ok((name, WeightSpec::default())),
     }
+}
+
+/// A parser of one of a few names, each with a sentence of help.
+pub fn names(choices: &[(&'static str, &'static str)]) -> PossibleValuesParser {
+    choices.iter().map(|(name, help)| PossibleValue::new(*name).help(with_flags(help))).collect::<Vec<_>>().into()
+}
+
+/// A parser of a value that has a name.
+pub fn choice<T: Choice + Send + Sync>() -> impl TypedValueParser<Value = T> {
+    names(T::CHOICES).map(|name| T::from_name(&name).expect("clap lets no other name pass"))
 }
 
 /// A teacher.

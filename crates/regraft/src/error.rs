@@ -71,6 +71,12 @@ pub enum Error {
         /// What is allowed, other settings in backquotes.
         allowed: String,
     },
+    /// There is no setting of this name.
+    #[error("there is no setting {name:?}")]
+    NoSuchSetting {
+        /// The name.
+        name: String,
+    },
     /// An environment variable has a value that is not allowed.
     #[error("{0}")]
     Environment(String),
@@ -146,6 +152,7 @@ impl Error {
         use regraft_graph::Error::{Graft, NoSuchArchitecture, NoSuchLayer};
         match self {
             Error::Setting { .. }
+            | Error::NoSuchSetting { .. }
             | Error::Environment(_)
             | Error::Data(regraft_data::Error::Setting { .. })
             | Error::Learn(regraft_learn::Error::Setting { .. })

@@ -57,8 +57,8 @@ pub use regraft_progress::{Cancel, Epoch, Progress, Silent};
 pub use run::folder::RunFolder;
 pub use run::outcome::{Distilled, Interrupted, Outcome, Trained};
 pub use settings::{
-    AutoAugmentPolicy, BatchNorm, ClassWeights, FIELDS, Field, InitHead, Keep, Mode, Optimizer, Published, Scheduler,
-    Seconds, Settings,
+    AutoAugmentPolicy, BatchNorm, Choice, ClassWeights, FIELDS, Field, InitHead, Keep, Mode, Optimizer, Published,
+    Scheduler, Seconds, Settings,
 };
 pub use trainer::auto::{AutoResult, Pair, Stage};
 pub use trainer::builder::Trainer;

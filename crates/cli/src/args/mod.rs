@@ -2,19 +2,20 @@
 
 mod train;
 
+use std::ffi::OsString;
 use std::path::PathBuf;
 use std::sync::LazyLock;
 
-use clap::{Args, Parser, Subcommand, ValueEnum};
-use regraft::{DeviceChoice, Tta};
+use clap::{Arg, Args, CommandFactory, FromArgMatches, Parser, Subcommand, ValueEnum};
+use regraft::{DeviceChoice, DistillSettings, Tta, WeightSpec};
+use regraft_data::Preprocessing;
 use regraft_engine::Precision;
 pub use train::Train;
 
 use crate::values::{
-    MAX_SEED, MAX_THREADS, TeacherArg, at_least_one, backbone, backbone_and_weights, not_negative, number, pixels,
-    positive, teacher, weights,
+    MAX_SEED, MAX_THREADS, TeacherArg, at_least_one, backbone, backbone_and_weights, choice, not_negative, number,
+    pixels, positive, teacher, weights,
 };
-use regraft::WeightSpec;
 
 /// Transfer learning for people with a folder of photos: keep a pretrained ConvNet, graft a new head on it.
 #[derive(Parser)]
@@ -27,6 +28,36 @@ pub struct Arguments {
     pub common: Common,
 }
 
+impl Arguments {
+    /// Reads the command line; where it is wrong, says so and ends the program.
+    pub fn read() -> Self {
+        Self::try_read(std::env::args_os()).unwrap_or_else(|error| error.exit())
+    }
+
+    /// Reads these words, the first of which is the program's name.
+    ///
+    /// # Errors
+    /// What clap says of them.
+    pub fn try_read<T: Into<OsString> + Clone>(words: impl IntoIterator<Item = T>) -> Result<Self, clap::Error> {
+        let mut command = Self::whole_command();
+        let matches = command.try_get_matches_from_mut(words)?;
+        Self::from_arg_matches(&matches).map_err(|error| error.format(&mut command))
+    }
+
+    /// The command line, where a negative number is a value that an option refuses in its own words, and not an option.
+    fn whole_command() -> clap::Command {
+        let negative = |arg: Arg| {
+            let option = !arg.is_positional() && arg.get_action().takes_values();
+            if option { arg.allow_negative_numbers(true) } else { arg }
+        };
+        Self::command().mut_args(negative).mut_subcommands(|command| command.mut_args(negative))
+    }
+}
+
+/// The defaults of `regraft distill`.
+static DISTILL: LazyLock<DistillSettings> =
+    LazyLock::new(|| DistillSettings::new(Vec::new(), String::new(), Vec::new(), Preprocessing::default()));
+
 /// Version and the instruction set that kernels will use.
 static VERSION: LazyLock<String> = LazyLock::new(|| {
     format!("{} (cpu level: {})", env!("CARGO_PKG_VERSION"), regraft_kernels::simd::Level::current().name())
@@ -37,31 +68,12 @@ pub struct Common {
     /// Threads to compute on [default: physical cores]
     #[arg(long, global = true, value_parser = clap::value_parser!(u16).range(1..=MAX_THREADS))]
     pub threads: Option<u16>,
-    /// Device to compute on; auto takes the fastest there is
-    #[arg(long, global = true, value_enum, default_value_t)]
-    pub device: DeviceArg,
+    /// Device to compute on
+    #[arg(long, global = true, default_value = "auto", value_parser = choice::<DeviceChoice>())]
+    pub device: DeviceChoice,
     /// Print results as JSON on stdout
     #[arg(long, global = true)]
     pub json: bool,
-}
-
-/// A device by name.
-#[derive(Clone, Copy, Default, ValueEnum)]
-pub enum DeviceArg {
-    #[default]
-    Auto,
-    Cpu,
-    Gpu,
-}
-
-impl From<DeviceArg> for DeviceChoice {
-    fn from(device: DeviceArg) -> Self {
-        match device {
-            DeviceArg::Auto => Self::Auto,
-            DeviceArg::Cpu => Self::Cpu,
-            DeviceArg::Gpu => Self::Gpu,
-        }
-    }
 }
 
 #[derive(Subcommand)]
@@ -156,25 +168,25 @@ pub struct Distill {
     #[arg(long, requires = "output_dir")]
     pub exist_ok: bool,
     /// Passes over the photos
-    #[arg(long, default_value_t = 12, value_parser = at_least_one)]
+    #[arg(long, default_value_t = DISTILL.epochs, value_parser = at_least_one)]
     pub epochs: usize,
     /// Photos a step
-    #[arg(short, long, default_value_t = 64, value_parser = at_least_one)]
+    #[arg(short, long, default_value_t = DISTILL.batch_size, value_parser = at_least_one)]
     pub batch_size: usize,
     /// Highest learning rate of AdamW, which rises and falls once
-    #[arg(long, default_value_t = 0.002, value_parser = positive())]
+    #[arg(long, default_value_t = DISTILL.lr, value_parser = positive())]
     pub lr: f64,
     /// Weight decay
-    #[arg(long, visible_alias = "wd", default_value_t = 0.02, value_parser = not_negative())]
+    #[arg(long, visible_alias = "wd", default_value_t = DISTILL.weight_decay, value_parser = not_negative())]
     pub weight_decay: f64,
     /// Ways in which each photo is cropped and mirrored; teachers are asked about each once, and the answers are kept on disk
-    #[arg(long, default_value_t = 4, value_name = "K", value_parser = at_least_one)]
+    #[arg(long, default_value_t = DISTILL.views, value_name = "K", value_parser = at_least_one)]
     pub views: usize,
     /// Smallest part of a photo's area that a view may be
-    #[arg(long, default_value_t = 0.2, value_parser = number(|x| x > 0.0 && x < 1.0, "between 0 and 1"))]
+    #[arg(long, default_value_t = DISTILL.min_scale, value_parser = number(|x| x > 0.0 && x < 1.0, "between 0 and 1"))]
     pub min_scale: f64,
     /// Fraction of the photos kept apart to see how well the student does on others
-    #[arg(long, default_value_t = 0.02, value_parser = number(|x| x > 0.0 && x < 1.0, "between 0 and 1"))]
+    #[arg(long, default_value_t = DISTILL.val_fraction, value_parser = number(|x| x > 0.0 && x < 1.0, "between 0 and 1"))]
     pub val_fraction: f64,
     /// Side of the student's input in pixels [default: as it is made for]
     #[arg(long, value_parser = pixels())]
@@ -203,25 +215,11 @@ pub struct Eval {
     #[arg(long)]
     pub strict: bool,
     /// Ask about each photo more than once
-    #[arg(long, value_enum)]
-    pub tta: Option<TtaArg>,
+    #[arg(long, value_parser = choice::<Tta>())]
+    pub tta: Option<Tta>,
     /// Write each photo's path, target and probabilities to a CSV file
     #[arg(long, value_name = "FILE")]
     pub predictions: Option<PathBuf>,
-}
-
-#[derive(Clone, Copy, ValueEnum)]
-pub enum TtaArg {
-    /// The photo and its mirror image: the mean of both answers
-    Hflip,
-}
-
-impl From<TtaArg> for Tta {
-    fn from(arg: TtaArg) -> Self {
-        match arg {
-            TtaArg::Hflip => Tta::Hflip,
-        }
-    }
 }
 
 #[derive(Args)]
@@ -238,8 +236,8 @@ pub struct Predict {
     #[arg(long, conflicts_with = "json")]
     pub csv: bool,
     /// Ask about each photo more than once
-    #[arg(long, value_enum)]
-    pub tta: Option<TtaArg>,
+    #[arg(long, value_parser = choice::<Tta>())]
+    pub tta: Option<Tta>,
 }
 
 #[derive(Args)]
@@ -261,23 +259,6 @@ pub enum What {
     Train,
 }
 
-#[derive(Clone, Copy, PartialEq, ValueEnum)]
-pub enum PrecisionArg {
-    /// Single precision
-    F32,
-    /// bfloat16 where it is faster: needs a CPU with AVX-512 BF16
-    Bf16,
-}
-
-impl From<PrecisionArg> for Precision {
-    fn from(arg: PrecisionArg) -> Self {
-        match arg {
-            PrecisionArg::F32 => Precision::F32,
-            PrecisionArg::Bf16 => Precision::Bf16,
-        }
-    }
-}
-
 #[derive(Args)]
 pub struct Bench {
     /// Architecture, or an ONNX file
@@ -293,8 +274,8 @@ pub struct Bench {
     #[arg(long, value_enum, default_value = "forward")]
     pub what: What,
     /// Arithmetic of the convolutions
-    #[arg(long, value_enum, default_value = "f32")]
-    pub precision: PrecisionArg,
+    #[arg(long, default_value = "f32", value_parser = choice::<Precision>())]
+    pub precision: Precision,
     /// Timed runs, after two to warm up
     #[arg(long, default_value_t = 5, value_parser = clap::value_parser!(u32).range(1..=1000))]
     pub runs: u32,
@@ -303,10 +284,25 @@ pub struct Bench {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use clap::CommandFactory;
 
     #[test]
     fn the_command_line_is_consistent() {
-        Arguments::command().debug_assert();
+        Arguments::whole_command().debug_assert();
+    }
+
+    #[test]
+    fn negative_numbers_are_values_that_options_refuse() {
+        for (line, message) in [
+            ("bench --batch -1", "invalid value '-1' for '--batch <BATCH>'"),
+            ("--threads -1 backbones", "invalid value '-1' for '--threads <THREADS>'"),
+            ("distill --teacher resnet18 --images a --lr -1", "'--lr <LR>': it must be a number above 0"),
+            ("train a --lr -1", "invalid value '-1' for '--lr <NUMBER>': it must be a number above 0"),
+            ("train a --mean -1,2", "'--mean <R,G,B>': it must be three numbers"),
+            ("train a --lr --epochs 5", "a value is required for '--lr <NUMBER>'"),
+        ] {
+            let words = ["regraft"].into_iter().chain(line.split_whitespace());
+            let error = Arguments::try_read(words).err().expect(line).to_string();
+            assert!(error.contains(message), "{line}: {error}");
+        }
     }
 }

@@ -2,15 +2,13 @@
 
 use std::path::PathBuf;
 
-use clap::builder::{NonEmptyStringValueParser, PossibleValue, PossibleValuesParser, TypedValueParser};
-use clap::error::ErrorKind;
 use clap::parser::ValueSource;
 use clap::{Arg, ArgAction, ArgMatches, Args, Command, FromArgMatches};
-use regraft::{Backbone, FIELDS, Field, Mode, Settings, WeightSpec};
+use regraft::{Error, FIELDS, Field, Settings, WeightSpec};
 use regraft_data::Preprocessing;
 
 use crate::flags::{flag, with_flags};
-use crate::values::{AUTO, backbone_or_auto, weights};
+use crate::values::{AUTO, backbone_or_auto, names, weights};
 
 #[derive(Args)]
 pub struct Train {
@@ -40,11 +38,8 @@ pub struct Train {
     pub settings: SettingArgs,
 }
 
-/// The settings that were given on the command line.
-pub struct SettingArgs {
-    mode: Mode,
-    given: Vec<(&'static Field, String)>,
-}
+/// The settings that were given on the command line, as text.
+pub struct SettingArgs(Vec<(&'static Field, String)>);
 
 /// Settings in the short help; the long one has all.
 const SHORT_HELP: [&str; 8] = ["mode", "time", "val_fraction", "head", "freeze_until", "epochs", "batch_size", "lr"];
@@ -73,14 +68,16 @@ fn argument(field: &'static Field) -> Arg {
     if field.is_flag {
         return arg.action(ArgAction::SetTrue);
     }
-    // A negative number is a value that the setting refuses in its own words, not another argument.
-    arg = arg.value_name(field.value_name).allow_hyphen_values(true);
+    // A list may begin with a negative number, which clap does not take for one.
+    arg = arg.value_name(field.value_name).allow_hyphen_values(field.is_list);
     match field.choices {
-        [] => arg.value_parser(NonEmptyStringValueParser::new()),
-        choices => {
-            let value = |(name, help): &(&'static str, &'static str)| PossibleValue::new(*name).help(with_flags(help));
-            arg.value_parser(PossibleValuesParser::new(choices.iter().map(value)).map(|text| text))
-        }
+        [] => arg.value_parser(move |text: &str| match field.check_text(text) {
+            Ok(()) => Ok(text.to_owned()),
+            // clap names flag and value.
+            Err(Error::Setting { allowed, .. }) => Err(with_flags(&allowed)),
+            Err(error) => Err(error.to_string()),
+        }),
+        choices => arg.value_parser(names(choices)),
     }
 }
 
@@ -101,15 +98,7 @@ impl FromArgMatches for SettingArgs {
             true => matches.get_flag(field.name).to_string(),
             false => matches.get_one::<String>(field.name).cloned().unwrap_or_default(),
         };
-        let given: Vec<_> = FIELDS.iter().filter(given).map(|field| (field, text(field))).collect();
-        let mut settings = Settings::new(PathBuf::new(), Backbone::embedded(), Mode::Auto);
-        for (field, text) in &given {
-            settings.set(field.name, text).map_err(|error| {
-                let text = with_flags(&error.to_string());
-                clap::Error::raw(ErrorKind::ValueValidation, format!("{text}\n"))
-            })?;
-        }
-        Ok(Self { mode: settings.mode, given })
+        Ok(Self(FIELDS.iter().filter(given).map(|field| (field, text(field))).collect()))
     }
 
     fn update_from_arg_matches(&mut self, matches: &ArgMatches) -> Result<(), clap::Error> {
@@ -124,17 +113,15 @@ impl Train {
     /// # Errors
     /// [`regraft::Error::Setting`].
     pub fn settings(&self, usual: &Preprocessing) -> regraft::Result<Settings> {
-        let SettingArgs { mode, given } = &self.settings;
-        let mut settings = Settings::new(self.data.clone(), self.backbone.as_str().into(), *mode);
-        given.iter().try_for_each(|(field, text)| settings.set(field.name, text))?;
+        let changes = self.settings.0.iter().map(|(field, text)| (field.name, text.as_str()));
+        let mut settings = Settings::with_changes(self.data.clone(), self.backbone.as_str().into(), changes)?;
         settings.prepare_as(usual);
         Ok(settings)
     }
 
     /// Names every setting that was given and has no effect, with what it goes with.
     pub fn idle(&self, settings: &Settings) -> Vec<String> {
-        let given = self.settings.given.iter();
-        let idle = given.filter_map(|(field, _)| Some((field, field.idle(settings)?)));
+        let idle = self.settings.0.iter().filter_map(|(field, _)| Some((field, field.idle(settings)?)));
         idle.map(|(field, goes_with)| {
             format!("{} has no effect here: it goes with {}", flag(field.name), with_flags(goes_with))
         })
@@ -146,11 +133,12 @@ impl Train {
 mod tests {
     use super::*;
     use crate::args::{Arguments, Command as Commands};
-    use clap::{CommandFactory, Parser};
+    use clap::CommandFactory;
+    use regraft::Mode;
 
     fn train(line: &str) -> Box<Train> {
         let words = ["regraft", "train", "photos"].into_iter().chain(line.split_whitespace());
-        let Commands::Train(train) = Arguments::parse_from(words).command else { panic!("train") };
+        let Commands::Train(train) = Arguments::try_read(words).unwrap().command else { panic!("train") };
         train
     }
 
@@ -190,12 +178,5 @@ mod tests {
                 "--momentum has no effect here: it goes with --optimizer sgd"
             ]
         );
-    }
-
-    #[test]
-    fn values_out_of_range_name_the_flag() {
-        let words = ["regraft", "train", "photos", "--lr", "-1"];
-        let message = Arguments::try_parse_from(words).err().unwrap().to_string();
-        assert!(message.contains("--lr is -1; it must be a number above 0"), "{message}");
     }
 }

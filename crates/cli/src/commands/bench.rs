@@ -4,7 +4,7 @@ use std::io::{Write, stdout};
 use std::time::Instant;
 
 use anyhow::Result;
-use regraft::Backbone;
+use regraft::{Backbone, Choice};
 use regraft_engine::{
     Batch, BatchNormMode, Labels, LayerTime, Outputs, SessionOptions, StepOptions, Targets, UpdateRule, Want,
 };
@@ -12,7 +12,7 @@ use regraft_graph::{Trainable, init};
 use regraft_kernels::{peak, simd::Level};
 use serde_json::json;
 
-use crate::args::{Bench, Common, PrecisionArg, What};
+use crate::args::{Bench, Common, What};
 use crate::{End, setup};
 
 /// Runs before the timed ones: the first allocates, the second finds its memory.
@@ -29,8 +29,8 @@ pub fn run(common: &Common, args: &Bench) -> Result<End> {
         batch_norm: BatchNormMode::Train,
         update: UpdateRule::Sgd { momentum: 0.9, weight_decay: 0.0, nesterov: false },
         seed: 0,
-        precision: args.precision.into(),
-        infer_precision: args.precision.into(),
+        precision: args.precision,
+        infer_precision: args.precision,
         outputs: Outputs::Final,
     };
     let state = init::random(&graph, 0);
@@ -61,7 +61,7 @@ pub fn run(common: &Common, args: &Bench) -> Result<End> {
     rates.sort_by(f64::total_cmp);
     let median = (rates[(rates.len() - 1) / 2] + rates[rates.len() / 2]) / 2.0;
     let what = if args.what == What::Train { "train" } else { "forward" };
-    let precision = if args.precision == PrecisionArg::Bf16 { "bf16" } else { "f32" };
+    let precision = args.precision.name();
     let memory = peak_rss_bytes();
     let times = session.layer_times();
     // In the same run, as the speed of a shared machine changes.

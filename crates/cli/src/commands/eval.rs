@@ -10,8 +10,7 @@ use crate::tools::Tools;
 
 pub fn run(common: &Common, args: &Eval) -> Result<End> {
     let tools = Tools::new(common)?;
-    let tta = args.tta.map(Into::into);
-    let scores = regraft::evaluate(&args.model, &args.data, args.strict, tta, &tools.context())?;
+    let scores = regraft::evaluate(&args.model, &args.data, args.strict, args.tta, &tools.context())?;
     if let Some(path) = &args.predictions {
         scores.write_csv(path)?;
     }

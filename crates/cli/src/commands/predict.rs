@@ -33,8 +33,7 @@ pub fn run(common: &Common, args: &Predict) -> Result<End> {
     };
     let top_k = args.top_k.map_or(usual, |k| k as usize).min(model.classes.len());
     let mut printer = Printer::new(common, args, columns(model.task(), top_k));
-    let options =
-        PredictOptions { top_k: Some(top_k), tta: args.tta.map(Into::into), features: false, threads: tools.threads };
+    let options = PredictOptions { top_k: Some(top_k), tta: args.tta, features: false, threads: tools.threads };
     let mut predictor = Predictor::new(model, &args.model, tools.engine(), options)?;
     let (total, mut failed, mut unprinted) = (paths.len(), 0usize, Ok(()));
     predictor.predict_each(paths, &tools.cancel, |prediction| {

@@ -130,7 +130,7 @@ fn require_both_sides(dataset: &Dataset, manifest: &Path) -> Result<()> {
         Some((count, label)) => {
             let have = if *count == 0 { "none" } else { "all" };
             let reason = format!(
-                "{have} of the training photos have the label `{label}`, so it cannot be learned; add photos of the other \
+                "{have} of the training photos have the label {label:?}, so it cannot be learned; add photos of the other \
                  kind, or leave the label out"
             );
             Err(Error::File { path: manifest.to_owned(), reason })
@@ -162,7 +162,8 @@ pub(crate) fn refuse_false_photos(findings: &Findings) -> Result<()> {
     }
 }
 
-/// Tells what was found: troubles as warnings, choices as notes, a few of each kind and then their number.
+/// Reports what was found: troubles as warnings, choices as notes, a few of each kind and then their number. Classes and
+/// columns are in double quotes, since backquotes are for settings.
 pub(crate) fn report(findings: &Findings, progress: &dyn Progress) {
     for kind in [
         FindingKind::Layout,
@@ -176,7 +177,7 @@ pub(crate) fn report(findings: &Findings, progress: &dyn Progress) {
             FindingKind::Layout | FindingKind::Hidden => progress.note(&text),
             _ => progress.warn(&text),
         };
-        of_kind.take(SHOWN).for_each(|finding| tell(finding.to_string()));
+        of_kind.take(SHOWN).for_each(|finding| tell(finding.to_string().replace('`', "\"")));
         let more = findings.count(kind).saturating_sub(SHOWN);
         if more > 0 {
             tell(format!("... and {more} more like that"));

@@ -7,24 +7,54 @@ use regraft_engine::Precision;
 use serde::{Deserialize, Serialize};
 
 use super::value::SettingValue;
+use crate::{DeviceChoice, Tta};
 
-/// Declares names and help of an enum's variants, for text and for help.
+/// A type with a few values, each of which has a name.
+pub trait Choice: Copy + 'static {
+    /// What help calls a value.
+    const VALUE_NAME: &'static str;
+
+    /// The names, each with a sentence of help that has settings in backquotes.
+    const CHOICES: &'static [(&'static str, &'static str)];
+
+    /// The value of this name.
+    fn from_name(name: &str) -> Option<Self>;
+
+    /// The name of the value.
+    fn name(self) -> &'static str;
+}
+
+impl<T: Choice> SettingValue for T {
+    const VALUE_NAME: &'static str = T::VALUE_NAME;
+    const CHOICES: &'static [(&'static str, &'static str)] = T::CHOICES;
+
+    fn parse(text: &str) -> Result<Self, String> {
+        let names = || T::CHOICES.iter().map(|(name, _)| *name).collect::<Vec<_>>().join(", ");
+        T::from_name(text).ok_or_else(|| format!("it must be one of {}", names()))
+    }
+
+    fn text(&self) -> String {
+        self.name().into()
+    }
+}
+
+/// Declares names and help of an enum's variants.
 macro_rules! choices {
     ($($ty:ident $value_name:literal { $($variant:ident = $name:literal, $help:literal;)+ })+) => {$(
-        impl SettingValue for $ty {
+        impl Choice for $ty {
             const VALUE_NAME: &'static str = $value_name;
             const CHOICES: &'static [(&'static str, &'static str)] = &[$(($name, $help)),+];
 
-            fn parse(text: &str) -> Result<Self, String> {
-                match text {
-                    $($name => Ok(Self::$variant),)+
-                    _ => Err(format!("it must be one of {}", [$($name),+].join(", "))),
+            fn from_name(name: &str) -> Option<Self> {
+                match name {
+                    $($name => Some(Self::$variant),)+
+                    _ => None,
                 }
             }
 
-            fn text(&self) -> String {
+            fn name(self) -> &'static str {
                 match self {
-                    $(Self::$variant => $name.into(),)+
+                    $(Self::$variant => $name,)+
                 }
             }
         }
@@ -32,10 +62,11 @@ macro_rules! choices {
 }
 
 /// How a network is trained.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]
 pub enum Mode {
     /// A probe, then fine-tuning where the time allows; the better of the two.
+    #[default]
     Auto,
     /// Features once, then logistic regression.
     Probe,
@@ -59,7 +90,7 @@ impl Mode {
 
 impl fmt::Display for Mode {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str(&self.text())
+        f.write_str(self.name())
     }
 }
 
@@ -177,6 +208,14 @@ choices! {
     Interpolation "FILTER" {
         Bilinear = "bilinear", "Bilinear with antialias";
         Bicubic = "bicubic", "Bicubic with antialias";
+    }
+    DeviceChoice "DEVICE" {
+        Auto = "auto", "The fastest there is";
+        Cpu = "cpu", "This machine's processor";
+        Gpu = "gpu", "A GPU; this version has no engine for one";
+    }
+    Tta "VARIATION" {
+        Hflip = "hflip", "The photo and its mirror image: the mean of both answers";
     }
     Precision "PRECISION" {
         F32 = "f32", "Single precision";

@@ -10,8 +10,15 @@ use super::{AutoAugmentPolicy, ClassWeights, Optimizer, Scheduler, Settings};
 pub(crate) const ADAMW_BETAS: [f64; 2] = [0.9, 0.999];
 pub(crate) const ADAMW_EPS: f64 = 1e-8;
 
-/// Weight decay of AdamW by default, as in PyTorch.
-const ADAMW_WEIGHT_DECAY: f64 = 0.01;
+impl Optimizer {
+    /// Its weight decay by default, as in PyTorch.
+    pub(super) fn weight_decay(self) -> f64 {
+        match self {
+            Optimizer::Sgd => 0.0,
+            Optimizer::AdamW => 0.01,
+        }
+    }
+}
 
 impl Settings {
     /// Prepares images as for the weights, `usual`, unless settings say otherwise.
@@ -29,17 +36,11 @@ impl Settings {
 
     /// The optimiser.
     pub fn update_rule(&self) -> UpdateRule {
+        let Self { momentum, nesterov, .. } = *self;
+        let weight_decay = self.weight_decay.unwrap_or(self.optimizer.weight_decay());
         match self.optimizer {
-            Optimizer::Sgd => UpdateRule::Sgd {
-                momentum: self.momentum,
-                weight_decay: self.weight_decay.unwrap_or(0.0),
-                nesterov: self.nesterov,
-            },
-            Optimizer::AdamW => UpdateRule::AdamW {
-                betas: ADAMW_BETAS,
-                eps: ADAMW_EPS,
-                weight_decay: self.weight_decay.unwrap_or(ADAMW_WEIGHT_DECAY),
-            },
+            Optimizer::Sgd => UpdateRule::Sgd { momentum, weight_decay, nesterov },
+            Optimizer::AdamW => UpdateRule::AdamW { betas: ADAMW_BETAS, eps: ADAMW_EPS, weight_decay },
         }
     }
 

@@ -1,7 +1,9 @@
 //! What is known about a setting besides its value.
 
+use std::path::PathBuf;
+
 use super::Settings;
-use crate::{Error, Mode, Result};
+use crate::{Backbone, Error, Mode, Result};
 
 /// The values that a numeric setting may have.
 #[derive(Clone, Copy)]
@@ -36,28 +38,31 @@ pub struct Field {
     pub choices: &'static [(&'static str, &'static str)],
     /// Whether it is on or off.
     pub is_flag: bool,
+    /// Whether it is several numbers with commas between them.
+    pub is_list: bool,
     pub(super) range: Range,
     pub(super) conditions: &'static [Condition],
-    /// What help says of the default, where that is no value.
-    pub(super) default_text: Option<&'static str>,
+    /// What help says of the default, where a value for each mode does not say it.
+    pub(super) default_text: Option<fn() -> String>,
     pub(super) set: fn(&mut Settings, &str) -> std::result::Result<(), String>,
     pub(super) clear: fn(&mut Settings),
     pub(super) text: fn(&Settings) -> String,
-    pub(super) number: fn(&Settings) -> Option<f64>,
+    pub(super) numbers: fn(&Settings) -> Vec<f64>,
     pub(super) toml: fn(&Settings) -> Option<toml::Value>,
 }
 
 impl Field {
-    /// Its default for people: the same in all modes, or that of each mode which differs. Empty where there is none.
+    /// Its default for people: the same in all modes, or that of each mode which differs; settings in backquotes. Empty where
+    /// there is none.
     pub fn default_text(&self) -> String {
         if let Some(text) = self.default_text {
-            return text.into();
+            return text();
         }
-        let of = |mode| (self.text)(&Settings::new("photos".into(), "resnet18".into(), mode));
+        let of = |mode| (self.text)(&Settings::new(PathBuf::new(), Backbone::embedded(), mode));
         let base = of(Mode::Finetune);
         let differs = |mode: Mode| Some(of(mode)).filter(|text| *text != base).map(|text| (mode, text));
         let others = [Mode::Auto, Mode::Probe, Mode::Frozen].into_iter().filter_map(differs);
-        let others: Vec<String> = others.map(|(mode, text)| format!("{text} with mode {mode}")).collect();
+        let others: Vec<String> = others.map(|(mode, text)| format!("{text} with `mode` {mode}")).collect();
         match (base.is_empty(), others.is_empty()) {
             (_, true) => base,
             (true, false) => others.join(", "),
@@ -70,13 +75,19 @@ impl Field {
     /// # Errors
     /// [`Error::Setting`].
     pub(super) fn check(&self, settings: &Settings) -> Result<()> {
-        match (self.number)(settings) {
-            Some(number) if !(number.is_finite() && (self.range.holds)(number)) => {
-                let allowed = format!("it must be {}", self.range.allowed);
-                Err(Error::Setting { field: self.name, value: (self.text)(settings), allowed })
-            }
-            _ => Ok(()),
+        if (self.numbers)(settings).into_iter().all(|number| number.is_finite() && (self.range.holds)(number)) {
+            return Ok(());
         }
+        let allowed = format!("it must be {}", self.range.allowed);
+        Err(Error::Setting { field: self.name, value: (self.text)(settings), allowed })
+    }
+
+    /// Checks a text that is to become its value, without the other settings.
+    ///
+    /// # Errors
+    /// [`Error::Setting`].
+    pub fn check_text(&self, text: &str) -> Result<()> {
+        Settings::new(PathBuf::new(), Backbone::embedded(), Mode::default()).set(self.name, text)
     }
 
     /// What it goes with, if it has no effect beside the other settings.

@@ -2,10 +2,13 @@
 
 use std::path::PathBuf;
 
+use regraft_data::{Augmentation, AutoAugment, ColorJitter};
+use regraft_engine::UpdateRule;
+use regraft_learn::schedule::Schedule;
 use serde::{Serialize, de::DeserializeOwned};
 use toml::{Table, Value};
 
-use super::{FIELDS, Mode, Settings};
+use super::{FIELDS, Mode, Settings, value::SettingValue};
 use crate::{Backbone, Source};
 
 impl Settings {
@@ -47,7 +50,8 @@ impl Settings {
     /// In words, naming the entry that is wrong.
     pub(crate) fn from_toml(text: &str) -> Result<Self, String> {
         let mut file: Table = toml::from_str(text).map_err(|e| e.to_string())?;
-        if file.get("data").is_some_and(Value::is_str) {
+        let old = file.get("data").is_some_and(Value::is_str).then(|| file.clone());
+        if old.is_some() {
             file = modern(file)?;
         }
         let preprocessing = take(&mut file, "preprocessing")?.ok_or("it does not say how images are prepared")?;
@@ -71,7 +75,21 @@ impl Settings {
         }
         match read.unknown() {
             Some(name) => Err(format!("it has an entry {name:?}, which this version does not know")),
-            None => Ok(settings),
+            None => old.map_or(Ok(()), |old| settings.require_same(old)).map(|()| settings),
+        }
+    }
+
+    /// Refuses a file of version 0.1.0 with values that these settings cannot express: a resumed run would end with other
+    /// bits.
+    fn require_same(&self, mut old: Table) -> Result<(), String> {
+        let same = [
+            ("optimizer", take::<UpdateRule>(&mut old, "optimizer")? == Some(self.update_rule())),
+            ("schedule", take::<Schedule>(&mut old, "schedule")? == Some(self.schedule())),
+            ("augmentation", take::<Augmentation>(&mut old, "augmentation")? == self.augmentation()),
+        ];
+        match same.iter().find(|(_, same)| !same) {
+            Some((name, _)) => Err(format!("its entry {name:?} has values that this version cannot use")),
+            None => Ok(()),
         }
     }
 }
@@ -161,16 +179,15 @@ fn modern(mut old: Table) -> Result<Table, String> {
         Some(Value::Table(mut augmentation)) => {
             put("augmentation", "hflip_prob", augmentation.remove("hflip"));
             put("augmentation", "rotation", augmentation.remove("degrees"));
-            if let Some(jitter) = take::<regraft_data::ColorJitter>(&mut augmentation, "color_jitter")? {
-                let text = super::value::SettingValue::text(&jitter);
-                put("augmentation", "color_jitter", Some(Value::String(text)));
+            if let Some(jitter) = take::<ColorJitter>(&mut augmentation, "color_jitter")? {
+                put("augmentation", "color_jitter", Some(Value::String(jitter.text())));
             }
-            match take::<regraft_data::AutoAugment>(&mut augmentation, "auto_augment")? {
-                Some(regraft_data::AutoAugment::Ra { magnitude, .. }) => {
+            match take::<AutoAugment>(&mut augmentation, "auto_augment")? {
+                Some(AutoAugment::Ra { magnitude, .. }) => {
                     put("augmentation", "auto_augment", Some(Value::String("ra".into())));
                     put("augmentation", "ra_magnitude", Some(Value::Integer(magnitude as i64)));
                 }
-                Some(regraft_data::AutoAugment::TaWide) => {
+                Some(AutoAugment::TaWide) => {
                     put("augmentation", "auto_augment", Some(Value::String("ta_wide".into())));
                 }
                 None => {}
@@ -185,6 +202,8 @@ fn modern(mut old: Table) -> Result<Table, String> {
         }
         _ => put("augmentation", "no_augment", Some(Value::Boolean(true))),
     }
+    // Where it was absent, there was no decay, whatever the mode's default.
+    old.entry("lr_layer_decay").or_insert(Value::Float(1.0));
     for field in FIELDS {
         if let Some(value) = old.remove(field.name) {
             put(field.section, field.name, Some(value));
@@ -201,7 +220,7 @@ fn modern(mut old: Table) -> Result<Table, String> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::{BatchNorm, ClassWeights, InitHead, Published};
+    use crate::{AutoAugmentPolicy, BatchNorm, ClassWeights, InitHead, Optimizer, Published, Scheduler, Seconds};
 
     #[test]
     fn toml_round_trips() {
@@ -214,8 +233,8 @@ mod tests {
         (settings.cut, settings.init_head) = (Some("layer3".into()), InitHead::Probe);
         (settings.ema, settings.accumulate, settings.lr) = (Some(0.99), 2, 0.1 + 0.2);
         settings.mean = Some([0.485, 0.456, 0.406]);
-        // Other than the mode's defaults: absent values stay absent.
-        (settings.lr_layer_decay, settings.time) = (None, None);
+        // Other than the mode's default: an absent value stays absent.
+        settings.time = None;
         let text = settings.to_toml().unwrap();
         assert_eq!(Settings::from_toml(&text).unwrap(), settings, "{text}");
         assert!(text.contains("[optimizer]") && text.contains("lr = 0.30000000000000004"), "{text}");
@@ -245,5 +264,23 @@ mod tests {
         // Version 0.1.0 resolved it.
         expected.weight_decay = Some(0.0);
         assert_eq!(settings, expected);
+        // A rule that this version cannot express is refused, not changed.
+        for (from, to) in [("scale = [0.08, 1.0]", "scale = [0.5, 1.0]"), ("name = \"sgd\"", "name = \"adam\"")] {
+            assert!(old.contains(from) && Settings::from_toml(&old.replace(from, to)).is_err(), "{to}");
+        }
+        let auto = old.replace("mode = \"finetune\"", "mode = \"auto\"");
+        assert_eq!(Settings::from_toml(&auto).unwrap().lr_layer_decay, 1.0);
+
+        // As the program wrote them.
+        let auto = Settings::from_toml(include_str!("../../tests/fixtures/config-0.1.0-auto.toml")).unwrap();
+        let mut expected = Settings::new("/photos".into(), Backbone::embedded(), Mode::Auto);
+        expected.weights = Source::Embedded;
+        expected.preprocessing = crate::Embedded::ROOTSTOCK.preprocessing().unwrap();
+        (expected.time, expected.weight_decay) = (Some(Seconds(0.0)), Some(0.01));
+        assert_eq!(auto, expected);
+        let frozen = Settings::from_toml(include_str!("../../tests/fixtures/config-0.1.0-frozen.toml")).unwrap();
+        assert_eq!((frozen.optimizer, frozen.lr_scheduler), (Optimizer::AdamW, Scheduler::OneCycleLR));
+        assert_eq!((frozen.auto_augment, frozen.ra_magnitude), (Some(AutoAugmentPolicy::Ra), 9));
+        assert_eq!((frozen.class_weights.clone(), frozen.color_jitter.unwrap().hue), (ClassWeights::Balanced, 0.1));
     }
 }

@@ -7,12 +7,15 @@ mod file;
 mod validate;
 mod value;
 
+use std::fmt::Display;
 use std::path::PathBuf;
 
 use regraft_data::{ColorJitter, Interpolation, Preprocessing};
 use regraft_engine::Precision;
 
-pub use choices::{AutoAugmentPolicy, BatchNorm, ClassWeights, InitHead, Keep, Mode, Optimizer, Published, Scheduler};
+pub use choices::{
+    AutoAugmentPolicy, BatchNorm, Choice, ClassWeights, InitHead, Keep, Mode, Optimizer, Published, Scheduler,
+};
 pub(crate) use derived::{ADAMW_BETAS, ADAMW_EPS};
 pub use field::Field;
 use field::{Condition, Range};
@@ -22,11 +25,11 @@ use value::SettingValue;
 use crate::{Backbone, Error, Head, Result, Source};
 
 /// Declares the settings. Each line is a setting: its sentence of help, name, type, default by mode, range, and what it goes
-/// with; then, where the default is no value, what help says of it.
+/// with; then, where that default does not say it, what help says of the default.
 macro_rules! settings {
     ($($section:ident $title:literal {
         $($(#[doc = $help:literal])+ $name:ident: $ty:ty = $default:expr, $range:ident, $conditions:ident
-            $(, $default_text:literal)?;)+
+            $(, $default_text:expr)?;)+
     })+) => {
         /// Everything that decides the result of a run.
         #[derive(Clone, Debug, PartialEq)]
@@ -50,16 +53,17 @@ macro_rules! settings {
             section: stringify!($section),
             title: $title,
             help: concat!($($help),+).trim_ascii_start(),
-            value_name: <$ty>::VALUE_NAME,
-            choices: <$ty>::CHOICES,
-            is_flag: <$ty>::IS_FLAG,
+            value_name: <$ty as SettingValue>::VALUE_NAME,
+            choices: <$ty as SettingValue>::CHOICES,
+            is_flag: <$ty as SettingValue>::IS_FLAG,
+            is_list: <$ty as SettingValue>::IS_LIST,
             range: $range,
             conditions: $conditions,
-            default_text: [$(Some($default_text),)? None][0],
-            set: |settings, text| <$ty>::parse(text).map(|value| settings.$name = value),
-            clear: |settings| settings.$name = <$ty>::absent().unwrap_or_else(|| settings.$name.clone()),
+            default_text: [$(Some($default_text as fn() -> String),)? None][0],
+            set: |settings, text| <$ty as SettingValue>::parse(text).map(|value| settings.$name = value),
+            clear: |settings| settings.$name = <$ty as SettingValue>::absent().unwrap_or_else(|| settings.$name.clone()),
             text: |settings| settings.$name.text(),
-            number: |settings| settings.$name.number(),
+            numbers: |settings| settings.$name.numbers(),
             toml: |settings| settings.$name.toml(),
         },)+)+];
 
@@ -82,6 +86,16 @@ macro_rules! settings {
     };
 }
 
+/// How images are prepared for most weights.
+fn usual() -> Preprocessing {
+    Preprocessing::default()
+}
+
+/// The default of a setting that published weights decide.
+fn as_for_weights(mostly: impl Display) -> String {
+    format!("as for the weights, mostly {mostly}")
+}
+
 /// Of two values that of auto mode, or that of PyTorch's transfer-learning tutorial.
 fn auto<T>(mode: Mode, auto: T, tutorial: T) -> T {
     if mode == Mode::Auto { auto } else { tutorial }
@@ -90,9 +104,9 @@ fn auto<T>(mode: Mode, auto: T, tutorial: T) -> T {
 settings! {
     run "Run" {
         /// How to train
-        mode: Mode = |mode| mode, ANY, ALWAYS, "auto";
+        mode: Mode = |mode| mode, ANY, ALWAYS, || Mode::default().text();
         /// Time that mode auto may take, such as 90s, 10m or 1h30m; 0 for a probe alone
-        time: Option<Seconds> = |mode| auto(mode, Some(Seconds(600.0)), None), NOT_NEGATIVE, AUTO, "10m";
+        time: Option<Seconds> = |mode| auto(mode, Some(Seconds(600.0)), None), NOT_NEGATIVE, AUTO;
         /// Seed of every random decision
         seed: u64 = |_| 0, SEED, ALWAYS;
         /// Arithmetic of the convolutions in training; what is measured and saved is f32
@@ -104,31 +118,32 @@ settings! {
         /// An unreadable photo is an error instead of a warning
         strict: bool = |_| false, ANY, ALWAYS;
         /// Most memory for decoded photos in MiB
-        cache_mib: Option<usize> = |_| None, ANY, ALWAYS, "1024, or a quarter of what is free";
+        cache_mib: Option<usize> = |_| None, ANY, ALWAYS, || "1024, or a quarter of what is free".into();
     }
     network "Network" {
         /// Side of the network's input in pixels
-        imgsz: Option<u32> = |_| None, SIDE, ALWAYS, "as the weights were published, mostly 224";
+        imgsz: Option<u32> = |_| None, SIDE, ALWAYS, || as_for_weights(usual().crop);
         /// Shorter side after resizing, before the centre crop, in pixels
-        val_resize_size: Option<u32> = |_| None, SIDE, ALWAYS, "as for the weights, mostly imgsz * 256 / 224";
+        val_resize_size: Option<u32> = |_| None, SIDE, ALWAYS,
+            || as_for_weights(format!("`imgsz` * {} / {}", usual().resize, usual().crop));
         /// How photos are resized
-        interpolation: Option<Interpolation> = |_| None, ANY, ALWAYS, "as for the weights, mostly bilinear";
+        interpolation: Option<Interpolation> = |_| None, ANY, ALWAYS,
+            || as_for_weights(usual().interpolation.text());
         /// Mean of red, green and blue that is subtracted, for photos of 0 to 1
-        mean: Option<[f32; 3]> = |_| None, ANY, ALWAYS, "as for the weights, mostly 0.485,0.456,0.406";
+        mean: Option<[f32; 3]> = |_| None, COLORS, ALWAYS, || as_for_weights(usual().mean.text());
         /// Standard deviation of red, green and blue that is then divided by
-        std: Option<[f32; 3]> = |_| None, ANY, ALWAYS, "as for the weights, mostly 0.229,0.224,0.225";
+        std: Option<[f32; 3]> = |_| None, POSITIVE_COLORS, ALWAYS, || as_for_weights(usual().std.text());
         /// Freeze everything before this layer, such as layer4
         freeze_until: Option<String> = |_| None, ANY, ALWAYS;
         /// Begin with the head alone, and let one more stage of the backbone learn every N epochs
         unfreeze_every: Option<usize> = |_| None, COUNT, ALWAYS;
         /// What batch norms of trained layers do
         bn: Option<BatchNorm> = |_| None, ANY, FINE_TUNES,
-            "train; frozen where the weights have theirs folded, or the head starts from a probe";
+            || "train; frozen where the weights have theirs folded, or the head starts from a probe".into();
     }
     head "Head" {
-        /// What classifies: softmax (the same as linear), ovr or mean (the nearest class mean) for a probe; linear, cosine,
-        /// mlp:512 (or mlp:512,256) or conv:256,fc:128 (convolutions, :256x1 for 1x1 ones, with batch norm and ReLU, then
-        /// fully connected layers)
+        /// What classifies: linear, cosine, mlp:512,256 (hidden layers) or conv:256x1,fc:128 (1x1 convolutions, then hidden
+        /// layers); for a probe softmax, ovr or mean (the nearest class mean)
         head: Head = |mode| if mode == Mode::Probe { Head::Softmax } else { Head::Linear }, ANY, ALWAYS;
         /// Last layer of the backbone that stays, such as layer3; its map is averaged over its area
         cut: Option<String> = |_| None, ANY, ALWAYS;
@@ -137,7 +152,7 @@ settings! {
         /// What the head starts from
         init_head: InitHead = |mode| auto(mode, InitHead::Probe, InitHead::Random), ANY, DESCENDS;
         /// Inverse regularisation strength of a probe
-        c: Option<f64> = |_| None, POSITIVE, PROBES, "chosen by cross-validation";
+        c: Option<f64> = |_| None, POSITIVE, PROBES, || "chosen by cross-validation".into();
     }
     optimizer "Optimiser" {
         /// Learning rate
@@ -151,11 +166,12 @@ settings! {
         /// Nesterov's momentum
         nesterov: bool = |_| false, ANY, SGD;
         /// Weight decay
-        weight_decay: Option<f64> = |_| None, NOT_NEGATIVE, DESCENDS, "0 for sgd, 0.01 for adamw";
+        weight_decay: Option<f64> = |_| None, NOT_NEGATIVE, DESCENDS,
+            || [Optimizer::Sgd, Optimizer::AdamW].map(|it| format!("{} for {}", it.weight_decay(), it.text())).join(", ");
         /// Learning rate of the backbone
-        backbone_lr: Option<f64> = |_| None, POSITIVE, ALWAYS, "that of the head";
+        backbone_lr: Option<f64> = |_| None, POSITIVE, ALWAYS, || "that of the head, `lr`".into();
         /// Factor of the rate from each stage of the backbone to the one below, such as 0.7
-        lr_layer_decay: Option<f64> = |mode| auto(mode, Some(0.8), None), FACTOR, ALWAYS, "1; 0.8 with mode auto";
+        lr_layer_decay: f64 = |mode| auto(mode, 0.8, 1.0), FACTOR, ALWAYS;
         /// Scale gradients down to this norm, taken over all of them
         clip_grad_norm: Option<f64> = |_| None, POSITIVE, DESCENDS;
         /// Batches whose gradients make one step
@@ -225,7 +241,9 @@ const MAGNITUDE: Range = Range { allowed: "from 0 to 30", holds: |x| x <= 30.0 }
 const SIDE: Range =
     Range { allowed: "from 1 to 4096 pixels", holds: |x| (1.0..=Preprocessing::MAX_SIDE as f64).contains(&x) };
 // TOML's integers have a sign.
-const SEED: Range = Range { allowed: "below 2^63", holds: |x| x < i64::MAX as f64 };
+const SEED: Range = Range { allowed: "a whole number below 2^63", holds: |_| true };
+const COLORS: Range = Range { allowed: "three numbers", holds: |_| true };
+const POSITIVE_COLORS: Range = Range { allowed: "three numbers above 0", holds: |x| x >= f64::from(f32::MIN_POSITIVE) };
 
 /// By gradient descent.
 const DESCENT: Condition =
@@ -277,16 +295,31 @@ impl Settings {
         FIELDS.iter().find(|field| field.name == name)
     }
 
-    /// Gives a setting the value that a text says. The mode is to be set first, by [`new`](Self::new): the defaults of
-    /// others depend on it.
+    /// The defaults of a mode with changes, each a setting's name and value as text. The mode, wherever it is among them,
+    /// decides the defaults.
     ///
     /// # Errors
-    /// [`Error::Setting`] if there is no such setting, or it cannot have that value.
+    /// Those of [`set`](Self::set).
+    pub fn with_changes<'a>(
+        data: PathBuf,
+        backbone: Backbone,
+        changes: impl IntoIterator<Item = (&'a str, &'a str)> + Clone,
+    ) -> Result<Self> {
+        let mut settings = Self::new(data.clone(), backbone.clone(), Mode::default());
+        let modes = changes.clone().into_iter().filter(|(name, _)| *name == "mode");
+        modes.into_iter().try_for_each(|(name, text)| settings.set(name, text))?;
+        let mut settings = Self::new(data, backbone, settings.mode);
+        changes.into_iter().try_for_each(|(name, text)| settings.set(name, text))?;
+        Ok(settings)
+    }
+
+    /// Gives a setting the value that a text says. Others keep theirs, even where their default depends on it:
+    /// [`with_changes`](Self::with_changes) takes the mode into account.
+    ///
+    /// # Errors
+    /// [`Error::NoSuchSetting`]; [`Error::Setting`] if it cannot have that value.
     pub fn set(&mut self, name: &str, text: &str) -> Result<()> {
-        let Some(field) = Self::field(name) else {
-            let allowed = format!("there is no setting {name:?}");
-            return Err(Error::Setting { field: "settings", value: name.into(), allowed });
-        };
+        let Some(field) = Self::field(name) else { return Err(Error::NoSuchSetting { name: name.into() }) };
         let refused = |allowed| Error::Setting { field: field.name, value: text.into(), allowed };
         (field.set)(self, text).map_err(refused)?;
         field.check(self)
@@ -322,11 +355,15 @@ mod tests {
     #[test]
     fn default_text_names_the_modes_that_differ() {
         let of = |name: &str| Settings::field(name).unwrap().default_text();
-        assert_eq!(of("lr"), "0.001; 0.0003 with mode auto");
-        assert_eq!(of("head"), "linear; softmax with mode probe");
+        assert_eq!(of("lr"), "0.001; 0.0003 with `mode` auto");
+        assert_eq!(of("head"), "linear; softmax with `mode` probe");
+        assert_eq!(of("mode"), "auto");
+        assert_eq!(of("time"), "10m with `mode` auto");
+        assert_eq!(of("weight_decay"), "0 for sgd, 0.01 for adamw");
         assert_eq!(of("accumulate"), "1");
         assert_eq!(of("freeze_until"), "");
-        assert_eq!(of("imgsz"), "as the weights were published, mostly 224");
+        assert_eq!(of("imgsz"), "as for the weights, mostly 224");
+        assert_eq!(of("val_resize_size"), "as for the weights, mostly `imgsz` * 256 / 224");
     }
 
     #[test]
@@ -338,11 +375,25 @@ mod tests {
             ("epochs", "0", "`epochs` is 0; it must be a whole number of at least 1"),
             ("optimizer", "lion", "`optimizer` is lion; it must be one of sgd, adamw"),
             ("imgsz", "5000", "`imgsz` is 5000; it must be from 1 to 4096 pixels"),
+            ("std", "1,1,0", "`std` is 1,1,0; it must be three numbers above 0"),
+            ("seed", "-1", "`seed` is -1; it must be a whole number below 2^63"),
             ("speed", "9", "there is no setting \"speed\""),
         ] {
             let message = settings.set(name, text).unwrap_err().to_string();
             assert!(message.contains(expected), "{message}");
         }
+    }
+
+    #[test]
+    fn with_changes_takes_the_defaults_of_the_mode_among_them() {
+        let changes = [("lr", "0.5"), ("mode", "probe"), ("mode", "auto"), ("seed", "9223372036854775807")];
+        let settings = Settings::with_changes("photos".into(), "resnet18".into(), changes).unwrap();
+        let mut expected = Settings::new("photos".into(), "resnet18".into(), Mode::Auto);
+        (expected.lr, expected.seed) = (0.5, i64::MAX as u64);
+        assert_eq!(settings, expected);
+        settings.validate().unwrap();
+        let wrong = Settings { seed: i64::MAX as u64 + 1, ..settings };
+        assert!(wrong.validate().unwrap_err().to_string().contains("`seed`"));
     }
 
     #[test]

@@ -59,7 +59,7 @@ impl Settings {
         let of_backbone = [
             ("freeze_until", self.freeze_until.is_some()),
             ("backbone_lr", self.backbone_lr.is_some()),
-            ("lr_layer_decay", self.lr_layer_decay.is_some()),
+            ("lr_layer_decay", self.lr_layer_decay != 1.0),
             ("unfreeze_every", self.unfreeze_every.is_some()),
         ];
         match of_backbone.into_iter().find(|(_, given)| *given && !self.mode.fine_tunes()) {
@@ -157,7 +157,7 @@ mod tests {
         assert!(with(|s| s.weight_decay = Some(f64::NAN)).unwrap_err().contains("`weight_decay`"));
         assert!(with(|s| s.label_smoothing = 1.0).unwrap_err().contains("`label_smoothing`"));
         assert!(with(|s| (s.patience, s.keep) = (Some(2), Keep::Last)).unwrap_err().contains("`keep` last"));
-        assert!(with(|s| (s.mode, s.lr_layer_decay) = (Mode::Frozen, Some(0.5))).unwrap_err().contains("finetune"));
+        assert!(with(|s| (s.mode, s.lr_layer_decay) = (Mode::Frozen, 0.5)).unwrap_err().contains("finetune"));
     }
 
     #[test]

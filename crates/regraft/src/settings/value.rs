@@ -2,7 +2,7 @@
 
 use std::str::FromStr;
 
-use regraft_data::ColorJitter;
+use regraft_data::{Augmentation, ColorJitter};
 use toml::Value;
 
 use crate::{ClassWeights, Head};
@@ -18,6 +18,9 @@ pub(crate) trait SettingValue: Sized {
     /// Whether it is on or off.
     const IS_FLAG: bool = false;
 
+    /// Whether it is several numbers with commas between them.
+    const IS_LIST: bool = false;
+
     /// Reads a value. The error says what it must be: `it must be ...`.
     fn parse(text: &str) -> Result<Self, String>;
 
@@ -29,9 +32,9 @@ pub(crate) trait SettingValue: Sized {
         None
     }
 
-    /// The value as a number, if it is one.
-    fn number(&self) -> Option<f64> {
-        None
+    /// The numbers in the value, which the setting's range is about.
+    fn numbers(&self) -> Vec<f64> {
+        Vec::new()
     }
 
     /// The value in a TOML file; absent where it is.
@@ -41,12 +44,12 @@ pub(crate) trait SettingValue: Sized {
 }
 
 macro_rules! numbers {
-    ($($ty:ty: $name:literal, $what:literal, $toml:expr;)+) => {$(
+    ($($ty:ty: $name:literal, $what:literal, $number:expr, $toml:expr;)+) => {$(
         impl SettingValue for $ty {
             const VALUE_NAME: &'static str = $name;
 
             fn parse(text: &str) -> Result<Self, String> {
-                let number = text.trim().parse::<$ty>().ok().filter(|&x| (x as f64).is_finite());
+                let number = text.trim().parse::<$ty>().ok().filter(|&x| $number(x).is_finite());
                 number.ok_or_else(|| format!("it must be {}", $what))
             }
 
@@ -54,8 +57,8 @@ macro_rules! numbers {
                 self.to_string()
             }
 
-            fn number(&self) -> Option<f64> {
-                Some(*self as f64)
+            fn numbers(&self) -> Vec<f64> {
+                vec![$number(*self)]
             }
 
             fn toml(&self) -> Option<Value> {
@@ -65,17 +68,21 @@ macro_rules! numbers {
     )+};
 }
 
-/// Whole numbers above `i64::MAX` are refused by the settings' ranges.
+/// A whole number; infinite, which no setting may be, if TOML cannot hold it.
+fn whole(value: impl TryInto<i64>) -> f64 {
+    value.try_into().map_or(f64::INFINITY, |value| value as f64)
+}
+
 fn integer(value: impl TryInto<i64>) -> Value {
     Value::Integer(value.try_into().unwrap_or(i64::MAX))
 }
 
 numbers! {
-    f64: "NUMBER", "a number", Value::Float;
-    usize: "N", "a whole number", integer;
-    u64: "N", "a whole number", integer;
-    u32: "N", "a whole number", integer;
-    u8: "N", "a whole number", integer;
+    f64: "NUMBER", "a number", |x| x, Value::Float;
+    usize: "N", "a whole number", whole, integer;
+    u64: "N", "a whole number below 2^63", whole, integer;
+    u32: "N", "a whole number", whole, integer;
+    u8: "N", "a whole number", whole, integer;
 }
 
 impl SettingValue for bool {
@@ -99,7 +106,7 @@ impl SettingValue for String {
     const VALUE_NAME: &'static str = "LAYER";
 
     fn parse(text: &str) -> Result<Self, String> {
-        Ok(text.into())
+        if text.is_empty() { Err("it must be the name of a layer".into()) } else { Ok(text.into()) }
     }
 
     fn text(&self) -> String {
@@ -110,6 +117,7 @@ impl SettingValue for String {
 impl<T: SettingValue> SettingValue for Option<T> {
     const VALUE_NAME: &'static str = T::VALUE_NAME;
     const CHOICES: &'static [(&'static str, &'static str)] = T::CHOICES;
+    const IS_LIST: bool = T::IS_LIST;
 
     fn parse(text: &str) -> Result<Self, String> {
         T::parse(text).map(Some)
@@ -123,8 +131,8 @@ impl<T: SettingValue> SettingValue for Option<T> {
         self.as_ref().map_or(String::new(), T::text)
     }
 
-    fn number(&self) -> Option<f64> {
-        self.as_ref().and_then(T::number)
+    fn numbers(&self) -> Vec<f64> {
+        self.as_ref().map_or_else(Vec::new, T::numbers)
     }
 
     fn toml(&self) -> Option<Value> {
@@ -155,6 +163,7 @@ fn joined<T: ToString>(values: impl IntoIterator<Item = T>) -> String {
 
 impl SettingValue for [f32; 3] {
     const VALUE_NAME: &'static str = "R,G,B";
+    const IS_LIST: bool = true;
 
     fn parse(text: &str) -> Result<Self, String> {
         let found = list::<f32>(text).and_then(|list| <[f32; 3]>::try_from(list).ok());
@@ -165,10 +174,15 @@ impl SettingValue for [f32; 3] {
     fn text(&self) -> String {
         joined(self)
     }
+
+    fn numbers(&self) -> Vec<f64> {
+        self.iter().map(|&x| x.into()).collect()
+    }
 }
 
 impl SettingValue for ClassWeights {
     const VALUE_NAME: &'static str = "WEIGHTS";
+    const IS_LIST: bool = true;
 
     fn parse(text: &str) -> Result<Self, String> {
         match text {
@@ -192,12 +206,15 @@ impl SettingValue for ClassWeights {
 
 impl SettingValue for ColorJitter {
     const VALUE_NAME: &'static str = "B,C,S,H";
+    const IS_LIST: bool = true;
 
     fn parse(text: &str) -> Result<Self, String> {
         let Some(&[brightness, contrast, saturation, hue]) = list::<f64>(text).as_deref() else {
             return Err("it must be four numbers, such as 0.4,0.4,0.4,0.1".into());
         };
-        Ok(ColorJitter { brightness, contrast, saturation, hue })
+        let jitter = ColorJitter { brightness, contrast, saturation, hue };
+        let augmentation = Augmentation { color_jitter: Some(jitter), ..Augmentation::default() };
+        augmentation.validate().map(|()| jitter).map_err(|error| error.to_string())
     }
 
     fn text(&self) -> String {
@@ -232,8 +249,8 @@ impl SettingValue for Seconds {
         if self.0 > 0.0 && self.0 % 60.0 == 0.0 { format!("{}m", self.0 / 60.0) } else { format!("{}s", self.0) }
     }
 
-    fn number(&self) -> Option<f64> {
-        Some(self.0)
+    fn numbers(&self) -> Vec<f64> {
+        vec![self.0]
     }
 
     fn toml(&self) -> Option<Value> {
@@ -282,5 +299,8 @@ mod tests {
         assert!(usize::parse("-1").unwrap_err().contains("whole number"));
         assert!(<[f32; 3]>::parse("1,2").unwrap_err().contains("three numbers"));
         assert!(ClassWeights::parse("1,-2").unwrap_err().contains("positive numbers"));
+        assert!(ColorJitter::parse("0,0,0,0.6").unwrap_err().contains("hue"));
+        assert_eq!(u64::parse("9223372036854775807"), Ok(i64::MAX as u64));
+        assert!(u64::parse("9223372036854775808").unwrap_err().contains("below 2^63"));
     }
 }

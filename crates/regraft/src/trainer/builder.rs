@@ -28,7 +28,6 @@ pub struct Trainer<'a> {
     data: PathBuf,
     backbone: Backbone,
     weights: WeightSpec,
-    mode: Mode,
     changes: Vec<(String, String)>,
     output_dir: Option<PathBuf>,
     replace: bool,
@@ -46,7 +45,6 @@ impl<'a> Trainer<'a> {
             data: data.into(),
             backbone: Backbone::embedded(),
             weights: WeightSpec::default(),
-            mode: Mode::Auto,
             changes: Vec::new(),
             output_dir: None,
             replace: false,
@@ -71,7 +69,7 @@ impl<'a> Trainer<'a> {
 
     /// How to train. Default: [`Mode::Auto`].
     pub fn mode(self, mode: Mode) -> Self {
-        Self { mode, ..self }
+        self.set("mode", mode)
     }
 
     /// The new head.
@@ -157,8 +155,8 @@ impl<'a> Trainer<'a> {
         let context = Context { engine, progress: self.progress, cancel: &self.cancel, threads: self.threads };
         let hub = Hub::from_env(self.offline)?;
         let found = FoundWeights::find(&self.weights, &self.backbone, &hub, self.progress)?;
-        let mut settings = Settings::new(self.data, self.backbone, self.mode);
-        self.changes.iter().try_for_each(|(name, value)| settings.set(name, value))?;
+        let changes = self.changes.iter().map(|(name, value)| (name.as_str(), value.as_str()));
+        let mut settings = Settings::with_changes(self.data, self.backbone, changes)?;
         settings.prepare_as(&found.preprocessing);
         let output_dir: Option<&Path> = self.output_dir.as_deref();
         let prepared = PreparedRun::check(settings, output_dir, self.replace, &context)?;

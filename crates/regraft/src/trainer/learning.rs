@@ -27,7 +27,7 @@ impl Settings {
             };
             first = first.max(reached);
         }
-        let decay = self.lr_layer_decay.unwrap_or(1.0);
+        let decay = self.lr_layer_decay;
         let rate = |node: NodeId| {
             if node >= *head {
                 return 1.0;
@@ -139,11 +139,11 @@ mod tests {
         assert_eq!(rates(&settings(|_| ()), 0), [1.0; 5]);
         assert_eq!(rates(&settings(|c| c.mode = Mode::Frozen), 0), [0.0, 0.0, 0.0, 0.0, 1.0]);
         assert_eq!(rates(&settings(|c| c.backbone_lr = Some(0.0005)), 0), [0.5, 0.5, 0.5, 0.5, 1.0]);
-        let decay = settings(|c| c.lr_layer_decay = Some(0.5));
+        let decay = settings(|c| c.lr_layer_decay = 0.5);
         assert_eq!(rates(&decay, 0), [0.5f64.powi(5), 0.5f64.powi(5), 0.25, 0.5, 1.0]);
-        let both = settings(|c| (c.lr_layer_decay, c.backbone_lr) = (Some(0.5), Some(0.0005)));
+        let both = settings(|c| (c.lr_layer_decay, c.backbone_lr) = (0.5, Some(0.0005)));
         assert_eq!(rates(&both, 0), [0.5f64.powi(5), 0.5f64.powi(5), 0.25, 0.5, 1.0]);
-        let from = settings(|c| (c.lr_layer_decay, c.freeze_until) = (Some(0.5), Some("layer4".into())));
+        let from = settings(|c| (c.lr_layer_decay, c.freeze_until) = (0.5, Some("layer4".into())));
         assert_eq!(rates(&from, 0), [0.0, 0.0, 0.0, 0.5, 1.0]);
     }
 

@@ -86,7 +86,7 @@ fn what_steps_and_epochs_carry_on_survives_an_interruption() {
         // Stopped between the two batches of a step, and when another stage begins to learn.
         settings(|c| {
             (c.accumulate, c.ema, c.unfreeze_every, c.clip_grad_norm) = (2, Some(0.8), Some(1), Some(0.5));
-            (c.backbone_lr, c.lr_layer_decay) = (Some(0.0005), Some(0.5));
+            (c.backbone_lr, c.lr_layer_decay) = (Some(0.0005), 0.5);
         }),
         settings(|c| {
             (c.head, c.cut) = ("conv:8,fc:6".parse().unwrap(), Some("layer3".into()));

@@ -63,6 +63,7 @@ fn training_flags_out_of_range_exit_with_2() {
         ("--batch-size 0", &["--batch-size"]),
         ("--lr 0", &["--lr"]),
         ("--lr=-1", &["--lr"]),
+        ("--lr -1", &["--lr", "above 0"]),
         ("--lr nan", &["--lr"]),
         ("--momentum=-0.1", &["--momentum"]),
         ("--momentum inf", &["--momentum"]),
@@ -132,6 +133,14 @@ fn folders_that_cannot_be_learned_from_are_explained() {
     train("photos").fails(&["photos/val", "no photos of `stripes`"]);
     fs::rename(place.path("photos/train/stripes"), place.path("photos/val/stripes")).unwrap();
     train("photos").fails(&["photos/val", "`stripes`", "the training folder does not have"]);
+
+    // A class may be called as a setting is.
+    for class in ["head", "mode"] {
+        fs::rename(place.path("photos/train/discs"), place.path(&format!("photos/train/{class}"))).unwrap();
+        let ended = train("photos");
+        ended.fails(&[&format!("`{class}`")]);
+        fs::rename(place.path(&format!("photos/train/{class}")), place.path("photos/train/discs")).unwrap();
+    }
     no_run(&place);
 }
 

@@ -141,7 +141,7 @@ fn a_model_of_numbers_answers_in_their_unit() {
     place
         .run(line)
         .done()
-        .says(&["a number for each photo, 48 photos to train on, 12 to validate on", "no column `split`"]);
+        .says(&["a number for each photo, 48 photos to train on, 12 to validate on", "no column \"split\""]);
     let answers = place.run("predict run/best.safetensors photos/00.ppm photos/17.ppm --json").done().json_lines();
     let value = |answer: &Value| answer["value"].as_f64().unwrap();
     // 0 and 39 of 40 lines are blue.
@@ -202,7 +202,7 @@ fn what_does_not_go_together_is_explained() {
     let train = "--weights random --backbone squeezenet1_1 --imgsz 32 --mode probe --output-dir out";
     for (line, words) in [
         (format!("train photos/wrong.csv {train}"), &["wrong.csv, line 3", "`much` is no number"][..]),
-        (format!("train photos/all.csv {train}"), &["all of the training photos have the label `a`"]),
+        (format!("train photos/all.csv {train}"), &["all of the training photos have the label \"a\""]),
         (format!("train photos/absent.csv {train}"), &["absent.csv", "does not exist"]),
     ] {
         place.run(&line).fails(words);

@@ -93,7 +93,10 @@ fn what_is_wrong_with_a_file_is_said_before_a_run_begins() {
         ),
         ("train photos --mode probe --backbone net.onnx --imgsz 64 --output-dir run", ["--imgsz is 64", "net.onnx"]),
         ("train photos --mode probe --backbone net.onnx --mean 0.5 --output-dir run", ["--mean", "three numbers"]),
-        ("train photos --mode probe --backbone net.onnx --std 1,0,1 --output-dir run", ["std", "positive"]),
+        (
+            "train photos --mode probe --backbone net.onnx --std 1,0,1 --output-dir run",
+            ["--std", "three numbers above 0"],
+        ),
     ] {
         place.run(line).refuses(&words);
     }

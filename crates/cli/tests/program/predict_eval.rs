@@ -57,7 +57,7 @@ fn classes_are_matched_by_name_and_never_shift() {
 
     // Squares alone are still class 1.
     fs::remove_dir_all(place.path("more/stripes")).unwrap();
-    let ended = place.run("eval run/best.safetensors more --json").done().says(&["has no photos of class `discs`"]);
+    let ended = place.run("eval run/best.safetensors more --json").done().says(&["has no photos of class \"discs\""]);
     let evaluation = ended.json();
     assert_eq!(evaluation["confusion"][0], json!([0, 0]));
     assert_eq!(evaluation["n"], 4);

@@ -47,9 +47,8 @@ impl Settings {
             return refuse("head", head, text);
         }
         if self.init_head == InitHead::Probe && !head.is_linear() {
-            let text =
-                "a probe gives the weights of a single fully connected layer, so it goes with `init_head` random";
-            return refuse("head", head, text);
+            let text = "a probe gives the weights of a single fully connected layer";
+            return refuse("init_head", "probe", format!("it goes with `head` linear, not with {head}: {text}"));
         }
         Ok(())
     }

@@ -1,4 +1,4 @@
-//! Files that are whole or not there.
+//! Atomic writes: a file is complete or absent.
 
 use std::fs::{self, File};
 use std::io::{self, BufWriter, Write};
@@ -8,17 +8,17 @@ use tempfile::Builder;
 
 use crate::{Error, stale};
 
-/// Writes the file at `path`, whole or not at all: at every instant, even after a crash or a power failure, the whole new
-/// file is there or the old one (or none, if there was none). After a power failure just behind this call it is the new
-/// one where the system can flush a folder.
+/// Writes the file at `path` atomically: at every moment, even after a crash or a power failure, `path` has the complete
+/// new content or is as it was before.
 ///
-/// `content` writes to a temporary sibling, which is flushed to the disk and then takes the name `path`. If anything
-/// fails the sibling is removed; what a kill leaves is for [`remove_stale`](crate::remove_stale). `content` must write the
-/// same each time: where the disk is full it is called again to count what would have been needed. A link at `path` is
-/// followed, and a file that is replaced keeps its permissions.
+/// `content` writes to a temporary sibling, which is flushed to disk and then renamed to `path`. If anything fails, the
+/// sibling is removed; [`remove_stale`](crate::remove_stale) removes what a killed process leaves. If the disk is full,
+/// `content` is called again to count the bytes it needs, so each call must write the same bytes. A symbolic link at
+/// `path` is followed. A replaced file keeps its permissions. Where the system can flush a directory, the new file
+/// survives a power failure from the moment this function returns.
 ///
 /// # Errors
-/// [`Error::Write`] with the path and the reason.
+/// [`Error::Write`] with the path, the reason, and the bytes needed if the disk was full.
 pub fn write_atomically(path: &Path, content: impl Fn(&mut dyn Write) -> io::Result<()>) -> Result<(), Error> {
     replace(path, &content).map_err(|source| {
         use io::ErrorKind::{FileTooLarge, QuotaExceeded, StorageFull};
@@ -31,14 +31,15 @@ pub fn write_atomically(path: &Path, content: impl Fn(&mut dyn Write) -> io::Res
 fn replace(path: &Path, content: &impl Fn(&mut dyn Write) -> io::Result<()>) -> io::Result<()> {
     let old = match fs::metadata(path) {
         Ok(old) if !old.is_file() => {
-            return Err(io::Error::new(io::ErrorKind::InvalidInput, "something that is no regular file is there"));
+            return Err(io::Error::new(io::ErrorKind::InvalidInput, "it exists and is not a regular file"));
         }
         Ok(old) => Some(old),
         Err(e) if e.kind() == io::ErrorKind::NotFound => None,
         Err(e) => return Err(e),
     };
     let path = if old.is_some() { fs::canonicalize(path)? } else { path.to_path_buf() };
-    let name = path.file_name().ok_or_else(|| io::Error::new(io::ErrorKind::InvalidInput, "it names no file"))?;
+    let name =
+        path.file_name().ok_or_else(|| io::Error::new(io::ErrorKind::InvalidInput, "the path has no file name"))?;
     let directory = match path.parent() {
         Some(parent) if parent != Path::new("") => parent.to_path_buf(),
         _ => PathBuf::from("."),
@@ -47,11 +48,12 @@ fn replace(path: &Path, content: &impl Fn(&mut dyn Write) -> io::Result<()>) -> 
     prefix.push(name);
     let mut builder = Builder::new();
     builder.prefix(&prefix).suffix(stale::SUFFIX);
-    // As any new file has them, less the umask; a temporary file would be private otherwise.
+    // The permissions of any new file, before the umask: temporary files are private by default.
     #[cfg(unix)]
     builder.permissions(std::os::unix::fs::PermissionsExt::from_mode(0o666));
     let temporary = builder.tempfile_in(&directory)?;
-    // Tells the file from one that a killed process left, for `remove_stale`. Where files cannot be locked, nothing is lost.
+    // The lock tells `remove_stale` that the file is in use. On a file system without locks, `remove_stale` cannot take one
+    // either and removes nothing.
     let _ = temporary.as_file().try_lock();
     if let Some(old) = old {
         temporary.as_file().set_permissions(old.permissions())?;
@@ -62,19 +64,18 @@ fn replace(path: &Path, content: &impl Fn(&mut dyn Write) -> io::Result<()>) -> 
     drop(writer);
     temporary.as_file().sync_all()?;
     temporary.persist(&path).map_err(|e| e.error)?;
-    // The new name is in the directory, which has to reach the disk too; only Unix lets one open it.
+    // The new name is stored in the directory, so that must reach the disk too. Only Unix can open a directory.
     #[cfg(unix)]
-    if_possible(File::open(&directory).and_then(|directory| directory.sync_all()))?;
+    allow_unflushable(File::open(&directory).and_then(|directory| directory.sync_all()))?;
     Ok(())
 }
 
-/// What flushing a directory came to, where that is a fault of the disk.
+/// The result of flushing a directory, without the errors that only say that the directory cannot be flushed.
 ///
-/// The file is written and has its name by then. Some file systems have no way to flush a directory, and one that may be
-/// written to need not be readable, which it must be to be opened: there the name reaches the disk when the system sees
-/// fit, and to call the file unwritten would be wrong.
+/// Some file systems cannot flush a directory, and a writable directory need not be readable, which opening it requires.
+/// The file is written and renamed by then, so a failure would be misleading.
 #[cfg(unix)]
-fn if_possible(flushed: io::Result<()>) -> io::Result<()> {
+fn allow_unflushable(flushed: io::Result<()>) -> io::Result<()> {
     use io::ErrorKind::{InvalidInput, PermissionDenied, Unsupported};
     flushed.or_else(|e| match e.kind() {
         Unsupported | InvalidInput | PermissionDenied => Ok(()),
@@ -82,7 +83,7 @@ fn if_possible(flushed: io::Result<()>) -> io::Result<()> {
     })
 }
 
-/// How many bytes `content` writes.
+/// Number of bytes that `content` writes; `None` if it fails.
 fn count(content: &impl Fn(&mut dyn Write) -> io::Result<()>) -> Option<u64> {
     struct Counter(u64);
     impl Write for Counter {
@@ -108,7 +109,7 @@ mod tests {
     }
 
     #[test]
-    fn a_failed_write_leaves_the_old_file_and_nothing_else() {
+    fn failed_write_leaves_only_the_old_file() {
         let directory = tempfile::tempdir().unwrap();
         let path = directory.path().join("results.csv");
         write_atomically(&path, |file| file.write_all(b"old")).unwrap();
@@ -123,7 +124,7 @@ mod tests {
     }
 
     #[test]
-    fn a_full_disk_is_reported_with_the_bytes_needed() {
+    fn full_disk_error_has_bytes_needed() {
         let directory = tempfile::tempdir().unwrap();
         for kind in [io::ErrorKind::StorageFull, io::ErrorKind::QuotaExceeded, io::ErrorKind::FileTooLarge] {
             let calls = Cell::new(0);
@@ -140,20 +141,20 @@ mod tests {
     }
 
     #[test]
-    fn a_directory_is_not_replaced_by_a_file() {
+    fn write_refuses_directory_and_missing_parent() {
         let directory = tempfile::tempdir().unwrap();
         let error = write_atomically(directory.path(), |_| Ok(())).unwrap_err();
-        assert!(error.to_string().contains("no regular file"), "{error}");
+        assert!(error.to_string().contains("not a regular file"), "{error}");
         let nowhere = directory.path().join("absent/model");
         assert!(matches!(write_atomically(&nowhere, |_| Ok(())), Err(Error::Write { .. })));
     }
 
     #[cfg(unix)]
     #[test]
-    fn a_directory_that_cannot_be_flushed_does_not_fail_the_write() {
+    fn unflushable_directory_does_not_fail_write() {
         use std::os::unix::fs::PermissionsExt;
         let directory = tempfile::tempdir().unwrap();
-        // One may write here, but not look (who may do anything is let in all the same).
+        // Writable but not readable. Root can still read it.
         fs::set_permissions(directory.path(), fs::Permissions::from_mode(0o300)).unwrap();
         let path = directory.path().join("model");
         let written = write_atomically(&path, |file| file.write_all(b"1"));
@@ -161,18 +162,18 @@ mod tests {
         written.unwrap();
         assert_eq!(fs::read(&path).unwrap(), b"1");
 
-        let came_to = |kind: io::ErrorKind| if_possible(Err(kind.into())).map_err(|e| e.kind());
+        let result = |kind: io::ErrorKind| allow_unflushable(Err(kind.into())).map_err(|e| e.kind());
         for kind in [io::ErrorKind::Unsupported, io::ErrorKind::InvalidInput, io::ErrorKind::PermissionDenied] {
-            assert_eq!(came_to(kind), Ok(()));
+            assert_eq!(result(kind), Ok(()));
         }
         for kind in [io::ErrorKind::Other, io::ErrorKind::StorageFull, io::ErrorKind::NotFound] {
-            assert_eq!(came_to(kind), Err(kind));
+            assert_eq!(result(kind), Err(kind));
         }
     }
 
     #[cfg(unix)]
     #[test]
-    fn links_are_followed_and_permissions_kept() {
+    fn write_follows_links_and_keeps_permissions() {
         use std::os::unix::fs::{PermissionsExt, symlink};
         let directory = tempfile::tempdir().unwrap();
         let (path, link) = (directory.path().join("model"), directory.path().join("best"));

@@ -1,4 +1,4 @@
-//! SHA-256 and hexadecimal.
+//! SHA-256 hashes as hexadecimal digits.
 
 use std::fs::File;
 use std::io::{self, Read};
@@ -8,12 +8,12 @@ use sha2::Digest;
 
 use crate::Error;
 
-/// A running SHA-256.
+/// An incremental SHA-256 hash.
 #[derive(Clone, Default)]
 pub struct Sha256(sha2::Sha256);
 
 impl Sha256 {
-    /// The hash of no bytes yet.
+    /// Starts a hash.
     pub fn new() -> Self {
         Self::default()
     }
@@ -23,10 +23,10 @@ impl Sha256 {
         self.0.update(bytes);
     }
 
-    /// Adds all bytes of a reader from where it stands.
+    /// Adds the remaining bytes of `reader`.
     ///
     /// # Errors
-    /// The reader's.
+    /// Those of `reader`.
     pub fn update_from(&mut self, mut reader: impl Read) -> io::Result<()> {
         let mut chunk = vec![0; 1 << 16];
         loop {
@@ -39,28 +39,28 @@ impl Sha256 {
         }
     }
 
-    /// The digest.
+    /// Returns the digest.
     pub fn finish(self) -> [u8; 32] {
         self.0.finalize().into()
     }
 
-    /// The digest as 64 lower-case hexadecimal digits.
+    /// Returns the digest as 64 lower-case hexadecimal digits.
     pub fn finish_hex(self) -> String {
         hex(&self.finish())
     }
 }
 
-/// The SHA-256 of bytes as 64 lower-case hexadecimal digits.
+/// Hashes `bytes`; the result is 64 lower-case hexadecimal digits.
 pub fn sha256(bytes: &[u8]) -> String {
     let mut hash = Sha256::new();
     hash.update(bytes);
     hash.finish_hex()
 }
 
-/// The SHA-256 of the file at `path` as 64 lower-case hexadecimal digits.
+/// Hashes the file at `path` in constant memory; the result is 64 lower-case hexadecimal digits.
 ///
 /// # Errors
-/// [`Error::Read`].
+/// [`Error::Read`] if the file cannot be read.
 pub fn sha256_file(path: &Path) -> Result<String, Error> {
     let mut hash = Sha256::new();
     File::open(path)
@@ -69,7 +69,7 @@ pub fn sha256_file(path: &Path) -> Result<String, Error> {
     Ok(hash.finish_hex())
 }
 
-/// Bytes as lower-case hexadecimal digits.
+/// Formats bytes as lower-case hexadecimal digits.
 pub fn hex(bytes: &[u8]) -> String {
     bytes.iter().map(|byte| format!("{byte:02x}")).collect()
 }
@@ -79,8 +79,8 @@ mod tests {
     use super::*;
 
     #[test]
-    fn sha256_is_the_standards() {
-        // FIPS 180-4, the example of one block.
+    fn sha256_matches_fips_180_4() {
+        // The one-block example of FIPS 180-4.
         let expected = "ba7816bf8f01cfea414140de5dae2223b00361a396177a9cb410ff61f20015ad";
         assert_eq!(sha256(b"abc"), expected);
         let dir = tempfile::tempdir().unwrap();

@@ -1,4 +1,4 @@
-//! Files: whole or absent, hashed, read within bounds.
+//! Files: atomic writes, SHA-256 hashes, bounded reads, and the kinds of errors.
 
 mod atomic;
 mod error;

@@ -6,13 +6,13 @@ use std::path::Path;
 
 use crate::Error;
 
-/// The content of the file at `path`, which may have at most `max_bytes`.
+/// Reads the file at `path`, which may have at most `max_bytes` bytes.
 ///
 /// # Errors
-/// [`Error::Read`], [`Error::TooLarge`].
+/// [`Error::Read`] if the file cannot be read, [`Error::TooLarge`] if it is larger.
 pub fn read_bounded(path: &Path, max_bytes: u64) -> Result<Vec<u8>, Error> {
     let mut bytes = Vec::new();
-    // One byte more tells a file that ends at the bound from one that goes on.
+    // Reading one byte more than allowed shows whether the file is too large.
     File::open(path)
         .and_then(|file| file.take(max_bytes.saturating_add(1)).read_to_end(&mut bytes))
         .map_err(|source| Error::Read { path: path.to_owned(), source })?;
@@ -27,7 +27,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn read_bounded_refuses_what_is_larger() {
+    fn read_bounded_refuses_larger_file() {
         let dir = tempfile::tempdir().unwrap();
         let path = dir.path().join("file");
         std::fs::write(&path, [7; 10]).unwrap();

@@ -1,20 +1,20 @@
-//! Temporary files that a killed process left behind.
+//! Removal of the temporary files that a killed process leaves.
 
 use std::ffi::OsStr;
 use std::fs::{self, File};
 use std::path::Path;
 use std::time::Duration;
 
-/// What the names of temporary siblings end with, after `.NAME` and random characters.
+/// End of a temporary sibling's name, after `.NAME` and random characters.
 pub(crate) const SUFFIX: &str = ".regraft.tmp";
 
-/// A temporary file is created a moment before it is locked; younger ones may be at that.
-const SETTLED: Duration = Duration::from_secs(5);
+/// Age from which a temporary file without a lock is stale: a writer creates its file a moment before it locks it.
+const MIN_AGE: Duration = Duration::from_secs(5);
 
-/// Removes the temporary files in `folder` that a killed process left behind while it wrote there.
+/// Removes the temporary files in `folder` that a killed [`write_atomically`](crate::write_atomically) left.
 ///
-/// A file is removed only if its name is that of such a file, it is a regular file, and no process holds its lock: a
-/// writer holds it until the file has its name. What cannot be looked at or removed stays.
+/// A file is removed only if it has the name of such a file, is a regular file, and is not locked: a writer holds the lock
+/// until it renames the file. Files that cannot be inspected or removed stay.
 pub fn remove_stale(folder: &Path) {
     let Ok(entries) = fs::read_dir(folder) else { return };
     for path in entries.flatten().map(|entry| entry.path()) {
@@ -29,9 +29,9 @@ fn is_temporary(name: &OsStr) -> bool {
 }
 
 fn is_stale(path: &Path) -> bool {
-    let Ok(about) = fs::symlink_metadata(path) else { return false };
-    let settled = about.modified().is_ok_and(|at| at.elapsed().is_ok_and(|age| age > SETTLED));
-    about.is_file() && settled && File::open(path).is_ok_and(|file| file.try_lock().is_ok())
+    let Ok(metadata) = fs::symlink_metadata(path) else { return false };
+    let old = metadata.modified().is_ok_and(|at| at.elapsed().is_ok_and(|age| age > MIN_AGE));
+    metadata.is_file() && old && File::open(path).is_ok_and(|file| file.try_lock().is_ok())
 }
 
 #[cfg(test)]

@@ -1,39 +1,39 @@
-//! The wish to stop.
+//! Cancellation.
 
 use std::fmt;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 
-/// A wish to stop long work, which clones share. Work looks at it between steps and ends with everything saved.
+/// A request to stop long work, shared by its clones. Work checks it between steps and saves its state before it stops.
 #[derive(Clone, Debug, Default)]
 pub struct Cancel(Arc<AtomicBool>);
 
 impl Cancel {
-    /// A wish that nobody has yet.
+    /// A request that has not been made.
     pub fn new() -> Self {
         Self::default()
     }
 
-    /// Asks to stop. Returns whether that had been asked before.
+    /// Asks to stop. Returns whether a stop had been asked for before.
     pub fn cancel(&self) -> bool {
         self.0.swap(true, Ordering::SeqCst)
     }
 
-    /// Whether somebody has asked to stop.
+    /// Whether a stop has been asked for.
     pub fn is_cancelled(&self) -> bool {
         self.0.load(Ordering::Relaxed)
     }
 
-    /// Fails if somebody has asked to stop.
+    /// Returns an error if a stop has been asked for.
     ///
     /// # Errors
-    /// [`Cancelled`].
+    /// [`Cancelled`] then.
     pub fn check(&self) -> Result<(), Cancelled> {
         if self.is_cancelled() { Err(Cancelled) } else { Ok(()) }
     }
 }
 
-/// Work was ended because somebody asked to stop.
+/// The error of work that was asked to stop.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Cancelled;
 
@@ -50,7 +50,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn cancel_is_shared_by_clones() {
+    fn clones_share_cancel() {
         let cancel = Cancel::new();
         let clone = cancel.clone();
         assert_eq!(clone.check(), Ok(()));

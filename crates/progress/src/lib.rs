@@ -1,4 +1,4 @@
-//! Progress of long work, and the wish to cancel it: the same two for downloads, decoding, fitting and training.
+//! Progress and cancellation of long work: downloads, decoding, fitting and training use the same two types.
 
 mod cancel;
 
@@ -6,62 +6,62 @@ pub use cancel::{Cancel, Cancelled};
 
 use std::path::Path;
 
-/// Hears about long work. Nothing it does changes the result.
+/// Receives reports of long work. It cannot change the result.
 ///
-/// Every method does nothing unless it is implemented, so a listener implements what it wants to hear.
+/// By default every method does nothing, so an implementation overrides those it needs.
 pub trait Progress: Sync {
-    /// Something worth knowing.
+    /// Reports a fact that the user may want to know.
     fn note(&self, _text: &str) {}
 
-    /// Something that is probably not as intended.
+    /// Reports something that is probably not intended.
     fn warn(&self, _text: &str) {}
 
     /// A stage begins: its name, and how many units of what it has.
     fn begin(&self, _stage: &str, _unit: &str, _total: u64) {}
 
-    /// Units of the current stage that are done, and what else there is to say (a loss). May come from any thread.
+    /// `done` units of the current stage are done; `detail` is for display, such as the loss. May come from any thread.
     fn advance(&self, _done: u64, _detail: &str) {}
 
-    /// How far the whole work was when the current stage began, and its size, in the current stage's units: for the time
-    /// left of all of it.
+    /// Position of the current stage in the whole work, from which the remaining time follows: the units done before the
+    /// stage began and those of the whole work, both in the stage's unit.
     fn overall(&self, _before: u64, _total: u64) {}
 
-    /// The current stage is finished, or given up.
+    /// The current stage has ended, complete or not.
     fn end(&self) {}
 
-    /// An epoch is finished and saved.
+    /// An epoch is complete and saved.
     fn epoch(&self, _epoch: &Epoch) {}
 
-    /// The run's folder has been made.
+    /// The folder of the run has been created.
     fn run_folder(&self, _path: &Path) {}
 }
 
-/// The results of an epoch.
+/// Results of an epoch.
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub struct Epoch {
-    /// Its number, from 1.
+    /// Number of the epoch, from 1.
     pub epoch: usize,
-    /// Epochs of the run.
+    /// Number of epochs in the run.
     pub epochs: usize,
-    /// Mean loss on the training samples while the network learned.
+    /// Mean loss on the training samples, measured during training.
     pub train_loss: f64,
-    /// Score on them, named by `train_metric`.
+    /// Score on the training samples; `train_metric` names it.
     pub train_score: f64,
     /// Mean loss on the validation samples after the epoch.
     pub val_loss: f64,
-    /// Score on them, named by `val_metric`.
+    /// Score on the validation samples; `val_metric` names it.
     pub val_score: f64,
-    /// Name of the training score's column: `acc`, `r2`.
+    /// Column name of the training score: `acc`, `r2`.
     pub train_metric: &'static str,
-    /// Name of the validation score's column: `acc`, `map`, `r2`.
+    /// Column name of the validation score: `acc`, `map`, `r2`.
     pub val_metric: &'static str,
-    /// Seconds it took.
+    /// Duration of the epoch in seconds.
     pub seconds: f64,
-    /// Whether its weights are the best so far.
+    /// Whether the weights after this epoch are the best so far.
     pub best: bool,
 }
 
-/// Hears nothing.
+/// Ignores every report.
 #[derive(Clone, Copy, Debug, Default)]
 pub struct Silent;
 

@@ -6,6 +6,9 @@ pub use cancel::{Cancel, Cancelled};
 
 use std::path::Path;
 
+/// The unit of a stage that counts bytes, so that a listener can show KiB and MiB.
+pub const BYTES: &str = "bytes";
+
 /// Hears about long work. Nothing it does changes the result.
 ///
 /// Every method does nothing unless it is implemented, so a listener implements what it wants to hear.
@@ -16,7 +19,7 @@ pub trait Progress: Sync {
     /// Something that is probably not as intended.
     fn warn(&self, _text: &str) {}
 
-    /// A stage begins: its name, and how many units of what it has.
+    /// A stage begins: its name, its unit ([`BYTES`], `images`), and how many of them it has.
     fn begin(&self, _stage: &str, _unit: &str, _total: u64) {}
 
     /// Units of the current stage that are done, and what else there is to say (a loss). May come from any thread.

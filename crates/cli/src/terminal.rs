@@ -8,6 +8,7 @@ use std::time::{Duration, Instant};
 
 use indicatif::{HumanBytes, HumanDuration, ProgressBar, ProgressState, ProgressStyle};
 use regraft::{Epoch, Progress};
+use regraft_progress::BYTES;
 
 use crate::flags::with_flags;
 
@@ -37,9 +38,6 @@ pub fn quoted(path: &Path) -> String {
         false => format!("'{}'", text.replace('\'', r"'\''")),
     }
 }
-
-/// The unit of work that is told in KiB, MiB and so on.
-pub const BYTES: &str = "bytes";
 
 /// Prints what the library reports.
 pub struct Terminal {

@@ -1,32 +1,33 @@
-//! Bringing a file here: attempts, each of which goes on where the one before ended.
+//! Downloading a file in attempts, each of which continues where the one before ended.
 
 use std::io::{self, Read};
 use std::path::Path;
 use std::thread::sleep;
 use std::time::{Duration, Instant};
 
-use regraft_progress::{Cancel, Progress};
+use regraft_progress::{BYTES, Cancel, Progress};
 
 use crate::client::{Client, Failure, broken};
 use crate::error::Reason;
 use crate::part::Part;
 use crate::{Error, Result, Settings, Weights};
 
-/// How long a wait goes on before it is asked whether to stop.
-const GLANCE: Duration = Duration::from_millis(50);
+/// How often a pause checks whether to stop.
+const POLL_INTERVAL: Duration = Duration::from_millis(50);
 
 /// How an attempt ended.
 enum Attempt {
-    /// With all bytes.
+    /// All bytes have arrived.
     Complete,
-    /// With fewer, for a reason that may pass, after which to wait so long if the server says.
-    Cut(Reason, Option<Duration>),
+    /// Some are missing, and a retry may get them, after the pause that the server asks for.
+    Incomplete(Reason, Option<Duration>),
 }
 
-/// Brings the file of `weights` to `path` and returns its SHA-256.
+/// Downloads the file of `weights` to `path` and returns its SHA-256.
 ///
 /// # Errors
-/// [`Error::Fetch`] with what happened; [`Error::NoRoom`], [`Error::Cache`], [`Error::Setting`]; [`Error::Interrupted`].
+/// [`Error::Fetch`] with the cause; [`Error::NoRoom`], [`Error::CacheRead`], [`Error::CacheWrite`], [`Error::Setting`];
+/// [`Error::Cancelled`].
 pub(crate) fn download(
     weights: &Weights,
     path: &Path,
@@ -38,13 +39,13 @@ pub(crate) fn download(
     let download = Download { weights, url: &url, client: Client::new(settings, &url)?, settings, progress, cancel };
     let mut part = Part::open(path, *weights.bytes().end())?;
     download.require_room(path, part.len())?;
-    progress.begin(weights.file_name(), "bytes", *weights.bytes().end());
+    progress.begin(weights.file_name(), BYTES, *weights.bytes().end());
     let result = download.attempts(&mut part);
     progress.end();
     match result {
         Ok(digest) => part.finish(path).map(|()| digest),
         Err(Stop::Fetch(reason)) => {
-            // A part that cannot become the file is not kept; one that can is.
+            // A part that cannot become the file is useless to the next download.
             if part.len() == 0 || matches!(reason, Reason::Hash { .. } | Reason::TooLong { .. }) {
                 part.discard();
             }
@@ -59,7 +60,7 @@ pub(crate) fn download(
     }
 }
 
-/// Why there are no more attempts.
+/// Why attempts end.
 enum Stop {
     Fetch(Reason),
     Other(Error),
@@ -81,10 +82,10 @@ struct Download<'a> {
 }
 
 impl Download<'_> {
-    /// Attempts until the file is here and is the published one; returns its digest.
+    /// Attempts until the published file has arrived; returns its SHA-256.
     fn attempts(&self, part: &mut Part) -> Result<String, Stop> {
-        let patience = &self.settings.patience;
-        let mut pauses = patience.pauses.iter();
+        let timeouts = &self.settings.timeouts;
+        let mut pauses = timeouts.retry_pauses.iter();
         let mut attempts = 0;
         loop {
             attempts += 1;
@@ -101,18 +102,19 @@ impl Download<'_> {
                         let expected = self.weights.sha256.clone();
                         return Err(Stop::Fetch(Reason::Hash { found: digest, expected }));
                     }
-                    self.progress.warn("the parts that arrived do not make the published file; downloading it anew");
+                    self.progress
+                        .warn("the parts that arrived do not make up the published file; downloading it again");
                 }
-                Attempt::Cut(reason, wait) => {
-                    // Whoever gets on, if slowly, may go on; so a hundred attempts is the most that can be.
+                Attempt::Incomplete(reason, wait) => {
+                    // A slow but steady download may go on; each such attempt brings a hundredth, so they are bounded.
                     if part.len() > before + self.weights.bytes().start() / 100 {
-                        pauses = patience.pauses.iter();
+                        pauses = timeouts.retry_pauses.iter();
                         attempts = 1;
                     }
                     let Some(&pause) = pauses.next() else {
                         return Err(Stop::Fetch(counted(reason, part.len(), attempts)));
                     };
-                    let pause = wait.map_or(pause, |wait| wait.clamp(pause, patience.longest_pause.max(pause)));
+                    let pause = wait.map_or(pause, |wait| wait.clamp(pause, timeouts.max_retry_pause.max(pause)));
                     let seconds = pause.as_secs_f64();
                     self.progress.warn(&format!("{}; trying again in {seconds:.0} s", counted(reason, part.len(), 1)));
                     self.pause(pause)?;
@@ -121,48 +123,46 @@ impl Download<'_> {
         }
     }
 
-    /// One request, and the bytes that come with its answer.
+    /// Sends one request and stores the bytes of its response.
     fn attempt(&self, part: &mut Part) -> Result<Attempt, Stop> {
         let expected = self.weights.bytes();
         let whole = |len: u64| expected.contains(&len);
         if whole(part.len()) && self.weights.has_digest(&part.digest()) {
-            return Ok(Attempt::Complete); // all that was missing was its name
+            return Ok(Attempt::Complete); // Only its name was missing.
         }
-        let answer = match self.client.get(self.url, part.len(), part.tag()) {
-            Ok(answer) => answer,
-            Err(Failure::NoSuchPart) => {
+        let response = match self.client.get(self.url, part.len(), part.validator()) {
+            Ok(response) => response,
+            Err(Failure::NoSuchRange) => {
                 part.restart(None)?;
                 match self.client.get(self.url, 0, None) {
-                    Ok(answer) => answer,
-                    Err(Failure::Passing(reason, wait)) => return Ok(Attempt::Cut(reason, wait)),
-                    Err(Failure::Final(reason)) => return Err(Stop::Fetch(reason)),
-                    Err(Failure::NoSuchPart) => {
-                        let what = "it sends a part of a file where the whole was asked for";
+                    Ok(response) => response,
+                    Err(Failure::Transient(reason, wait)) => return Ok(Attempt::Incomplete(reason, wait)),
+                    Err(Failure::Permanent(reason)) => return Err(Stop::Fetch(reason)),
+                    Err(Failure::NoSuchRange) => {
+                        let what = "a part of the file where the whole was requested";
                         return Err(Stop::Fetch(Reason::Protocol(what.into())));
                     }
                 }
             }
-            Err(Failure::Passing(reason, wait)) => return Ok(Attempt::Cut(reason, wait)),
-            Err(Failure::Final(reason)) => return Err(Stop::Fetch(reason)),
+            Err(Failure::Transient(reason, wait)) => return Ok(Attempt::Incomplete(reason, wait)),
+            Err(Failure::Permanent(reason)) => return Err(Stop::Fetch(reason)),
         };
-        if !answer.fits(&expected) {
-            let announced = answer.total.unwrap_or(0);
+        if !response.fits(&expected) {
+            let announced = response.total.unwrap_or(0);
             return Err(Stop::Fetch(Reason::Length { announced, expected: self.expected() }));
         }
-        match answer.start {
-            0 => part.restart(answer.tag.as_deref())?,
+        match response.start {
+            0 => part.restart(response.validator.as_deref())?,
             _ => part.resume(),
         }
-        let end = answer.total;
-        let mut reader = answer.into_reader();
+        let end = response.total;
+        let mut reader = response.into_reader();
         let mut chunk = vec![0; 1 << 16];
         loop {
-            if self.cancel.is_cancelled() {
-                return Err(Error::Interrupted.into());
-            }
+            self.cancel.check().map_err(Error::from)?;
             match reader.read(&mut chunk) {
                 Ok(0) if whole(part.len()) && end.is_none_or(|end| end == part.len()) => return Ok(Attempt::Complete),
-                Ok(0) => return Ok(cut("the connection broke off")),
+                Ok(0) => return Ok(incomplete("the connection broke")),
                 Ok(n) if part.len() + n as u64 > *expected.end() => {
                     return Err(Stop::Fetch(Reason::TooLong { expected: self.expected() }));
                 }
@@ -171,30 +171,28 @@ impl Download<'_> {
                     self.progress.advance(part.len(), "");
                 }
                 Err(e) if e.kind() == io::ErrorKind::Interrupted => {}
-                Err(e) => return Ok(cut(&broken(&e))),
+                Err(e) => return Ok(incomplete(&broken(&e))),
             }
         }
     }
 
-    /// The published size, in words.
+    /// The published size in words.
     fn expected(&self) -> String {
         let (low, high) = self.weights.bytes().into_inner();
         if low == high { format!("{low}") } else { format!("{low} to {high}") }
     }
 
-    /// Waits, unless the caller wants to stop.
+    /// Waits, unless the caller asks to stop.
     fn pause(&self, pause: Duration) -> Result<()> {
         let started = Instant::now();
         while started.elapsed() < pause {
-            if self.cancel.is_cancelled() {
-                return Err(Error::Interrupted);
-            }
-            sleep(GLANCE.min(pause));
+            self.cancel.check()?;
+            sleep(POLL_INTERVAL.min(pause));
         }
         Ok(())
     }
 
-    /// Checks that the disk has room for what is still to come; where the system does not tell, nothing is checked.
+    /// Fails if the disk has no room for the missing bytes. Checks nothing if the free space is unknown.
     fn require_room(&self, path: &Path, done: u64) -> Result<()> {
         let needed = self.weights.bytes().end().saturating_sub(done);
         let folder = path.parent().unwrap_or(path);
@@ -207,11 +205,11 @@ impl Download<'_> {
     }
 }
 
-fn cut(what: &str) -> Attempt {
-    Attempt::Cut(Reason::Broken { what: what.into(), done: 0, attempts: 1 }, None)
+fn incomplete(what: &str) -> Attempt {
+    Attempt::Incomplete(Reason::Broken { what: what.into(), done: 0, attempts: 1 }, None)
 }
 
-/// The reason with how much has arrived and how often it was tried.
+/// The reason, completed with the bytes that have arrived and the number of attempts.
 fn counted(reason: Reason, done: u64, attempts: u32) -> Reason {
     match reason {
         Reason::Broken { what, .. } => Reason::Broken { what, done, attempts },

@@ -1,137 +1,181 @@
-//! What can go wrong between a name and a file of weights.
+//! Errors of this crate.
 
 use std::io;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
+
+use regraft_io::ErrorKind;
+use regraft_progress::Cancelled;
 
 /// The result of this crate's functions.
 pub type Result<T, E = Error> = std::result::Result<T, E>;
 
-/// Why weights could not be had.
+/// Why published weights are not available.
 #[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
 pub enum Error {
-    /// The file is not here and could not be fetched.
+    /// The file is not in the cache, and its download failed.
     #[error("cannot download {url}: {reason}; {}", by_hand(path))]
     Fetch {
-        /// Where it was to come from.
+        /// Address of the file.
         url: String,
-        /// Where it belongs.
+        /// Path of the file in the cache.
         path: PathBuf,
-        /// What happened.
+        /// Cause of the failure.
         reason: Reason,
     },
-    /// The file is not here, and no network may be used.
-    #[error("{} {}, and --offline (or REGRAFT_OFFLINE) forbids downloading {url}; {}", path.display(),
+    /// The file is not in the cache, and downloads are not allowed.
+    #[error("{} {}, and `offline` (or REGRAFT_OFFLINE) forbids downloading {url}; {}", path.display(),
         damage.as_ref().map_or_else(|| "is not there".into(), |damage| format!("is damaged ({damage})")), by_hand(path))]
     Offline {
-        /// Where it could come from.
+        /// Address of the file.
         url: String,
-        /// Where it belongs.
+        /// Path of the file in the cache.
         path: PathBuf,
-        /// What is wrong with the file that is there, if one is.
+        /// What is wrong with the file at `path`; none if there is no file.
         damage: Option<String>,
     },
-    /// The cache cannot be read or written.
-    #[error("cannot {what} {}: {source}; REGRAFT_HOME names another folder for downloaded weights", path.display())]
-    Cache {
-        /// What was tried.
-        what: &'static str,
+    /// A file of the cache could not be read.
+    #[error("cannot read {}: {source}; {ELSEWHERE}", path.display())]
+    CacheRead {
+        /// The file.
+        path: PathBuf,
+        /// The operating system's reason.
+        source: io::Error,
+    },
+    /// A file or folder of the cache could not be written.
+    #[error("cannot write {}: {source}; {ELSEWHERE}", path.display())]
+    CacheWrite {
         /// The file or folder.
         path: PathBuf,
         /// The operating system's reason.
         source: io::Error,
     },
     /// The disk has no room for the file.
-    #[error(
-        "{} has {available} bytes free, but {url} needs {needed}; free some space, or name another folder with \
-         REGRAFT_HOME", path.display()
-    )]
+    #[error("{} has {available} bytes free, but {url} needs {needed}; free some space, or {ELSEWHERE}", path.display())]
     NoRoom {
-        /// The folder of the cache.
+        /// Folder of the cache.
         path: PathBuf,
-        /// What was to be downloaded.
+        /// Address of the file.
         url: String,
-        /// Bytes that are free.
+        /// Free bytes.
         available: u64,
-        /// Bytes that are still to come.
+        /// Bytes that have not arrived yet.
         needed: u64,
     },
-    /// An environment variable has a value that means nothing.
-    #[error("{0}")]
-    Setting(String),
-    /// The caller asked to stop; what has arrived is kept.
-    #[error("interrupted; what has arrived is kept, and the next download goes on from there")]
-    Interrupted,
+    /// An environment variable has a value that is not allowed.
+    #[error("{field} is {value}; it must be {allowed}")]
+    Setting {
+        /// Name of the variable.
+        field: &'static str,
+        /// Its value.
+        value: String,
+        /// What is allowed.
+        allowed: String,
+    },
+    /// The user's own registry cannot be used.
+    #[error("{}: {reason}", path.display())]
+    Registry {
+        /// The registry's file.
+        path: PathBuf,
+        /// What is wrong, and in which entry.
+        reason: String,
+    },
+    /// The caller asked to stop.
+    #[error("interrupted; bytes that have arrived are kept, and the next download continues from there")]
+    Cancelled,
 }
 
-/// What happened to a download.
+impl Error {
+    /// What kind of fault it is.
+    pub fn kind(&self) -> ErrorKind {
+        match self {
+            // The registry is configuration, too.
+            Self::Setting { .. } | Self::Registry { .. } => ErrorKind::Setting,
+            Self::Cancelled => ErrorKind::Cancelled,
+            Self::Fetch { .. } | Self::Offline { .. } | Self::CacheRead { .. } => ErrorKind::Input,
+            Self::CacheWrite { .. } | Self::NoRoom { .. } => ErrorKind::Write,
+        }
+    }
+}
+
+impl From<Cancelled> for Error {
+    fn from(_: Cancelled) -> Self {
+        Self::Cancelled
+    }
+}
+
+/// Why a download failed.
 #[derive(Clone, Debug, PartialEq, thiserror::Error)]
+#[non_exhaustive]
 pub enum Reason {
     /// No connection to the server.
     #[error("{what}; is there a network? (Behind a proxy, set HTTPS_PROXY)")]
     Connect {
-        /// Which step failed.
+        /// The step that failed.
         what: String,
     },
-    /// The proxy would not connect.
+    /// The proxy refused to connect.
     #[error("the proxy refuses: {0}; look at HTTPS_PROXY, ALL_PROXY and NO_PROXY")]
     Proxy(String),
-    /// The server's certificate is not trusted, or something else of TLS failed.
+    /// The server's certificate is not trusted, or another part of TLS failed.
     #[error("no trusted connection: {0}; where a proxy inspects connections, name its certificate in SSL_CERT_FILE")]
     Tls(String),
-    /// The server answers with an error.
-    #[error("the server answers with HTTP status {status} ({}){}", meaning(*status), after(*attempts))]
+    /// The server responded with an error.
+    #[error("the server responds with HTTP status {status} ({}){}", meaning(*status), after(*attempts))]
     Status {
-        /// The status.
+        /// HTTP status.
         status: u16,
-        /// How often it was tried.
+        /// Number of attempts.
         attempts: u32,
     },
-    /// One redirect leads to the next.
+    /// Too many redirects.
     #[error("the server redirects again and again")]
     Redirects,
-    /// A redirect leads from an encrypted address to one that is not.
+    /// A redirect from https to an address without it.
     #[error("the server redirects to an address without https")]
     Downgrade,
-    /// The answer is no HTTP.
-    #[error("the server's answer makes no sense: {0}")]
+    /// The response is not valid HTTP.
+    #[error("the server's response is not valid: {0}")]
     Protocol(String),
-    /// The server has a file of another size.
+    /// The server's file has another size than the published one.
     #[error("the server has a file of {announced} bytes, but the published one has {expected}")]
     Length {
-        /// The size that the server states.
+        /// Size that the server announces, in bytes.
         announced: u64,
-        /// The size that is published.
+        /// Published size, in bytes.
         expected: String,
     },
-    /// The server does not stop where the file ends.
+    /// The server sent more bytes than the published file has.
     #[error("the server sends more than the {expected} bytes of the published file")]
     TooLong {
-        /// The size that is published.
+        /// Published size, in bytes.
         expected: String,
     },
-    /// The connection breaks off or stalls.
+    /// The connection broke or stalled.
     #[error("{what}{}{}", arrived(*done), after(*attempts))]
     Broken {
-        /// Which of the two.
+        /// What happened.
         what: String,
-        /// Bytes that have arrived, which are kept.
+        /// Bytes that have arrived and are kept.
         done: u64,
-        /// How often it was tried.
+        /// Number of attempts.
         attempts: u32,
     },
-    /// What arrived is another file.
+    /// The bytes that arrived are not the published file.
     #[error(
-        "what arrived is not the published file: its SHA-256 is {found}, and that of the file begins with {expected}"
+        "the bytes that arrived are not the published file: their SHA-256 is {found} and should begin with {expected}"
     )]
     Hash {
-        /// The digest of what arrived.
+        /// SHA-256 of the bytes that arrived.
         found: String,
-        /// The digits that are published.
+        /// Published digits.
         expected: String,
     },
 }
 
-fn by_hand(path: &std::path::Path) -> String {
+const ELSEWHERE: &str = "set REGRAFT_HOME to keep downloaded weights in another folder";
+
+fn by_hand(path: &Path) -> String {
     format!("put the file at {} by hand", path.display())
 }
 
@@ -145,11 +189,11 @@ fn after(attempts: u32) -> String {
 
 fn meaning(status: u16) -> &'static str {
     match status {
-        401 | 407 => "it wants a password",
+        401 | 407 => "it asks for a password",
         403 => "forbidden",
         404 | 410 => "the file is not there",
         429 => "too many requests; wait a little",
-        500.. => "trouble of its own; try later",
+        500.. => "an error of the server; try later",
         _ => "unexpected",
     }
 }

@@ -1,20 +1,19 @@
-//! What is known of every published file of weights.
+//! The registry: facts about every published file of weights.
 
 use std::fs::File;
-use std::io::{self, Read};
+use std::io;
 use std::ops::RangeInclusive;
 use std::path::Path;
 
+use regraft_io::{Sha256, read_bounded};
 use serde::Deserialize;
-use sha2::Digest;
 
-use crate::part::{hash, hex};
 use crate::{Error, Result};
 
-/// The name that stands for the weights which a network's publisher recommends.
+/// Name of the weights that a network's publisher recommends.
 pub const DEFAULT: &str = "default";
 
-/// How the pictures that weights were measured on were resampled.
+/// Resampling of the images that published accuracies were measured on.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Deserialize)]
 #[serde(rename_all = "lowercase")]
 pub enum Interpolation {
@@ -25,7 +24,7 @@ pub enum Interpolation {
 }
 
 impl Interpolation {
-    /// torchvision's name of it.
+    /// torchvision's name.
     pub fn name(self) -> &'static str {
         match self {
             Interpolation::Bilinear => "bilinear",
@@ -38,42 +37,42 @@ impl Interpolation {
 #[derive(Clone, Debug, PartialEq, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct Weights {
-    /// The network they are of, by the publisher's name.
+    /// Publisher's name of the network.
     pub backbone: String,
-    /// The publisher's name for them, such as `IMAGENET1K_V1`.
+    /// Publisher's name of the weights, such as `IMAGENET1K_V1`.
     pub name: String,
-    /// Whether they are what the publisher recommends for the network.
+    /// Whether the publisher recommends them for the network.
     pub default: bool,
-    /// Where the publisher keeps the file.
+    /// Address of the file.
     pub url: String,
-    /// The first digits of the file's SHA-256, at least 8 and all 64 where they are known, in lower case.
+    /// First digits of the file's SHA-256 in lower case: 8 at least, all 64 where they are known.
     pub sha256: String,
-    /// Size as torchvision publishes it: in MiB, to three places.
+    /// Size in MiB, to three places, as torchvision publishes it.
     #[serde(default)]
     mib: Option<f64>,
-    /// Size where it is known to the byte.
+    /// Exact size, if known.
     #[serde(default)]
     bytes: Option<u64>,
-    /// Learnable elements, the published head among them.
+    /// Learnable elements, including the published head.
     pub parameters: u64,
     /// Multiply-adds for one image, in billions, as published.
     #[serde(default)]
     pub gmacs: Option<f64>,
-    /// What `accuracy` is measured on.
+    /// Name of the metric that `accuracy` is.
     pub metric: String,
-    /// Accuracy as published, in percent.
+    /// Published accuracy in percent.
     pub accuracy: f64,
-    /// SPDX name of the publisher's licence.
+    /// SPDX name of the licence.
     pub licence: String,
-    /// The pictures that they have learned from, which may have terms of their own.
+    /// Training images, which may have terms of their own.
     pub trained_on: String,
-    /// Side of the smallest picture that the network takes, in pixels.
+    /// Side of the smallest image that the network takes, in pixels.
     pub min_size: u32,
-    /// Length of the shorter side after resizing, in pixels.
+    /// Shorter side after resizing, in pixels.
     pub resize: u32,
-    /// Side of the square that the centre crop keeps, in pixels.
+    /// Side of the centre crop, in pixels.
     pub crop: u32,
-    /// How resizing resamples.
+    /// Resampling of the resize.
     pub interpolation: Interpolation,
     /// Mean of each channel (R, G, B), on the scale 0..1.
     pub mean: [f32; 3],
@@ -82,12 +81,12 @@ pub struct Weights {
 }
 
 impl Weights {
-    /// The publisher's name of the file: the end of its address.
+    /// Publisher's name of the file: the end of its address.
     pub fn file_name(&self) -> &str {
         self.url.rsplit('/').next().unwrap_or(&self.url)
     }
 
-    /// How many bytes the file may have: a published size is rounded to a thousandth of a MiB.
+    /// Sizes in bytes that the file may have: published sizes are rounded to a thousandth of a MiB.
     pub fn bytes(&self) -> RangeInclusive<u64> {
         match (self.bytes, self.mib) {
             (Some(bytes), _) => bytes..=bytes,
@@ -98,115 +97,120 @@ impl Weights {
         }
     }
 
-    /// The file's size in MiB.
+    /// Size in MiB.
     pub fn mib(&self) -> f64 {
         self.mib.unwrap_or_else(|| *self.bytes().end() as f64 / f64::from(1 << 20))
     }
 
-    /// Whether the values make sense; says which does not.
-    fn check(&self) -> Result<(), String> {
+    /// Fails with the rule that an entry breaks.
+    fn validate(&self) -> Result<(), String> {
         let plain = |c: char| c.is_ascii_alphanumeric() || "-_.".contains(c);
         let hex = |c: char| c.is_ascii_digit() || ('a'..='f').contains(&c);
         let (name, (low, high)) = (self.file_name(), self.bytes().into_inner());
-        let checks = [
+        let rules = [
             (
                 self.url.starts_with("https://") || self.url.starts_with("http://"),
-                "url begins with http:// or https://",
+                "url must begin with http:// or https://",
             ),
-            // It becomes the name of a file here, beside others of this program.
+            // It becomes the name of a file in the cache, beside the registry and locks.
             (
-                name.chars().all(plain) && !name.starts_with('.') && name != OWN && name.len() > 4,
-                "url ends with a plain file name",
+                name.chars().all(plain) && !name.starts_with('.') && name != USER_REGISTRY && name.len() > 4,
+                "url must end with a plain file name",
             ),
             (
                 (8..=64).contains(&self.sha256.len()) && self.sha256.chars().all(hex),
-                "sha256 is 8 to 64 hexadecimal digits",
+                "sha256 must be 8 to 64 hexadecimal digits",
             ),
-            (self.bytes.is_some() != self.mib.is_some(), "either bytes or mib is given"),
-            (low > 0 && high < 1 << 34, "the size is above 0 and below 16 GiB"),
-            ([self.resize, self.crop].iter().all(|side| (1..=4096).contains(side)), "resize and crop are 1 to 4096"),
-            (self.mean.iter().all(|mean| mean.is_finite()), "mean is finite"),
-            (self.std.iter().all(|&std| std.is_normal() && std > 0.0), "std is positive"),
+            (self.bytes.is_some() != self.mib.is_some(), "either bytes or mib must be given"),
+            (low > 0 && high < 1 << 34, "the size must be above 0 and below 16 GiB"),
+            (
+                [self.resize, self.crop].iter().all(|side| (1..=4096).contains(side)),
+                "resize and crop must be 1 to 4096",
+            ),
+            (self.mean.iter().all(|mean| mean.is_finite()), "mean must be finite"),
+            (self.std.iter().all(|&std| std.is_normal() && std > 0.0), "std must be positive"),
         ];
-        checks.iter().find(|(fine, _)| !fine).map_or(Ok(()), |(_, rule)| Err(format!("it is a rule that {rule}")))
+        rules.iter().find(|(kept, _)| !kept).map_or(Ok(()), |(_, rule)| Err((*rule).into()))
     }
 
-    /// Whether `digest`, 64 hexadecimal digits in lower case, is the file's as far as it is published.
-    pub fn has_digest(&self, digest: &str) -> bool {
+    /// Whether `digest`, 64 hexadecimal digits in lower case, begins with the published digits.
+    pub(crate) fn has_digest(&self, digest: &str) -> bool {
         digest.starts_with(&self.sha256)
     }
 }
 
-/// Every file of weights that is known.
+/// All known files of weights.
 #[derive(Clone, Debug)]
 pub struct Registry {
     weights: Vec<Weights>,
 }
 
-/// The form of the registry's files.
+/// Format of the registry's files.
 #[derive(Deserialize)]
 #[serde(deny_unknown_fields)]
 struct Tables {
     weights: Vec<Weights>,
 }
 
-/// The name of a user's own entries in the folder of downloaded files.
-pub const OWN: &str = "registry.toml";
+/// Name of the user's own registry in the cache folder.
+const USER_REGISTRY: &str = "registry.toml";
 
-/// The most bytes of a user's own entries that are read.
-const LARGEST: u64 = 1 << 20;
+/// Largest size of the user's own registry.
+const MAX_BYTES: u64 = 1 << 20;
 
 /// How a file was recognised.
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub enum Known<'a> {
-    /// It is the published file, as far as its hash is published.
+    /// Size and the published digits of the hash are the published file's.
     Content(&'a Weights),
-    /// It has the published file's name and another content.
+    /// The name is the published file's; the content differs.
     Name(&'a Weights),
 }
 
 impl Registry {
-    /// What torchvision and others have published.
+    /// The weights that torchvision and others publish.
     pub fn published() -> Self {
-        let read = |text| toml::from_str::<Tables>(text).expect("the registry's files are well formed").weights;
+        let read = |text| toml::from_str::<Tables>(text).expect("the registry's files are valid").weights;
         let mut weights = read(include_str!("../registry/torchvision.toml"));
         weights.extend(read(include_str!("../registry/others.toml")));
         Self { weights }
     }
 
-    /// The same, after the entries of the file [`OWN`] in the folder `home`, if there is one: they have the form of
-    /// `registry/torchvision.toml` and take the place of published ones for the same network with the same name.
+    /// The published weights and those of the user's own registry, `registry.toml` in the folder `home`, if it exists.
+    ///
+    /// Its format is that of `registry/torchvision.toml`. Its entries replace published ones of the same network and name.
     ///
     /// # Errors
-    /// [`Error::Setting`] naming the file and what is wrong in it.
-    pub fn with_own(home: &Path) -> Result<Self> {
-        let path = home.join(OWN);
-        let wrong = |what: String| Error::Setting(format!("{}: {what}", path.display()));
-        let mut text = String::new();
-        match File::open(&path) {
-            Err(e) if e.kind() == io::ErrorKind::NotFound => return Ok(Self::published()),
-            Err(e) => return Err(wrong(format!("cannot be read: {e}"))),
-            Ok(file) => {
-                file.take(LARGEST).read_to_string(&mut text).map_err(|e| wrong(format!("cannot be read: {e}")))?
+    /// [`Error::Registry`] naming the file, the entry and what is wrong.
+    pub fn with_user_entries(home: &Path) -> Result<Self> {
+        let path = home.join(USER_REGISTRY);
+        let wrong = |reason: String| Error::Registry { path: path.clone(), reason };
+        let bytes = match read_bounded(&path, MAX_BYTES) {
+            Err(regraft_io::Error::Read { source, .. }) if source.kind() == io::ErrorKind::NotFound => {
+                return Ok(Self::published());
             }
+            Err(regraft_io::Error::Read { source, .. }) => return Err(wrong(format!("cannot be read: {source}"))),
+            Err(_) => return Err(wrong(format!("is larger than {MAX_BYTES} bytes"))),
+            Ok(bytes) => bytes,
         };
-        let mut weights = toml::from_str::<Tables>(&text).map_err(|e| wrong(e.to_string()))?.weights;
+        let mut weights = toml::from_slice::<Tables>(&bytes).map_err(|e| wrong(e.to_string()))?.weights;
         for entry in &weights {
-            entry.check().map_err(|what| wrong(format!("{} {}: {what}", entry.backbone, entry.name)))?;
+            entry.validate().map_err(|rule| wrong(format!("{} {}: {rule}", entry.backbone, entry.name)))?;
         }
         weights.extend(Self::published().weights);
         Ok(Self { weights })
     }
 
-    /// What the file at `path` is among the published weights of `backbone`: by its content, or else by its name. A file
-    /// that cannot be read is nothing known.
+    /// Finds the file at `path` among the weights of `backbone`, by content or else by name; none if it cannot be read.
     pub fn recognise(&self, backbone: &str, path: &Path) -> Option<Known<'_>> {
         let mut file = File::open(path).ok()?;
         let len = file.metadata().ok()?.len();
         let mut candidates = self.weights.iter().filter(|weights| weights.backbone == backbone);
-        // Hashing takes a while, so that its size is asked first.
+        // Hashing is slow, so only a file of a fitting size is hashed.
         if candidates.clone().any(|weights| weights.bytes().contains(&len)) {
-            let digest = hex(&hash(&mut file).ok()?.finalize());
+            let mut hash = Sha256::new();
+            hash.update_from(&mut file).ok()?;
+            let digest = hash.finish_hex();
             let same = |weights: &&Weights| weights.bytes().contains(&len) && weights.has_digest(&digest);
             if let Some(weights) = candidates.clone().find(same) {
                 return Some(Known::Content(weights));
@@ -216,17 +220,17 @@ impl Registry {
         candidates.find(|weights| name == weights.file_name()).map(Known::Name)
     }
 
-    /// All of them.
+    /// All weights.
     pub fn all(&self) -> &[Weights] {
         &self.weights
     }
 
-    /// The weights for a network; none where none are known.
+    /// The weights of a network.
     pub fn of<'a>(&'a self, backbone: &'a str) -> impl Iterator<Item = &'a Weights> {
         self.weights.iter().filter(move |weights| weights.backbone == backbone)
     }
 
-    /// The weights of a network called `name`, in any case; `default` for those that their publisher recommends.
+    /// The weights of a network with this name, ignoring case; [`DEFAULT`] means those that the publisher recommends.
     pub fn find(&self, backbone: &str, name: &str) -> Option<&Weights> {
         let wanted = |weights: &&Weights| {
             weights.backbone == backbone
@@ -246,17 +250,17 @@ mod tests {
     use std::collections::HashSet;
 
     #[test]
-    fn every_entry_is_complete() {
+    fn published_entries_are_complete() {
         let registry = Registry::published();
         let all = registry.all();
         for weights in all {
             let what = format!("{} {}", weights.backbone, weights.name);
-            assert_eq!(weights.check(), Ok(()), "{what}");
+            assert_eq!(weights.validate(), Ok(()), "{what}");
             assert!(weights.url.starts_with("https://"), "{what}");
             let (low, high) = weights.bytes().into_inner();
             assert!(low > 1 << 20 && high < 1 << 30 && high - low <= 1051, "{what}: {low} to {high} bytes");
-            // Four bytes a parameter, or two, and above that the batch norms' statistics. GoogLeNet's file has auxiliary
-            // heads as well, which torchvision counts among the parameters of Inception v3 alone.
+            // Four bytes a parameter, or two, and the batch norms' statistics. GoogLeNet's file also has auxiliary heads,
+            // which torchvision counts as parameters only for Inception v3.
             let bytes = low as f64 / weights.parameters as f64;
             let fine = (1.99..2.1).contains(&bytes) || (3.99..4.3).contains(&bytes);
             assert!(fine || weights.backbone == "googlenet", "{what}: {bytes} bytes a parameter");
@@ -269,7 +273,7 @@ mod tests {
     }
 
     #[test]
-    fn every_network_has_one_default() {
+    fn published_networks_have_one_default() {
         let registry = Registry::published();
         for weights in registry.all() {
             let defaults = registry.of(&weights.backbone).filter(|weights| weights.default).count();
@@ -278,7 +282,7 @@ mod tests {
     }
 
     #[test]
-    fn weights_are_found_by_name_and_are_torchvisions() {
+    fn find_ignores_case_and_knows_default() {
         // ResNet50_Weights in torchvision/models/resnet.py
         let registry = Registry::published();
         let find = |backbone, name| registry.find(backbone, name);
@@ -294,7 +298,7 @@ mod tests {
     }
 
     #[test]
-    fn sizes_hold_what_rounding_hides() {
+    fn bytes_allows_for_rounding() {
         // The real resnet18-f37072fd.pth has 46,830,571 bytes, published as 44.661 MiB.
         let registry = Registry::published();
         let weights = registry.find("resnet18", "default").unwrap();
@@ -303,7 +307,7 @@ mod tests {
     }
 
     #[test]
-    fn networks_that_normalise_again_have_both_steps_together() {
+    fn mean_and_std_include_a_networks_own_normalisation() {
         let registry = Registry::published();
         for name in ["googlenet", "inception_v3"] {
             let weights = registry.find(name, "default").unwrap();
@@ -317,16 +321,16 @@ mod tests {
     }
 
     #[test]
-    fn a_users_own_entries_come_first() {
+    fn with_user_entries_replaces_and_validates() {
         let dir = tempfile::tempdir().unwrap();
-        assert_eq!(Registry::with_own(dir.path()).unwrap().all().len(), Registry::published().all().len());
+        assert_eq!(Registry::with_user_entries(dir.path()).unwrap().all().len(), Registry::published().all().len());
         let (_, published) = include_str!("../registry/torchvision.toml").split_once("[[weights]]").unwrap();
         let entry = published.split("[[weights]]").next().unwrap();
         let with = |old: &str, new: &str| {
             assert!(entry.contains(old), "{old}");
             let entry = entry.replace(old, new);
-            std::fs::write(dir.path().join(OWN), format!("[[weights]]{entry}")).unwrap();
-            Registry::with_own(dir.path())
+            std::fs::write(dir.path().join(USER_REGISTRY), format!("[[weights]]{entry}")).unwrap();
+            Registry::with_user_entries(dir.path())
         };
         let registry = with("https://download.pytorch.org/models/", "http://localhost/own-").unwrap();
         assert_eq!(registry.find("resnet18", "default").unwrap().file_name(), "own-resnet18-f37072fd.pth");
@@ -346,7 +350,7 @@ mod tests {
             ("crop = 224", "crap = 224", "crap"),
         ] {
             let message = with(old, new).unwrap_err().to_string();
-            assert!(message.contains(OWN) && message.contains(rule), "{new}: {message}");
+            assert!(message.contains(USER_REGISTRY) && message.contains(rule), "{new}: {message}");
         }
     }
 }

@@ -1,4 +1,4 @@
-//! Where files are kept and how they are fetched, by the environment.
+//! Where downloaded files are kept, and how they are downloaded.
 
 use std::env;
 use std::ffi::OsString;
@@ -10,76 +10,81 @@ use etcetera::BaseStrategy;
 
 use crate::{Error, Result, Weights};
 
-/// Where files are kept and how they are fetched.
+/// Where downloaded files are kept, and how they are downloaded.
 #[derive(Clone, Debug)]
 pub struct Settings {
-    /// The folder of downloaded files, which need not exist yet.
+    /// Folder of downloaded files; need not exist yet.
     pub home: PathBuf,
-    /// An address that holds the same files under the same names and is asked instead of the publishers.
+    /// Address with the same files under the same names, used instead of the publishers'.
     pub mirror: Option<String>,
-    /// Whether nothing may be downloaded.
+    /// Whether downloads are forbidden.
     pub offline: bool,
-    /// Certificates in PEM that are trusted instead of those built in.
+    /// PEM file of certificates to trust instead of the built-in ones.
     pub certificates: Option<PathBuf>,
-    /// How long to wait for what.
-    pub patience: Patience,
+    /// Timeouts and retries.
+    pub timeouts: Timeouts,
 }
 
-/// How long to wait, and how often to try again.
+/// How long to wait, and how often to retry.
 #[derive(Clone, Debug)]
-pub struct Patience {
-    /// For a connection.
+pub struct Timeouts {
+    /// Longest wait for a connection.
     pub connect: Duration,
-    /// For the next bytes.
-    pub stall: Duration,
-    /// Before each new attempt after one that brought next to nothing; with the last of them it gives up.
-    pub pauses: Vec<Duration>,
-    /// The longest pause that a server may ask for.
-    pub longest_pause: Duration,
+    /// Longest wait for the next bytes.
+    pub read: Duration,
+    /// Pause before each retry. The download fails once all are used up; an attempt that brings at least a hundredth of
+    /// the file makes all of them available again.
+    pub retry_pauses: Vec<Duration>,
+    /// Longest pause that a server may ask for.
+    pub max_retry_pause: Duration,
 }
 
-impl Default for Patience {
+impl Default for Timeouts {
     fn default() -> Self {
         let seconds = Duration::from_secs;
         Self {
             connect: seconds(20),
-            stall: seconds(30),
-            pauses: [1, 2, 4, 8].map(seconds).to_vec(),
-            longest_pause: seconds(60),
+            read: seconds(30),
+            retry_pauses: [1, 2, 4, 8].map(seconds).to_vec(),
+            max_retry_pause: seconds(60),
         }
     }
 }
 
 impl Settings {
-    /// The settings that `REGRAFT_HOME`, `XDG_CACHE_HOME`, `REGRAFT_MIRROR`, `REGRAFT_OFFLINE` and `SSL_CERT_FILE` make.
+    /// Reads the settings from `REGRAFT_HOME`, `XDG_CACHE_HOME`, `REGRAFT_MIRROR`, `REGRAFT_OFFLINE` and `SSL_CERT_FILE`.
     ///
     /// # Errors
     /// [`Error::Setting`] naming the variable, its value and what is allowed.
     pub fn from_env() -> Result<Self> {
-        Self::from(|name| env::var_os(name).filter(|value| !value.is_empty()))
+        Self::from_variables(|name| env::var_os(name).filter(|value| !value.is_empty()))
     }
 
-    fn from(variable: impl Fn(&str) -> Option<OsString>) -> Result<Self> {
+    fn from_variables(variable: impl Fn(&str) -> Option<OsString>) -> Result<Self> {
         let text = |name: &str| variable(name).map(|value| value.to_string_lossy().into_owned());
         let offline = match text("REGRAFT_OFFLINE").map(|value| value.to_lowercase()).as_deref() {
             None | Some("0" | "false" | "no" | "off") => false,
             Some("1" | "true" | "yes" | "on") => true,
             Some(other) => {
-                return Err(Error::Setting(format!("REGRAFT_OFFLINE is {other:?}; it must be 1 or 0")));
+                return Err(Error::Setting {
+                    field: "REGRAFT_OFFLINE",
+                    value: format!("{other:?}"),
+                    allowed: "1 or 0".into(),
+                });
             }
         };
         let mirror = text("REGRAFT_MIRROR").map(mirror).transpose()?;
         let home = home(&variable)?;
         let certificates = variable("SSL_CERT_FILE").map(PathBuf::from);
-        Ok(Self { home, mirror, offline, certificates, patience: Patience::default() })
+        Ok(Self { home, mirror, offline, certificates, timeouts: Timeouts::default() })
     }
 
-    /// Where a file belongs.
+    /// Path of a file in the cache.
     pub fn path(&self, weights: &Weights) -> PathBuf {
         self.home.join(weights.file_name())
     }
 
-    /// Where a file is asked for.
+    /// Address that a file is downloaded from: the mirror's if there is one, else the publisher's.
     pub fn url(&self, weights: &Weights) -> String {
         match &self.mirror {
             Some(mirror) => format!("{mirror}/{}", weights.file_name()),
@@ -87,11 +92,11 @@ impl Settings {
         }
     }
 
-    /// What is in the place of a file, by its size alone.
+    /// What the cache holds of a file, judged by size alone.
     pub fn cached(&self, weights: &Weights) -> Cached {
         let length = |path: &Path| fs::metadata(path).ok().filter(fs::Metadata::is_file).map(|file| file.len());
         let path = self.path(weights);
-        match (length(&path), length(&crate::part::partial(&path))) {
+        match (length(&path), length(&crate::part::part_path(&path))) {
             (Some(bytes), _) if weights.bytes().contains(&bytes) => Cached::Whole,
             (Some(_), _) => Cached::Damaged,
             (None, Some(bytes)) if bytes > 0 => Cached::Partial(bytes),
@@ -105,41 +110,43 @@ impl Settings {
 pub enum Cached {
     /// Nothing.
     Absent,
-    /// So many bytes of it.
+    /// The first bytes, this many.
     Partial(u64),
-    /// A file of its size.
+    /// A file of the published size.
     Whole,
     /// A file of another size.
     Damaged,
 }
 
-/// Checks the address of a mirror and drops the slash at its end.
+/// Checks a mirror's address and drops the slash at its end.
 fn mirror(text: String) -> Result<String> {
     let host = text.strip_prefix("https://").or_else(|| text.strip_prefix("http://"));
     match host {
         Some(host) if !host.is_empty() && !host.starts_with('/') && !text.contains(['?', '#', ' ']) => {
             Ok(text.trim_end_matches('/').into())
         }
-        _ => Err(Error::Setting(format!(
-            "REGRAFT_MIRROR is {text:?}; it must be an address such as https://mirror.example/weights"
-        ))),
+        _ => Err(Error::Setting {
+            field: "REGRAFT_MIRROR",
+            value: format!("{text:?}"),
+            allowed: "an address such as https://mirror.example/weights".into(),
+        }),
     }
 }
 
-/// `REGRAFT_HOME`, else `regraft` in `XDG_CACHE_HOME` or where the system keeps caches.
+/// The cache folder: `REGRAFT_HOME`, else `regraft` in `XDG_CACHE_HOME` or in the system's folder of caches.
 fn home(variable: impl Fn(&str) -> Option<OsString>) -> Result<PathBuf> {
-    let absolute =
-        |path: PathBuf| std::path::absolute(&path).map_err(|source| Error::Cache { what: "find", path, source });
-    if let Some(home) = variable("REGRAFT_HOME") {
-        return absolute(home.into());
+    let wrong = |value: String, allowed: String| Error::Setting { field: "REGRAFT_HOME", value, allowed };
+    if let Some(home) = variable("REGRAFT_HOME").map(PathBuf::from) {
+        return std::path::absolute(&home).map_err(|e| wrong(home.display().to_string(), format!("a folder ({e})")));
     }
-    // Elsewhere than on Linux too, for those who set it; a relative one is to be ignored, says its specification.
+    // On every system, for users who set it. The XDG specification says to ignore relative paths.
     if let Some(cache) = variable("XDG_CACHE_HOME").map(PathBuf::from).filter(|path| path.is_absolute()) {
         return Ok(cache.join("regraft"));
     }
     let caches = etcetera::base_strategy::choose_native_strategy().map(|strategy| strategy.cache_dir());
-    let unknown = "there is no home folder to keep weights in; set REGRAFT_HOME to a folder";
-    caches.map(|caches| caches.join("regraft")).map_err(|_| Error::Setting(unknown.into()))
+    caches.map(|caches| caches.join("regraft")).map_err(|_| {
+        wrong("not set".into(), "a folder for downloaded weights, because this user has no home folder".into())
+    })
 }
 
 #[cfg(test)]
@@ -148,12 +155,12 @@ mod tests {
     use crate::Registry;
 
     fn settings(variables: &[(&str, &str)]) -> Result<Settings> {
-        Settings::from(|name| variables.iter().find(|(key, _)| *key == name).map(|(_, value)| value.into()))
+        Settings::from_variables(|name| variables.iter().find(|(key, _)| *key == name).map(|(_, value)| value.into()))
     }
 
     #[cfg(unix)]
     #[test]
-    fn the_cache_is_where_the_environment_says() {
+    fn home_follows_the_environment() {
         let home = |variables: &[(&str, &str)]| settings(variables).unwrap().home;
         assert_eq!(home(&[("REGRAFT_HOME", "/a/b"), ("XDG_CACHE_HOME", "/c")]), Path::new("/a/b"));
         assert_eq!(home(&[("REGRAFT_HOME", "b")]), env::current_dir().unwrap().join("b"));
@@ -163,7 +170,7 @@ mod tests {
     }
 
     #[test]
-    fn a_mirror_takes_the_place_of_everything_before_the_name() {
+    fn url_replaces_everything_before_the_name_by_the_mirror() {
         let registry = Registry::published();
         let weights = registry.find("resnet18", "default").unwrap();
         let url = |mirror: &str| Ok::<_, Error>(settings(&[("REGRAFT_MIRROR", mirror)])?.url(weights));
@@ -177,10 +184,12 @@ mod tests {
     }
 
     #[test]
-    fn offline_is_a_yes_or_a_no() {
+    fn offline_is_read_as_yes_or_no() {
         for (value, offline) in [("1", true), ("True", true), ("0", false), ("off", false)] {
             assert_eq!(settings(&[("REGRAFT_OFFLINE", value)]).unwrap().offline, offline, "{value}");
         }
-        assert!(settings(&[("REGRAFT_OFFLINE", "perhaps")]).unwrap_err().to_string().contains("perhaps"));
+        let error = settings(&[("REGRAFT_OFFLINE", "perhaps")]).unwrap_err();
+        assert_eq!(error.to_string(), "REGRAFT_OFFLINE is \"perhaps\"; it must be 1 or 0");
+        assert_eq!(error.kind(), regraft_io::ErrorKind::Setting);
     }
 }

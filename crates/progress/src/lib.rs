@@ -6,6 +6,9 @@ pub use cancel::{Cancel, Cancelled};
 
 use std::path::Path;
 
+/// The unit of a stage that counts bytes, so that a listener can show KiB and MiB.
+pub const BYTES: &str = "bytes";
+
 /// Receives reports of long work. It cannot change the result.
 ///
 /// By default every method does nothing, so an implementation overrides those it needs.
@@ -16,7 +19,7 @@ pub trait Progress: Sync {
     /// Reports something that is probably not intended.
     fn warn(&self, _text: &str) {}
 
-    /// A stage begins: its name, and how many units of what it has.
+    /// A stage begins: its name, its unit ([`BYTES`], `images`), and how many of them it has.
     fn begin(&self, _stage: &str, _unit: &str, _total: u64) {}
 
     /// `done` units of the current stage are done; `detail` is for display, such as the loss. May come from any thread.

@@ -155,14 +155,12 @@ impl Error {
             | Error::NoSuchSetting { .. }
             | Error::Environment(_)
             | Error::Data(regraft_data::Error::Setting { .. })
-            | Error::Learn(regraft_learn::Error::Setting { .. })
             | Error::Graph(Graft { .. } | NoSuchArchitecture { .. } | NoSuchLayer { .. })
-            | Error::Engine(regraft_engine::Error::Precision { .. })
-            | Error::Hub(regraft_hub::Error::Setting(_)) => ErrorKind::Setting,
-            Error::Interrupted
-            | Error::Data(regraft_data::Error::Cancelled)
-            | Error::Learn(regraft_learn::Error::Cancelled)
-            | Error::Hub(regraft_hub::Error::Interrupted) => ErrorKind::Cancelled,
+            | Error::Engine(regraft_engine::Error::Precision { .. }) => ErrorKind::Setting,
+            Error::Learn(regraft_learn::Error::Setting { .. }) => ErrorKind::Setting,
+            Error::Learn(regraft_learn::Error::Cancelled) => ErrorKind::Cancelled,
+            Error::Hub(error) => error.kind(),
+            Error::Interrupted | Error::Data(regraft_data::Error::Cancelled) => ErrorKind::Cancelled,
             Error::Io(regraft_io::Error::Write { .. }) | Error::NoRoom { .. } | Error::Rescued { .. } => {
                 ErrorKind::Write
             }

@@ -1,4 +1,4 @@
-//! A file to fetch, a cache to fetch it into, and somebody who listens.
+//! A file to fetch, a cache to fetch it into, and a listener.
 
 use std::collections::BTreeMap;
 use std::fs;
@@ -7,11 +7,11 @@ use std::sync::Mutex;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
-use regraft_hub::{Error, Local, Patience, Reason, Registry, Settings, Weights, fetch};
-use regraft_progress::{Cancel, Progress};
+use regraft_hub::{Error, Local, Reason, Registry, Settings, Timeouts, Weights, fetch};
+use regraft_io::sha256;
+use regraft_progress::{BYTES, Cancel, Progress};
 use regraft_testing::pattern;
 use regraft_testing::server::Server;
-use sha2::{Digest, Sha256};
 use tempfile::TempDir;
 
 /// The name of the file.
@@ -22,43 +22,43 @@ pub fn file() -> Vec<u8> {
     pattern::values("a file of weights", 300_000).iter().flat_map(|x| x.to_le_bytes()).collect()
 }
 
-/// A cache, and the settings to fetch into it without waiting long.
-pub struct Place {
+/// A cache with settings that do not wait long.
+pub struct Cache {
     dir: TempDir,
     pub settings: Settings,
-    pub watch: Listener,
+    pub listener: Listener,
 }
 
-impl Place {
+impl Cache {
     pub fn new() -> Self {
         let dir = tempfile::tempdir().unwrap();
-        let patience = Patience {
+        let timeouts = Timeouts {
             connect: Duration::from_secs(20),
-            stall: Duration::from_secs(2),
-            pauses: vec![Duration::from_millis(1); 2],
-            longest_pause: Duration::from_millis(20),
+            read: Duration::from_secs(2),
+            retry_pauses: vec![Duration::from_millis(1); 2],
+            max_retry_pause: Duration::from_millis(20),
         };
         let home = dir.path().join("cache");
-        let settings = Settings { home, mirror: None, offline: false, certificates: None, patience };
-        Self { dir, settings, watch: Listener::default() }
+        let settings = Settings { home, mirror: None, offline: false, certificates: None, timeouts };
+        Self { dir, settings, listener: Listener::default() }
     }
 
     /// Fetches `file()` from `server`.
     pub fn fetch(&self, server: &Server) -> Result<Local, Error> {
-        fetch(&weights(&server.url(NAME)), &self.settings, &self.watch, &self.watch.cancel())
+        fetch(&weights(&server.url(NAME)), &self.settings, &self.listener, &self.listener.cancel())
     }
 
-    /// Fetches it and requires it to be right.
+    /// Fetches it, requires its bytes to be right, and that the cache holds nothing else.
     #[track_caller]
     pub fn gets(&self, server: &Server) {
         let local = self.fetch(server).unwrap_or_else(|error| panic!("{error}"));
         assert_eq!(local.path, self.path(NAME));
         assert!(fs::read(&local.path).unwrap() == file(), "the file is not what was sent");
-        assert_eq!(local.sha256, digest(&file()));
-        assert_eq!(self.names(), [format!(".{NAME}.lock"), NAME.into()], "nothing else stays");
+        assert_eq!(local.sha256, sha256(&file()));
+        assert_eq!(self.names(), [format!(".{NAME}.lock"), NAME.into()], "nothing else is left");
     }
 
-    /// Fetches it, requires that to fail while the server did what `reason` says, and that the message says all.
+    /// Fetches it, requires that to fail for a reason that `fits`, and returns the message.
     #[track_caller]
     pub fn fails(&self, server: &Server, fits: impl Fn(&Reason) -> bool) -> String {
         let error = self.fetch(server).unwrap_err();
@@ -90,13 +90,13 @@ impl Place {
         names
     }
 
-    /// Requires that a failed download has left nothing to go on from.
+    /// Requires that a failed download left nothing to continue from.
     #[track_caller]
     pub fn holds_nothing(&self) {
         assert_eq!(self.names(), [format!(".{NAME}.lock")]);
     }
 
-    /// Requires that a failed download has left the first `bytes` bytes of the file, and what to go on by.
+    /// Requires that a failed download left the first `bytes` bytes of the file and its validator.
     #[track_caller]
     pub fn holds(&self, bytes: usize) {
         let part = format!("{NAME}.part");
@@ -117,7 +117,7 @@ pub fn weights(url: &str) -> Weights {
 
 /// The entry of `file()`, with other values for some keys.
 pub fn weights_with(changes: &[(&str, &str)]) -> Weights {
-    let (digest, bytes) = (format!("{:?}", &digest(&file())[..8]), file().len().to_string());
+    let (digest, bytes) = (format!("{:?}", &sha256(&file())[..8]), file().len().to_string());
     let mut entry: BTreeMap<&str, &str> = BTreeMap::from([
         ("backbone", "'nothing'"),
         ("name", "'V1'"),
@@ -141,38 +141,34 @@ pub fn weights_with(changes: &[(&str, &str)]) -> Weights {
     let lines = entry.iter().map(|(key, value)| format!("{key} = {value}\n"));
     let dir = tempfile::tempdir().unwrap();
     let table = format!("[[weights]]\n{}", lines.collect::<String>());
-    fs::write(dir.path().join(regraft_hub::OWN), table).unwrap();
-    Registry::with_own(dir.path()).unwrap().find("nothing", "default").unwrap().clone()
+    fs::write(dir.path().join("registry.toml"), table).unwrap();
+    Registry::with_user_entries(dir.path()).unwrap().find("nothing", "default").unwrap().clone()
 }
 
-pub fn digest(bytes: &[u8]) -> String {
-    Sha256::digest(bytes).iter().map(|byte| format!("{byte:02x}")).collect()
-}
-
-/// Keeps what a download says, and ends it after a number of bytes.
+/// Records what a download reports, and cancels it after a number of bytes.
 #[derive(Default)]
 pub struct Listener {
-    said: Mutex<Vec<String>>,
+    messages: Mutex<Vec<String>>,
     done: AtomicU64,
     cancel: Mutex<Cancel>,
-    /// Interrupts where so many bytes are here; 0 for never.
+    /// Cancels once this many bytes have arrived; 0 for never.
     pub stop_at: AtomicU64,
 }
 
 impl Listener {
     /// All notes and warnings, one a line.
-    pub fn said(&self) -> String {
-        self.said.lock().unwrap().join("\n")
+    pub fn messages(&self) -> String {
+        self.messages.lock().unwrap().join("\n")
     }
 
-    /// A wish to stop that the download's progress may bring about.
+    /// A new [`Cancel`], which the listener uses from then on.
     pub fn cancel(&self) -> Cancel {
         let cancel = Cancel::new();
         *self.cancel.lock().unwrap() = cancel.clone();
         cancel
     }
 
-    /// Bytes that it was told of last.
+    /// Bytes reported last.
     pub fn done(&self) -> u64 {
         self.done.load(Ordering::SeqCst)
     }
@@ -180,15 +176,15 @@ impl Listener {
 
 impl Progress for Listener {
     fn note(&self, text: &str) {
-        self.said.lock().unwrap().push(text.into());
+        self.messages.lock().unwrap().push(text.into());
     }
 
     fn warn(&self, text: &str) {
-        self.said.lock().unwrap().push(format!("warning: {text}"));
+        self.messages.lock().unwrap().push(format!("warning: {text}"));
     }
 
     fn begin(&self, file: &str, unit: &str, bytes: u64) {
-        assert!(file == NAME && unit == "bytes" && bytes > 0);
+        assert!(file == NAME && unit == BYTES && bytes > 0);
     }
 
     fn advance(&self, bytes: u64, _detail: &str) {

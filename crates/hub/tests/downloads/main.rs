@@ -1,4 +1,4 @@
-//! Downloads from servers that behave, and from servers that do not.
+//! Downloads from servers that behave and from servers that do not.
 
 mod common;
 mod failures;

@@ -1,4 +1,4 @@
-//! Downloads that end before their end, and go on.
+//! Downloads that break off and continue.
 
 use std::fs;
 use std::sync::atomic::Ordering;
@@ -6,7 +6,7 @@ use std::sync::atomic::Ordering;
 use regraft_hub::{Cached, Error, Reason};
 use regraft_testing::server::{Reply, Server};
 
-use crate::common::{NAME, Place, file, weights};
+use crate::common::{Cache, NAME, file, weights};
 
 /// Bytes that never arrive at first.
 const MISSING: usize = 200_000;
@@ -16,7 +16,7 @@ fn len() -> usize {
     file().len()
 }
 
-/// A server that first answers with `first`, then as a good one.
+/// A server that first sends `first`, then behaves.
 fn after(first: impl Fn() -> Reply + Send + Sync + 'static) -> Server {
     Server::new(move |number, request| match number {
         0 => first(),
@@ -29,100 +29,100 @@ fn cut() -> Reply {
 }
 
 #[test]
-fn a_download_that_is_cut_short_goes_on_where_it_was() {
-    let (place, server) = (Place::new(), after(cut));
-    place.gets(&server);
+fn fetch_continues_a_broken_download() {
+    let (cache, server) = (Cache::new(), after(cut));
+    cache.gets(&server);
     let requests = server.requests();
     assert_eq!(requests.len(), 2);
     assert_eq!((requests[1].start(), requests[1].header("if-range")), (Some(len() - MISSING), Some("\"it\"")));
-    let said = place.watch.said();
-    assert!(said.contains(&format!("broke off after {} bytes", len() - MISSING)), "{said}");
+    let messages = cache.listener.messages();
+    assert!(messages.contains(&format!("broke after {} bytes", len() - MISSING)), "{messages}");
 }
 
 #[test]
-fn a_download_that_stalls_goes_on_where_it_was() {
-    let (place, server) = (Place::new(), after(|| cut().stall()));
-    place.gets(&server);
+fn fetch_continues_a_stalled_download() {
+    let (cache, server) = (Cache::new(), after(|| cut().stall()));
+    cache.gets(&server);
     assert_eq!(server.requests()[1].start(), Some(len() - MISSING));
-    assert!(place.watch.said().contains("nothing more came"), "{}", place.watch.said());
-    // Before a word of its answer.
-    let (place, server) = (Place::new(), after(|| Reply::raw("").stall()));
-    place.gets(&server);
-    assert!(place.watch.said().contains("did not answer"), "{}", place.watch.said());
+    assert!(cache.listener.messages().contains("stalled"), "{}", cache.listener.messages());
+    // Stalled before the first byte of the response.
+    let (cache, server) = (Cache::new(), after(|| Reply::raw("").stall()));
+    cache.gets(&server);
+    assert!(cache.listener.messages().contains("did not respond"), "{}", cache.listener.messages());
 }
 
 #[test]
-fn a_download_that_cannot_go_on_leaves_what_has_arrived_to_the_next() {
-    let place = Place::new();
+fn fetch_continues_a_failed_download() {
+    let cache = Cache::new();
     let server = Server::new(|number, request| match number {
         0 => cut(),
         _ => Reply::file(request, &file(), "\"it\"").cut(MISSING),
     });
-    let message = place.fails(&server, |reason| matches!(reason, Reason::Broken { attempts: 3, .. }));
+    let message = cache.fails(&server, |reason| matches!(reason, Reason::Broken { attempts: 3, .. }));
     assert!(message.contains("tried 3 times") && message.contains("kept for the next try"), "{message}");
-    place.holds(len() - MISSING);
-    assert_eq!(place.settings.cached(&weights(&server.url(NAME))), Cached::Partial((len() - MISSING) as u64));
+    cache.holds(len() - MISSING);
+    assert_eq!(cache.settings.cached(&weights(&server.url(NAME))), Cached::Partial((len() - MISSING) as u64));
     let server = Server::of(file());
-    place.gets(&server);
+    cache.gets(&server);
     assert_eq!(server.requests()[0].start(), Some(len() - MISSING));
 }
 
 #[test]
-fn slow_but_steady_arrives() {
-    // Each answer brings a little more than a hundredth of the file, and there are only two pauses.
+fn fetch_lets_a_slow_but_steady_download_finish() {
+    // Each response brings a little more than a hundredth of the file, and there are only two retries.
     let step = len() / 99;
     let server = Server::new(move |_, request| {
         let rest = len() - request.start().unwrap_or(0);
         Reply::file(request, &file(), "\"it\"").cut(rest.saturating_sub(step))
     });
-    Place::new().gets(&server);
+    Cache::new().gets(&server);
     assert_eq!(server.requests().len(), 100);
 }
 
 #[test]
-fn an_interrupted_download_goes_on_too() {
-    let (place, server) = (Place::new(), Server::of(file()));
-    place.watch.stop_at.store(100_000, Ordering::SeqCst);
-    assert!(matches!(place.fetch(&server).unwrap_err(), Error::Interrupted));
-    let done = place.watch.done() as usize;
+fn fetch_continues_a_cancelled_download() {
+    let (cache, server) = (Cache::new(), Server::of(file()));
+    cache.listener.stop_at.store(100_000, Ordering::SeqCst);
+    assert!(matches!(cache.fetch(&server).unwrap_err(), Error::Cancelled));
+    let done = cache.listener.done() as usize;
     assert!((100_000..len()).contains(&done), "{done}");
-    place.holds(done);
-    place.watch.stop_at.store(0, Ordering::SeqCst);
-    place.gets(&server);
+    cache.holds(done);
+    cache.listener.stop_at.store(0, Ordering::SeqCst);
+    cache.gets(&server);
     assert_eq!(server.requests()[1].start(), Some(done));
 }
 
 #[test]
-fn a_whole_part_needs_only_its_name() {
-    let (place, server) = (Place::new(), Server::of(file()));
-    place.put(&format!("{NAME}.part"), &file());
-    place.put(&format!("{NAME}.part.etag"), b"\"it\"");
-    place.gets(&server);
+fn fetch_renames_a_whole_part() {
+    let (cache, server) = (Cache::new(), Server::of(file()));
+    cache.put(&format!("{NAME}.part"), &file());
+    cache.put(&format!("{NAME}.part.etag"), b"\"it\"");
+    cache.gets(&server);
     assert!(server.requests().is_empty());
 }
 
 #[test]
-fn a_server_that_ignores_ranges_begins_again() {
+fn fetch_starts_again_if_the_server_ignores_ranges() {
     let server = Server::new(|number, _| match number {
         0 => cut(),
         _ => Reply::whole(&file(), Some("\"it\"")),
     });
-    Place::new().gets(&server);
-    // One that says 200 and sends part of the file nevertheless, and one that sends another part.
+    Cache::new().gets(&server);
+    // Servers that send another range than the requested one.
     for shift in [1, len() - MISSING] {
         let server = Server::new(move |number, request| match (number, request.start()) {
             (0, _) => cut(),
             (1, Some(start)) => Reply::part(&file(), start - shift, Some("\"it\"")),
             _ => Reply::file(request, &file(), "\"it\""),
         });
-        Place::new().gets(&server);
+        Cache::new().gets(&server);
         let starts: Vec<_> = server.requests().iter().map(|request| request.start()).collect();
         assert_eq!(starts, [None, Some(len() - MISSING), None]);
     }
 }
 
 #[test]
-fn a_file_that_changes_between_two_attempts_begins_again() {
+fn fetch_starts_again_if_the_file_changed() {
     let mut old = file();
     old.iter_mut().for_each(|byte| *byte ^= 0x55);
     let first = {
@@ -131,9 +131,9 @@ fn a_file_that_changes_between_two_attempts_begins_again() {
     };
     // A good server sends the whole new file.
     let server = after(first.clone());
-    Place::new().gets(&server);
+    Cache::new().gets(&server);
     assert_eq!(server.requests()[1].header("if-range"), Some("\"old\""));
-    // A bad one sends the rest of the new file, under its new name or without any.
+    // A bad one sends the rest of the new file, with its new validator or without any.
     for tag in [Some("\"new\""), None] {
         let first = first.clone();
         let server = Server::new(move |number, request| match (number, request.start()) {
@@ -141,43 +141,48 @@ fn a_file_that_changes_between_two_attempts_begins_again() {
             (_, Some(start)) => Reply::part(&file(), start, tag),
             _ => Reply::whole(&file(), tag),
         });
-        let place = Place::new();
-        place.gets(&server);
+        let cache = Cache::new();
+        cache.gets(&server);
         assert_eq!(server.requests().len(), 3);
-        assert_eq!(place.watch.said().contains("anew"), tag.is_none(), "{}", place.watch.said());
+        assert_eq!(
+            cache.listener.messages().contains("downloading it again"),
+            tag.is_none(),
+            "{}",
+            cache.listener.messages()
+        );
     }
 }
 
 #[test]
-fn nobody_goes_on_with_a_file_that_has_no_name() {
+fn fetch_does_not_continue_without_a_validator() {
     for tag in [None, Some("W/\"weak\"")] {
         let server = Server::new(move |number, _| match number {
             0 => Reply::whole(&file(), tag).cut(MISSING),
             _ => Reply::whole(&file(), tag),
         });
-        Place::new().gets(&server);
+        Cache::new().gets(&server);
         assert_eq!(server.requests()[1].start(), None);
     }
 }
 
 #[test]
-fn a_part_that_the_server_does_not_know_is_forgotten() {
+fn fetch_drops_a_part_whose_range_is_refused() {
     let server = Server::new(|number, request| match (number, request.start()) {
         (0, _) => cut(),
         (_, Some(_)) => Reply::status(416),
         _ => Reply::whole(&file(), Some("\"it\"")),
     });
-    Place::new().gets(&server);
+    Cache::new().gets(&server);
     assert_eq!(server.requests().len(), 3);
 }
 
 #[test]
-fn a_part_of_something_else_does_not_stay_for_ever() {
-    let place = Place::new();
-    place.put(&format!("{NAME}.part"), &vec![7; 1000]);
-    place.put(&format!("{NAME}.part.etag"), b"\"it\"");
+fn fetch_replaces_a_part_of_another_file() {
+    let cache = Cache::new();
+    cache.put(&format!("{NAME}.part"), &vec![7; 1000]);
+    cache.put(&format!("{NAME}.part.etag"), b"\"it\"");
     let server = Server::of(file());
-    place.gets(&server);
-    assert!(fs::read(place.path(NAME)).unwrap() == file());
-    assert!(place.watch.said().contains("anew"), "{}", place.watch.said());
+    cache.gets(&server);
+    assert!(fs::read(cache.path(NAME)).unwrap() == file());
+    assert!(cache.listener.messages().contains("downloading it again"), "{}", cache.listener.messages());
 }

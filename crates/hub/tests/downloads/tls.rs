@@ -1,4 +1,4 @@
-//! Servers with certificates.
+//! Servers with TLS certificates.
 
 use std::fs;
 use std::io::{self, Read, Write};
@@ -7,17 +7,18 @@ use std::sync::Arc;
 use std::thread;
 
 use regraft_hub::{Error, Local, Reason, fetch};
+use regraft_io::sha256;
 use regraft_testing::server::{Reply, Server};
 use rustls::pki_types::pem::PemObject;
 use rustls::pki_types::{CertificateDer, PrivateKeyDer};
 use rustls::{ServerConfig, ServerConnection, StreamOwned};
 
-use crate::common::{NAME, Place, digest, file, weights};
+use crate::common::{Cache, NAME, file, weights};
 
 /// A certificate for `localhost`, and its key.
 const CERTIFICATE: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/tests/downloads/localhost.pem");
 
-/// What turns the https of a client into the http of a server.
+/// A TLS front for an http server.
 struct Front {
     address: SocketAddr,
 }
@@ -46,14 +47,14 @@ impl Front {
         format!("https://localhost:{}/{NAME}", self.address.port())
     }
 
-    /// Fetches the file with this front's certificate trusted, or not.
-    fn fetch(&self, place: &mut Place, trusted: bool) -> Result<Local, Error> {
-        place.settings.certificates = trusted.then(|| CERTIFICATE.into());
-        fetch(&weights(&self.url()), &place.settings, &place.watch, &place.watch.cancel())
+    /// Fetches the file, trusting this front's certificate or not.
+    fn fetch(&self, cache: &mut Cache, trusted: bool) -> Result<Local, Error> {
+        cache.settings.certificates = trusted.then(|| CERTIFICATE.into());
+        fetch(&weights(&self.url()), &cache.settings, &cache.listener, &cache.listener.cancel())
     }
 }
 
-/// One request, and all that comes of it. A client that does not trust the certificate goes away.
+/// Forwards one request and its response. Fails for a client that does not trust the certificate.
 fn pass(stream: TcpStream, config: Arc<ServerConfig>, behind: &str) -> io::Result<()> {
     let mut client = StreamOwned::new(ServerConnection::new(config).map_err(io::Error::other)?, stream);
     let mut request = Vec::new();
@@ -70,42 +71,46 @@ fn pass(stream: TcpStream, config: Arc<ServerConfig>, behind: &str) -> io::Resul
 }
 
 #[test]
-fn a_certificate_is_trusted_that_is_named() {
+fn fetch_trusts_the_named_certificate() {
     let server = Server::of(file());
-    let (front, mut place) = (Front::of(&server), Place::new());
-    assert_eq!(front.fetch(&mut place, true).unwrap().sha256, digest(&file()));
+    let (front, mut cache) = (Front::of(&server), Cache::new());
+    assert_eq!(front.fetch(&mut cache, true).unwrap().sha256, sha256(&file()));
 }
 
 #[test]
-fn a_certificate_that_nobody_knows_is_not_trusted() {
+fn fetch_refuses_an_unknown_certificate() {
     let server = Server::of(file());
-    let (front, mut place) = (Front::of(&server), Place::new());
-    let error = front.fetch(&mut place, false).unwrap_err();
+    let (front, mut cache) = (Front::of(&server), Cache::new());
+    let error = front.fetch(&mut cache, false).unwrap_err();
     assert!(matches!(error, Error::Fetch { reason: Reason::Tls(_), .. }), "{error:?}");
     assert!(error.to_string().contains("SSL_CERT_FILE") && error.to_string().contains(&front.url()), "{error}");
     assert!(server.requests().is_empty());
-    place.holds_nothing();
+    cache.holds_nothing();
 }
 
 #[test]
-fn no_redirect_leads_away_from_https() {
+fn fetch_refuses_a_redirect_away_from_https() {
     let plain = Server::of(file());
     let to = format!("Location: {}", plain.url(NAME));
     let server = Server::new(move |_, _| Reply::new(302, &[&to, "Content-Length: 0"], b""));
-    let (front, mut place) = (Front::of(&server), Place::new());
-    let error = front.fetch(&mut place, true).unwrap_err();
+    let (front, mut cache) = (Front::of(&server), Cache::new());
+    let error = front.fetch(&mut cache, true).unwrap_err();
     assert!(matches!(error, Error::Fetch { reason: Reason::Downgrade, .. }), "{error:?}");
     assert!(plain.requests().is_empty());
-    place.holds_nothing();
+    cache.holds_nothing();
 }
 
 #[test]
-fn a_file_without_a_certificate_is_named() {
-    let mut place = Place::new();
-    let path = place.beside("empty.pem");
+fn fetch_names_a_file_without_certificates() {
+    let mut cache = Cache::new();
+    let path = cache.beside("empty.pem");
     fs::write(&path, "no certificate").unwrap();
-    place.settings.certificates = Some(path);
-    let error = fetch(&weights("https://localhost/weights.pth"), &place.settings, &place.watch, &place.watch.cancel())
-        .unwrap_err();
-    assert!(matches!(&error, Error::Setting(text) if text.contains("empty.pem")), "{error}");
+    cache.settings.certificates = Some(path);
+    let error =
+        fetch(&weights("https://localhost/weights.pth"), &cache.settings, &cache.listener, &cache.listener.cancel())
+            .unwrap_err();
+    assert!(
+        matches!(&error, Error::Setting { field: "SSL_CERT_FILE", value, .. } if value.ends_with("empty.pem")),
+        "{error}"
+    );
 }

@@ -85,7 +85,7 @@ impl Hub {
     pub fn from_env(offline: bool) -> Result<Self> {
         let mut settings = regraft_hub::Settings::from_env()?;
         settings.offline |= offline;
-        let registry = Registry::with_own(&settings.home)?;
+        let registry = Registry::with_user_entries(&settings.home)?;
         Ok(Self { settings, registry })
     }
 }

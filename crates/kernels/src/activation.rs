@@ -1,11 +1,11 @@
-//! Activation functions, which other kernels apply while their result is still in cache.
+//! Activation functions and their gradients. Other kernels apply them while their result is in cache.
 
 use rayon::prelude::*;
 
 use crate::rows::{Threads, rows_per_piece};
 use crate::simd::dispatch;
 
-/// A function of single elements.
+/// An elementwise activation function.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Activation {
     /// `x`
@@ -27,12 +27,12 @@ pub enum Activation {
 }
 
 impl Activation {
-    /// Whether the derivative can be told from the output, so that the input need not be kept.
-    pub fn tells_from_output(self) -> bool {
+    /// Whether the derivative can be computed from the output, so that the input need not be kept.
+    pub(crate) fn derivative_from_output(self) -> bool {
         matches!(self, Activation::Identity | Activation::ReLU | Activation::ReLU6)
     }
 
-    /// The function. NaN stays NaN: a diverged network must show, and `f32::max` would hide it.
+    /// The function at `x`. NaN stays NaN, which `f32::max` would drop: divergence must stay visible.
     #[inline(always)]
     pub(crate) fn value(self, x: f32) -> f32 {
         match self {
@@ -47,7 +47,7 @@ impl Activation {
         }
     }
 
-    /// The derivative at `x`; at a kink what PyTorch has there.
+    /// The derivative at `x`, at kinks the same one-sided value as PyTorch's.
     #[inline(always)]
     fn derivative(self, x: f32) -> f32 {
         let inside = |low: f32, high: f32, value: f32| if x > low && x < high { value } else { 0.0 };
@@ -77,7 +77,7 @@ impl Activation {
     /// Applies the function in place, on the calling thread.
     #[inline(always)]
     pub(crate) fn apply(self, values: &mut [f32]) {
-        // One loop each, so that each is compiled without a choice inside.
+        // One loop per function keeps the match out of the loops.
         match self {
             Activation::Identity => {}
             Activation::ReLU => values.iter_mut().for_each(|x| *x = Activation::ReLU.value(*x)),
@@ -90,13 +90,15 @@ impl Activation {
         }
     }
 
-    /// The function of a vector, for an activation that a kernel applies to its sums while they are in registers: one that
-    /// [tells from its output](Self::tells_from_output). The code of the others would push those sums out.
+    /// The function of a vector, for kernels that apply it to sums in registers.
+    ///
+    /// Only for activations with [`derivative_from_output`](Self::derivative_from_output); the code of the others would
+    /// spill the sums. Others return `x`.
     #[inline(always)]
-    pub(crate) fn of<S: pulp::Simd>(self, simd: S, x: S::f32s) -> S::f32s {
+    pub(crate) fn value_vector<S: pulp::Simd>(self, simd: S, x: S::f32s) -> S::f32s {
         let (zero, six) = (simd.splat_f32s(0.0), simd.splat_f32s(6.0));
-        // x86's maximum and minimum give the second of two values if one is NaN, ARM's give NaN. Without vectors they are
-        // `f32::max`, which hides it.
+        // Keeps NaN: x86's maximum and minimum return the second operand if one is NaN, ARM's return NaN. The scalar
+        // version is `f32::max`, which drops it, so that level compares and selects.
         let (above, below) = if S::F32_LANES == 1 {
             (simd.select_f32s(simd.less_than_f32s(x, zero), zero, x), None)
         } else {
@@ -124,16 +126,18 @@ fn between(x: f32, low: f32, high: f32) -> f32 {
     if x > high { high } else { x }
 }
 
-/// `exp(x)` within 2e-7 of itself, without a branch, so that loops over it become vectors: `2^n * exp(r)` with `|r|` up to
-/// half of ln 2, by the polynomial of the Cephes library. Outside of ±87 it stays at its value there.
+/// `exp(x)` with a relative error below 2e-7, constant outside ±87.
+///
+/// Branch-free, so that loops over it vectorise. Method: `2^n * exp(r)` with `|r| <= ln(2) / 2`, and the polynomial of the
+/// Cephes library.
 #[inline(always)]
 fn exp(x: f32) -> f32 {
-    // A number from which on neighbouring floats are 1 apart: adding it rounds, and leaves `n` in the lowest bits.
+    // 1.5 * 2^23, where neighbouring floats are 1 apart: adding it rounds and leaves `n` in the lowest bits.
     const ROUND: f32 = 12_582_912.0;
     let x = between(x, -87.0, 87.0);
     let rounded = x * std::f32::consts::LOG2_E + ROUND;
     let n = rounded - ROUND;
-    // ln 2 in two parts, so that the product with the first is exact.
+    // ln 2 in two parts; the product with the first is exact.
     let r = (x - n * 0.693_359_4) - n * -2.121_944_4e-4;
     let mut p = 1.987_569_1e-4;
     for coefficient in [1.398_199_9e-3, 8.333_452e-3, 4.166_579_6e-2, 0.166_666_66, 0.5] {
@@ -143,8 +147,9 @@ fn exp(x: f32) -> f32 {
     (p * r * r + r + 1.0) * power
 }
 
-/// The error function within 5e-7: a rational approximation in `x^2` up to ±4, where it is 1 to the last bit (the one that
-/// Eigen and XLA use).
+/// The error function with an absolute error below 5e-7.
+///
+/// Method: the rational approximation in `x^2` of Eigen and XLA, clamped at ±4, where the function rounds to ±1.
 #[inline(always)]
 fn erf(x: f32) -> f32 {
     let x = between(x, -4.0, 4.0);
@@ -162,7 +167,7 @@ fn erf(x: f32) -> f32 {
     x * above / below
 }
 
-/// `output = activation(input)`.
+/// `output = activation(input)`, elementwise.
 pub fn forward(activation: Activation, input: &[f32], output: &mut [f32]) {
     assert_eq!(input.len(), output.len());
     let piece = rows_per_piece(1);
@@ -177,7 +182,10 @@ pub fn forward(activation: Activation, input: &[f32], output: &mut [f32]) {
     });
 }
 
-/// Multiplies `grad` by the derivative, told from the activation's `output` (0 at the kinks, as PyTorch has it).
+/// Multiplies `grad` by the derivative, computed from the activation's `output` (0 at the kinks, as in PyTorch).
+///
+/// # Panics
+/// If the derivative of `activation` needs the input, which holds for all but identity, ReLU and ReLU6.
 pub fn backward_in_place(activation: Activation, output: &[f32], grad: &mut [f32]) {
     assert_eq!(output.len(), grad.len());
     let piece = rows_per_piece(1);
@@ -186,7 +194,7 @@ pub fn backward_in_place(activation: Activation, output: &[f32], grad: &mut [f32
 
 /// Applies the function in place.
 pub(crate) fn in_place(threads: Threads, activation: Activation, values: &mut [f32]) {
-    threads.each(values.par_chunks_mut(rows_per_piece(1)), |values| {
+    threads.for_each(values.par_chunks_mut(rows_per_piece(1)), |values| {
         dispatch(
             #[inline(always)]
             || activation.apply(values),
@@ -194,7 +202,7 @@ pub(crate) fn in_place(threads: Threads, activation: Activation, values: &mut [f
     });
 }
 
-/// Writes `grad` times the derivative at `input` to `target`, or adds it with `accumulate`.
+/// Writes `grad` times the derivative at `input` to `target`; with `accumulate`, adds it.
 pub fn backward(activation: Activation, input: &[f32], grad: &[f32], accumulate: bool, target: &mut [f32]) {
     assert_eq!((input.len(), grad.len()), (target.len(), target.len()));
     let piece = rows_per_piece(1);
@@ -218,7 +226,7 @@ pub(crate) fn mask(activation: Activation, output: &[f32], grad: &mut [f32]) {
         Activation::Identity => return,
         Activation::ReLU => f32::INFINITY,
         Activation::ReLU6 => 6.0,
-        _ => unreachable!("{activation:?} is told from its input"),
+        _ => unreachable!("the derivative of {activation:?} needs its input"),
     };
     dispatch(
         #[inline(always)]
@@ -235,7 +243,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn values_and_derivatives_at_and_around_the_kinks() {
+    fn relu_and_relu6_follow_pytorch_at_kinks() {
         let x = [-1.0, -0.0, 0.0, 0.5, 6.0, 7.0];
         let mut y = [0.0; 6];
         forward(Activation::ReLU, &x, &mut y);
@@ -250,29 +258,29 @@ mod tests {
         assert_eq!(grad, [0.0, 0.0, 0.0, 1.0, 0.0, 0.0]);
     }
 
-    /// A value of each kind, by way of vectors of a level.
-    struct OfVector {
+    /// Evaluates `value_vector` at a level.
+    struct ValueVector {
         activation: Activation,
         x: f32,
     }
 
-    impl pulp::WithSimd for OfVector {
+    impl pulp::WithSimd for ValueVector {
         type Output = f32;
 
         fn with_simd<S: pulp::Simd>(self, simd: S) -> f32 {
-            let y = self.activation.of(simd, simd.splat_f32s(self.x));
+            let y = self.activation.value_vector(simd, simd.splat_f32s(self.x));
             bytemuck::cast_slice(std::slice::from_ref(&y))[0]
         }
     }
 
     #[test]
-    fn vectors_of_every_level_equal_the_plain_function() {
+    fn value_vector_equals_value_at_every_level() {
         for level in crate::simd::Level::available() {
-            for activation in ALL.into_iter().filter(|activation| activation.tells_from_output()) {
+            for activation in ALL.into_iter().filter(|activation| activation.derivative_from_output()) {
                 for x in [-1.0, 0.5, 7.0, f32::INFINITY, f32::NEG_INFINITY, f32::NAN] {
                     let mut expected = [x];
                     activation.apply(&mut expected);
-                    let found = level.run(OfVector { activation, x });
+                    let found = level.run(ValueVector { activation, x });
                     let same = found == expected[0] || found.is_nan() && expected[0].is_nan();
                     assert!(same, "{level:?}, {activation:?} of {x}: {found}");
                 }
@@ -291,7 +299,7 @@ mod tests {
         Activation::GELU,
     ];
 
-    /// The error function as its series, which converges for all that is asked here.
+    /// The Taylor series of the error function, which converges for every `x` of these tests.
     fn erf_f64(x: f64) -> f64 {
         let (mut term, mut sum) = (x, x);
         for n in 1..200 {
@@ -314,12 +322,12 @@ mod tests {
         }
     }
 
-    /// Values are within a few roundings of `f64`'s, derivatives within those of a central difference of it, away from the
-    /// kinks.
+    /// Values lie within a few `f32` roundings of the `f64` formula, derivatives within those of its central difference,
+    /// except at kinks.
     #[test]
-    fn values_and_derivatives_follow_their_formulas() {
+    fn value_and_derivative_follow_formulas() {
         for activation in ALL {
-            // Further out the series of the error function loses its digits.
+            // Beyond ±4.2 the series of the error function loses digits.
             for i in -300..=300 {
                 let x = i as f32 * 0.0137 + 0.001;
                 let at = f64::from(x);
@@ -341,7 +349,7 @@ mod tests {
     }
 
     #[test]
-    fn a_gradient_is_written_or_added() {
+    fn backward_writes_or_accumulates() {
         let (x, g) = ([-1.0, 0.5, 4.0], [1.0, 2.0, 3.0]);
         let mut grad = [f32::NAN; 3];
         backward(Activation::Hardswish, &x, &g, false, &mut grad);
@@ -352,7 +360,7 @@ mod tests {
     }
 
     #[test]
-    fn nan_is_not_hidden() {
+    fn value_and_forward_keep_nan() {
         for activation in ALL {
             assert!(activation.value(f32::NAN).is_nan(), "{activation:?}");
         }

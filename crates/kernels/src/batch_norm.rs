@@ -1,8 +1,7 @@
-//! Batch normalisation over the channels of NHWC maps: `torch.nn.BatchNorm2d`
-//! (Ioffe and Szegedy 2015).
+//! Batch normalisation over the channels of NHWC maps: `torch.nn.BatchNorm2d` (Ioffe and Szegedy 2015).
 //!
-//! All functions see a map as `rows` of `channels`. Training uses the batch's own statistics; a frozen
-//! batch norm is the affine map that its running statistics define.
+//! All functions treat a map as `[rows, channels]`. Training normalises with the batch's own statistics; a frozen batch
+//! norm is the affine function that its running statistics define.
 
 mod backward;
 #[cfg(test)]
@@ -18,17 +17,17 @@ use crate::simd::dispatch;
 pub use backward::{Backward, Gradients, Target};
 pub use statistics::{Gather, Statistics};
 
-/// `y = x * scale + shift`, a pair a channel: what a batch norm with given statistics amounts to.
+/// A batch norm with given statistics, as `y = x * scale + shift` per channel.
 #[derive(Clone, Debug, Default, PartialEq)]
 pub struct Affine {
-    /// Factor of each channel.
+    /// Factor, one per channel.
     pub scale: Vec<f32>,
-    /// Summand of each channel.
+    /// Summand, one per channel.
     pub shift: Vec<f32>,
 }
 
 impl Affine {
-    /// The affine map of a batch norm with these parameters and statistics.
+    /// The affine function of a batch norm with these parameters and statistics, one value per channel each.
     pub fn new(weight: &[f32], bias: &[f32], mean: &[f32], var: &[f32], eps: f32) -> Self {
         let scale: Vec<f32> = weight
             .iter()
@@ -41,6 +40,12 @@ impl Affine {
 }
 
 /// `output = activation(input * scale + shift + residual)`.
+///
+/// # Shapes
+/// `input`, `residual`, `output`: `[rows, channels]`.
+///
+/// # Panics
+/// If the lengths contradict each other.
 pub fn forward(affine: &Affine, input: &[f32], residual: Option<&[f32]>, activation: Activation, output: &mut [f32]) {
     assert_eq!(input.len(), output.len());
     let channels = affine.scale.len();
@@ -81,7 +86,7 @@ mod tests {
     }
 
     #[test]
-    fn the_reference_gradients_are_derivatives() {
+    fn reference_gradients_equal_differences() {
         let (rows, channels) = (7, 3);
         let (x, g) = (values_f64("x", rows * channels), values_f64("g", rows * channels));
         let (w, b) = (values_f64("w", channels), values_f64("b", channels));
@@ -94,7 +99,7 @@ mod tests {
     }
 
     #[test]
-    fn training_equals_the_reference_in_f64() {
+    fn training_equals_reference() {
         // 70,000 rows span several pieces; a mean of 100 would ruin a one-pass variance.
         for (rows, channels, offset) in [(1, 5, 0.0), (37, 3, 0.0), (700, 64, 0.0), (70_000, 2, 100.0)] {
             let len = rows * channels;
@@ -107,12 +112,12 @@ mod tests {
             assert_close_to_scale("mean", &statistics.mean, &f32s(&mean_ref), 1e-6);
             assert_close_to_scale("variance", &statistics.var, &f32s(&var_ref), 1e-5);
             if rows == 1 {
-                continue; // a variance of zero makes the gradients meaningless
+                continue; // the variance is zero, so the gradients are meaningless
             }
             let mut y = vec![0.0; len];
             let affine = Affine::new(&w, &b, &statistics.mean, &statistics.var, EPS);
             forward(&affine, &x, None, Activation::Identity, &mut y);
-            // x * scale + shift cancels an offset of 100 in f32: 100 * 6e-8 / std of 0.58, a few times over.
+            // x * scale + shift cancels the offset of 100 in f32: the error is a few times 100 * 6e-8 / 0.58 (std).
             let tolerance = if offset > 0.0 { 5e-5 } else { 2e-6 };
             assert_close_to_scale("output", &y, &f32s(&y_ref), tolerance);
 
@@ -134,7 +139,7 @@ mod tests {
     }
 
     #[test]
-    fn a_fused_activation_gives_the_bits_of_a_separate_one() {
+    fn fused_activation_has_bits_of_separate_one() {
         let (rows, channels) = (50, 20);
         let (x, g) = (values("x", rows * channels), values("g", rows * channels));
         let (w, b) = (values("w", channels), values("b", channels));
@@ -163,7 +168,7 @@ mod tests {
     }
 
     #[test]
-    fn sums_around_a_far_pivot_are_refused() {
+    fn gather_refuses_pivot_far_from_mean() {
         let sums = |pivot: f32| {
             let pivots = [pivot];
             let gather = Gather::new(&pivots);
@@ -179,7 +184,7 @@ mod tests {
     }
 
     #[test]
-    fn running_statistics_follow_pytorch() {
+    fn update_running_follows_pytorch() {
         // torch.nn.BatchNorm2d(1, momentum=0.1) on [1, 2, 3]: mean 2, unbiased variance 1.
         let (mut mean, mut var) = ([0.0], [1.0]);
         Statistics::of(&[1.0, 2.0, 3.0], 1).update_running(3, 0.1, &mut mean, &mut var);
@@ -187,7 +192,7 @@ mod tests {
     }
 
     #[test]
-    fn a_frozen_batch_norm_is_affine() {
+    fn frozen_batch_norm_is_affine() {
         let (x, residual) = (values("x", 40), values("r", 40));
         let affine = Affine::new(&[2.0, -1.0], &[0.5, 0.25], &[0.1, 0.2], &[4.0 - EPS, 1.0 - EPS], EPS);
         let mut y = vec![0.0; 40];

@@ -1,7 +1,7 @@
-//! Products in bfloat16: `f32` without its last 16 bits, two values in a word.
+//! bfloat16 products: `f32` values without their last 16 bits, two to a 32-bit word.
 //!
-//! `vdpbf16ps` multiplies two pairs a lane and adds both products to an `f32` sum: twice the multiplications of an `f32`
-//! vector. A product of pairs is laid out as one of words: what was the inner dimension `k` is `k / 2` words.
+//! `vdpbf16ps` multiplies two pairs per lane and adds both products to an `f32` sum: twice the multiplications of an
+//! `f32` vector. A product of pairs has the layout of a product of words, with an inner dimension of `k / 2` words.
 
 use pulp::{Simd, WithSimd};
 use rayon::prelude::*;
@@ -9,30 +9,29 @@ use rayon::prelude::*;
 use crate::rows::rows_per_piece;
 use crate::simd::{Level, dispatch};
 
-/// What convolutions and their gradients are computed in. Weights, sums and everything else stay `f32`.
+/// Precision of the products in convolutions and their gradients. Weights, sums and all other operations stay `f32`.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub enum Precision {
-    /// All of them in `f32`.
+    /// `f32` throughout.
     #[default]
     F32,
-    /// In bfloat16 where that is faster and the channels come in pairs. 3x3 convolutions with stride 1 on larger maps are
-    /// faster still in `f32`, by Winograd's algorithm, and those in groups have no products of pairs.
+    /// bfloat16 where it is faster and the channels can be paired.
+    ///
+    /// 3x3 convolutions with stride 1 on larger maps stay `f32`, because Winograd's algorithm is faster still. Grouped
+    /// convolutions stay `f32`, because their kernels have no products of pairs.
     Bf16,
 }
 
 impl Precision {
-    /// Whether this CPU, at the level in use, can compute so.
+    /// Whether this CPU, at the [current](Level::current) level, supports the precision.
     pub fn is_available(self) -> bool {
         match self {
             Precision::F32 => true,
-            #[cfg(target_arch = "x86_64")]
-            Precision::Bf16 => Level::current() == Level::Avx512 && is_x86_feature_detected!("avx512bf16"),
-            #[cfg(not(target_arch = "x86_64"))]
-            Precision::Bf16 => false,
+            Precision::Bf16 => Level::current() == Level::Avx512 && PairDot::detect().is_some(),
         }
     }
 
-    /// Words of `len` values.
+    /// Number of 32-bit words that hold `len` values.
     pub(crate) fn words(self, len: usize) -> usize {
         match self {
             Precision::F32 => len,
@@ -41,7 +40,7 @@ impl Precision {
     }
 }
 
-/// The bits of a value, rounded to the nearest bfloat16, ties to even; NaN stays NaN.
+/// Bits of `x` as bfloat16, rounded to nearest, ties to even. NaN stays NaN.
 #[inline(always)]
 fn round(x: f32) -> u32 {
     let bits = x.to_bits();
@@ -49,13 +48,13 @@ fn round(x: f32) -> u32 {
     if x.is_nan() { 0x7fc0 } else { rounded }
 }
 
-/// The word of a pair.
+/// The word that holds a pair.
 #[inline(always)]
 fn word(low: f32, high: f32) -> f32 {
     f32::from_bits(round(low) | round(high) << 16)
 }
 
-/// Pairs neighbours: word `i` is `values[2 * i]` and `values[2 * i + 1]`.
+/// Pairs neighbouring values: word `i` holds `values[2 * i]` and `values[2 * i + 1]`.
 pub(crate) fn pair_neighbours(values: &[f32], words: &mut [f32]) {
     dispatch(
         #[inline(always)]
@@ -75,7 +74,7 @@ pub(crate) fn pair_map(values: &[f32], words: &mut [f32]) {
     });
 }
 
-/// Pairs two rows: word `i` is `low[i]` and `high[i]`.
+/// Pairs two rows: word `i` holds `low[i]` and `high[i]`.
 fn pair_rows(low: &[f32], high: &[f32], words: &mut [f32]) {
     dispatch(
         #[inline(always)]
@@ -87,8 +86,9 @@ fn pair_rows(low: &[f32], high: &[f32], words: &mut [f32]) {
     );
 }
 
-/// Pairs the rows of a matrix, `len` elements at a distance of `stride`: rows `2 * i` and `2 * i + 1` become row `i` of
-/// `words`, at the same distance. The last of an odd number is paired with zeros.
+/// Pairs the rows of a matrix: rows `2 * i` and `2 * i + 1` of `values` become row `i` of `words`.
+///
+/// Both matrices have rows of `len` elements, `stride` apart. The last of an odd `count` of rows is paired with zeros.
 pub(crate) fn pair_all_rows(values: &[f32], count: usize, len: usize, stride: usize, words: &mut [f32]) {
     for pair in 0..count.div_ceil(2) {
         let row = |i: usize| &values[i * stride..][..len];
@@ -101,42 +101,89 @@ pub(crate) fn pair_all_rows(values: &[f32], count: usize, len: usize, stride: us
     }
 }
 
-/// How a tile multiplies and adds.
-pub(crate) trait Dot {
+/// The multiply-add of a register tile.
+pub(crate) trait Dot: Copy {
     /// `sum + a * b`, lane by lane.
-    fn dot<S: Simd>(simd: S, a: S::f32s, b: S::f32s, sum: S::f32s) -> S::f32s;
+    fn dot<S: Simd>(self, simd: S, a: S::f32s, b: S::f32s, sum: S::f32s) -> S::f32s;
 
-    /// Runs a part of the work as a function of its own, compiled for what [`dot`](Self::dot) needs.
-    fn run<S: Simd, W: WithSimd<Output = ()>>(simd: S, work: W);
+    /// Runs `work` as a function of its own, compiled with the instructions that [`dot`](Self::dot) uses.
+    fn run<S: Simd, W: WithSimd<Output = ()>>(self, simd: S, work: W);
 }
 
-/// In `f32`.
-pub(crate) struct Single;
+/// `f32` products.
+#[derive(Clone, Copy)]
+pub(crate) struct SingleDot;
 
-impl Dot for Single {
+impl Dot for SingleDot {
     #[inline(always)]
-    fn dot<S: Simd>(simd: S, a: S::f32s, b: S::f32s, sum: S::f32s) -> S::f32s {
+    fn dot<S: Simd>(self, simd: S, a: S::f32s, b: S::f32s, sum: S::f32s) -> S::f32s {
         simd.mul_add_e_f32s(a, b, sum)
     }
 
     #[inline(always)]
-    fn run<S: Simd, W: WithSimd<Output = ()>>(simd: S, work: W) {
+    fn run<S: Simd, W: WithSimd<Output = ()>>(self, simd: S, work: W) {
         simd.vectorize(work);
     }
 }
 
-/// In pairs of bfloat16. Only for work that [`run`] runs.
-pub(crate) struct Pairs;
+/// Products of bfloat16 pairs, and the proof that this CPU has them: only [`detect`](Self::detect) makes a value.
+#[derive(Clone, Copy)]
+pub(crate) struct PairDot {
+    /// Proof of 512-bit vectors.
+    #[cfg(target_arch = "x86_64")]
+    simd: pulp::x86::V4,
+    /// No value exists on other architectures.
+    #[cfg(not(target_arch = "x86_64"))]
+    never: std::convert::Infallible,
+}
 
-impl Dot for Pairs {
+impl PairDot {
+    /// The token, if this CPU has 512-bit vectors and `vdpbf16ps`.
+    pub fn detect() -> Option<Self> {
+        #[cfg(target_arch = "x86_64")]
+        let found = pulp::x86::V4::try_new().filter(|_| is_x86_feature_detected!("avx512bf16"));
+        #[cfg(target_arch = "x86_64")]
+        return found.map(|simd| Self { simd });
+        #[cfg(not(target_arch = "x86_64"))]
+        None
+    }
+
+    /// Runs `work` with 512-bit vectors, compiled with `vdpbf16ps`.
     #[inline(always)]
-    fn dot<S: Simd>(_: S, a: S::f32s, b: S::f32s, sum: S::f32s) -> S::f32s {
+    pub fn vectorize<W: WithSimd>(self, work: W) -> W::Output {
+        #[cfg(target_arch = "x86_64")]
+        {
+            #[target_feature(
+                enable = "avx512f,avx512bw,avx512cd,avx512dq,avx512vl,avx512bf16,avx2,fma,bmi1,bmi2,lzcnt,popcnt"
+            )]
+            fn compiled<W: WithSimd>(simd: pulp::x86::V4, work: W) -> W::Output {
+                work.with_simd(simd)
+            }
+            // SAFETY: the CPU must have the features that `compiled` enables. `self.simd` proves all but avx512bf16, and
+            // `detect`, the only constructor of `self`, has checked that one.
+            #[allow(unsafe_code)]
+            unsafe {
+                compiled(self.simd, work)
+            }
+        }
+        #[cfg(not(target_arch = "x86_64"))]
+        {
+            let _ = work;
+            match self.never {}
+        }
+    }
+}
+
+impl Dot for PairDot {
+    #[inline(always)]
+    fn dot<S: Simd>(self, _: S, a: S::f32s, b: S::f32s, sum: S::f32s) -> S::f32s {
         #[cfg(target_arch = "x86_64")]
         {
             use std::arch::x86_64::{__m512, __m512bh, _mm512_dpbf16_ps};
             use std::mem::transmute_copy;
             assert!(size_of::<S::f32s>() == size_of::<__m512>(), "pairs need 512-bit vectors");
-            // SAFETY: `run` has made sure of the instruction, and the types are 512 plain bits each.
+            // SAFETY: the instruction exists on this CPU, which `detect`, the only constructor of `self`, has checked. The
+            // three vector types are plain bits of the same size, by the assertion above.
             #[allow(unsafe_code)]
             unsafe {
                 let (a, b) = (transmute_copy::<_, __m512bh>(&a), transmute_copy::<_, __m512bh>(&b));
@@ -145,38 +192,16 @@ impl Dot for Pairs {
             }
         }
         #[cfg(not(target_arch = "x86_64"))]
-        unreachable!("{:?}", (a, b, sum))
+        {
+            let _ = (a, b, sum);
+            match self.never {}
+        }
     }
 
     #[inline(always)]
-    fn run<S: Simd, W: WithSimd<Output = ()>>(_: S, work: W) {
-        run(work);
+    fn run<S: Simd, W: WithSimd<Output = ()>>(self, _: S, work: W) {
+        self.vectorize(work);
     }
-}
-
-/// Runs work compiled for a CPU with [`Pairs`].
-///
-/// # Panics
-/// If this CPU has none: [`Precision::is_available`] tells.
-pub(crate) fn run<W: WithSimd>(work: W) -> W::Output {
-    #[cfg(target_arch = "x86_64")]
-    {
-        #[target_feature(
-            enable = "avx512f,avx512bw,avx512cd,avx512dq,avx512vl,avx512bf16,avx2,fma,bmi1,bmi2,lzcnt,popcnt"
-        )]
-        fn compiled<W: WithSimd>(simd: pulp::x86::V4, work: W) -> W::Output {
-            work.with_simd(simd)
-        }
-        if let Some(simd) = pulp::x86::V4::try_new()
-            && is_x86_feature_detected!("avx512bf16")
-        {
-            // SAFETY: both checks together cover the features that it is compiled for.
-            #[allow(unsafe_code)]
-            return unsafe { compiled(simd, work) };
-        }
-    }
-    let _ = work;
-    panic!("this CPU has no bfloat16 products");
 }
 
 #[cfg(test)]
@@ -184,10 +209,10 @@ mod tests {
     use super::*;
 
     #[test]
-    fn rounding_is_to_the_nearest_and_ties_to_even() {
+    fn round_is_to_nearest_with_ties_to_even() {
         let rounded = |x: f32| f32::from_bits(round(x) << 16);
         assert_eq!(rounded(1.0), 1.0);
-        assert_eq!(rounded(1.0 + 1.0 / 256.0), 1.0, "a tie goes to the even one");
+        assert_eq!(rounded(1.0 + 1.0 / 256.0), 1.0, "a tie goes to the even value");
         assert_eq!(rounded(1.0 + 3.0 / 256.0), 1.0 + 4.0 / 256.0);
         assert_eq!(rounded(1.0 + 1.0 / 255.0), 1.0 + 2.0 / 256.0);
         assert_eq!(rounded(f32::MAX), f32::INFINITY);

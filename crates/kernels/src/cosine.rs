@@ -2,20 +2,20 @@
 
 use rayon::prelude::*;
 
-use crate::conv::Epilogue;
+use crate::epilogue::Epilogue;
 use crate::linear;
 
-/// Lengths below this count as this: `eps` of `torch.nn.functional.normalize`.
+/// Lower bound of a row length: `eps` of `torch.nn.functional.normalize`.
 const EPS: f64 = 1e-12;
 
-/// Rows of unit length, and the lengths they had.
-struct Units {
+/// Rows scaled to unit length, and their original lengths.
+struct UnitRows {
     rows: Vec<f32>,
     lengths: Vec<f64>,
 }
 
-impl Units {
-    fn of(rows: &[f32], len: usize) -> Self {
+impl UnitRows {
+    fn new(rows: &[f32], len: usize) -> Self {
         let length = |row: &[f32]| row.iter().map(|&x| f64::from(x) * f64::from(x)).sum::<f64>().sqrt().max(EPS);
         let lengths: Vec<f64> = rows.par_chunks(len).map(length).collect();
         let mut rows = rows.to_vec();
@@ -25,12 +25,13 @@ impl Units {
         Self { rows, lengths }
     }
 
-    /// From the gradient of the unit rows to that of the rows: its part across each row, over the row's length.
+    /// Turns the gradient of the unit rows into that of the original rows: its component orthogonal to each row, divided by
+    /// the row length.
     fn backward(&self, grad: &mut [f32]) {
         let len = self.rows.len() / self.lengths.len();
         let rows = self.rows.par_chunks(len).zip(&self.lengths);
         grad.par_chunks_mut(len).zip(rows).for_each(|(grad, (row, &length))| {
-            // A clamped length does not change with the row.
+            // A clamped length is constant, so it has no derivative.
             let along = match length > EPS {
                 true => grad.iter().zip(row).map(|(&g, &x)| f64::from(g) * f64::from(x)).sum::<f64>(),
                 false => 0.0,
@@ -42,36 +43,41 @@ impl Units {
     }
 }
 
-/// The cosine of each input with each row of the weight, times `scale`.
+/// The cosine of each input row with each weight row, times `scale`.
 ///
 /// # Shapes
-/// `input` `[n, in]`, `weight` `[out, in]`, `output` `[n, out]`.
+/// - `input`: `[n, in]`
+/// - `weight`: `[out, in]`
+/// - `output`: `[n, out]`
 ///
 /// # Panics
 /// If the slices' lengths contradict each other.
 pub fn forward(n: usize, input: &[f32], weight: &[f32], scale: f32, output: &mut [f32]) {
     let len = input.len() / n;
-    linear::forward(n, &Units::of(input, len).rows, &Units::of(weight, len).rows, Epilogue::NONE, output);
+    linear::forward(n, &UnitRows::new(input, len).rows, &UnitRows::new(weight, len).rows, Epilogue::NONE, output);
     output.iter_mut().for_each(|y| *y *= scale);
 }
 
-/// The gradients of one batch.
+/// Gradients of [`forward`], summed over the batch.
 pub struct Gradients {
-    /// `[n, in]`.
+    /// Gradient of the input, `[n, in]`.
     pub input: Vec<f32>,
-    /// `[out, in]`.
+    /// Gradient of the weight, `[out, in]`.
     pub weight: Vec<f32>,
-    /// Of the scale.
+    /// Gradient of the scale.
     pub scale: f32,
 }
 
-/// The gradients of everything that [`forward`] reads.
+/// The gradients of input, weight and scale.
+///
+/// # Shapes
+/// As in [`forward`]; `grad_output` is `[n, out]`.
 ///
 /// # Panics
 /// If the slices' lengths contradict each other.
 pub fn backward(n: usize, input: &[f32], weight: &[f32], scale: f32, grad_output: &[f32]) -> Gradients {
     let len = input.len() / n;
-    let (x, w) = (Units::of(input, len), Units::of(weight, len));
+    let (x, w) = (UnitRows::new(input, len), UnitRows::new(weight, len));
     let mut cosines = vec![0.0; grad_output.len()];
     linear::forward(n, &x.rows, &w.rows, Epilogue::NONE, &mut cosines);
     let grad_scale = cosines.iter().zip(grad_output).map(|(&c, &g)| f64::from(c) * f64::from(g)).sum::<f64>();
@@ -94,7 +100,7 @@ mod tests {
         values.iter().map(|&x| x as f32).collect()
     }
 
-    /// The definition, in `f64`.
+    /// The definition in `f64`.
     fn reference(n: usize, input: &[f64], weight: &[f64], scale: f64) -> Vec<f64> {
         let len = input.len() / n;
         let norm = |row: &[f64]| dot(row, row).sqrt().max(EPS);
@@ -103,7 +109,7 @@ mod tests {
     }
 
     #[test]
-    fn values_equal_the_definition_and_gradients_its_differences() {
+    fn forward_equals_definition_and_backward_its_differences() {
         for (n, len, classes) in [(1, 3, 2), (5, 17, 4), (70, 6, 3)] {
             let (x, w) = (values_f64("x", n * len), values_f64("w", classes * len));
             let (g, scale) = (values_f64("g", n * classes), 7.5);
@@ -111,7 +117,7 @@ mod tests {
             forward(n, &f32s(&x), &f32s(&w), scale as f32, &mut y);
             assert_close_to_scale("forward", &y, &f32s(&reference(n, &x, &w, scale)), 1e-6);
             let found = backward(n, &f32s(&x), &f32s(&w), scale as f32, &f32s(&g));
-            // Differences in f64 give the gradients to compare with, of the definition alone.
+            // Central differences of the f64 definition.
             let differences = |at: &[f64], loss: &dyn Fn(&[f64]) -> f64| -> Vec<f64> {
                 let step = 1e-6;
                 let moved = |i: usize, by: f64| {
@@ -123,7 +129,7 @@ mod tests {
             };
             let dx = differences(&x, &|x| dot(&reference(n, x, &w, scale), &g));
             let dw = differences(&w, &|w| dot(&reference(n, &x, w, scale), &g));
-            // f32 products of unit vectors; short rows, whose gradient is the largest, round the most.
+            // The error of f32 products of unit vectors; short rows have the largest gradients and the largest error.
             assert_close_to_scale("dx", &found.input, &f32s(&dx), 3e-6);
             assert_close_to_scale("dw", &found.weight, &f32s(&dw), 3e-6);
             let ds = [f64::from(found.scale)];
@@ -135,7 +141,7 @@ mod tests {
     }
 
     #[test]
-    fn a_row_of_zeros_gives_zeros_and_finite_gradients() {
+    fn zero_row_gives_zero_output_and_finite_gradients() {
         let (x, w) = (vec![0.0; 4], vec![1.0, 0.0, 0.0, 0.0, 0.5, 0.5, 0.5, 0.5]);
         let mut y = vec![f32::NAN; 2];
         forward(1, &x, &w, 10.0, &mut y);

@@ -1,11 +1,11 @@
-//! Moving, adding and masking values.
+//! Copies, sums, column slices, shuffles, transposes and masks of values.
 
 use rayon::prelude::*;
 
 use crate::rows::rows_per_piece;
 use crate::simd::dispatch;
 
-/// `target += values`, or `target = values` without `accumulate`.
+/// `target = values`; with `accumulate`, `target += values`.
 pub fn add_or_copy(values: &[f32], accumulate: bool, target: &mut [f32]) {
     assert_eq!(values.len(), target.len());
     let piece = rows_per_piece(1);
@@ -21,7 +21,9 @@ pub fn add_or_copy(values: &[f32], accumulate: bool, target: &mut [f32]) {
     });
 }
 
-/// Copies rows of `width` into rows of `total`, starting at column `offset` (a concatenation of channels).
+/// Copies `values`, `[rows, width]`, into the columns of `target`, `[rows, total]`, from column `offset` on.
+///
+/// One call per input concatenates channels.
 pub fn put_columns(values: &[f32], width: usize, total: usize, offset: usize, target: &mut [f32]) {
     let rows = rows_per_piece(total);
     target.par_chunks_mut(rows * total).zip(values.par_chunks(rows * width)).for_each(|(target, values)| {
@@ -31,7 +33,9 @@ pub fn put_columns(values: &[f32], width: usize, total: usize, offset: usize, ta
     });
 }
 
-/// The opposite of [`put_columns`]: takes columns out of rows of `total`, or adds them with `accumulate`.
+/// Copies `width` columns of `values`, `[rows, total]`, from column `offset` on, to `target`, `[rows, width]`.
+///
+/// The inverse of [`put_columns`]. With `accumulate`, adds to `target`.
 pub fn take_columns(values: &[f32], width: usize, total: usize, offset: usize, accumulate: bool, target: &mut [f32]) {
     let rows = rows_per_piece(total);
     target.par_chunks_mut(rows * width).zip(values.par_chunks(rows * total)).for_each(|(target, values)| {
@@ -46,7 +50,9 @@ pub fn take_columns(values: &[f32], width: usize, total: usize, offset: usize, a
     });
 }
 
-/// The gradient of [`take_columns`]: adds values to columns of rows of `total`; without `accumulate` all others become 0.
+/// The gradient of [`take_columns`]: adds `values`, `[rows, width]`, to columns of `target`, `[rows, total]`.
+///
+/// Without `accumulate`, `target` is zeroed first.
 pub fn add_columns(values: &[f32], width: usize, total: usize, offset: usize, accumulate: bool, target: &mut [f32]) {
     let rows = rows_per_piece(total);
     target.par_chunks_mut(rows * total).zip(values.par_chunks(rows * width)).for_each(|(target, values)| {
@@ -59,8 +65,9 @@ pub fn add_columns(values: &[f32], width: usize, total: usize, offset: usize, ac
     });
 }
 
-/// `torch.nn.ChannelShuffle` of rows of `channels`: column `j` of group `i` becomes column `i` of group `j`. With as many
-/// groups as a group has columns it undoes itself.
+/// `torch.nn.ChannelShuffle` of rows of `channels`: column `j` of group `i` becomes column `i` of group `j`.
+///
+/// A shuffle with `channels / groups` groups is the inverse. With `accumulate`, adds to `target`.
 pub fn shuffle_columns(values: &[f32], channels: usize, groups: usize, accumulate: bool, target: &mut [f32]) {
     assert_eq!(values.len(), target.len());
     let (rows, width) = (rows_per_piece(channels), channels / groups);
@@ -76,9 +83,9 @@ pub fn shuffle_columns(values: &[f32], channels: usize, groups: usize, accumulat
     });
 }
 
-/// Transposes each of the batch's matrices `[rows, cols]`; with `accumulate`, adds the result to `target`.
+/// Transposes each matrix of a batch, `[rows, cols]`. With `accumulate`, adds to `target`.
 ///
-/// Between NHWC and PyTorch's channel-by-channel order of a flattened map.
+/// Converts flattened maps between NHWC and PyTorch's NCHW.
 pub fn transpose(values: &[f32], rows: usize, cols: usize, accumulate: bool, target: &mut [f32]) {
     assert_eq!(values.len(), target.len());
     target.par_chunks_mut(rows * cols).zip(values.par_chunks(rows * cols)).for_each(|(target, values)| {
@@ -91,9 +98,10 @@ pub fn transpose(values: &[f32], rows: usize, cols: usize, accumulate: bool, tar
     });
 }
 
-/// `target (+)= values * mask`, sample by sample: `mask(sample, out)` fills the factors of one sample.
+/// `target = values * mask`, or `target += values * mask` with `accumulate`.
 ///
-/// The same call with gradients for values is the backward pass of a dropout.
+/// `mask(sample, out)` fills the `sample_len` factors of one sample. The backward pass of a dropout is the same call on
+/// gradients.
 pub fn mask(
     values: &[f32],
     sample_len: usize,
@@ -119,7 +127,7 @@ mod tests {
     use crate::testing::values;
 
     #[test]
-    fn columns_come_back_as_they_were_put() {
+    fn take_columns_returns_what_put_columns_wrote() {
         let (a, b) = (values("a", 7 * 3), values("b", 7 * 5));
         let mut both = vec![0.0; 7 * 8];
         put_columns(&a, 3, 8, 0, &mut both);
@@ -138,7 +146,7 @@ mod tests {
     }
 
     #[test]
-    fn a_shuffle_is_pytorchs_and_is_undone() {
+    fn shuffle_columns_follows_pytorch_and_has_inverse() {
         let x: Vec<f32> = (0..12).map(|i| i as f32).collect();
         let (mut y, mut z) = (vec![0.0; 12], vec![1.0; 12]);
         shuffle_columns(&x, 6, 2, false, &mut y);
@@ -148,7 +156,7 @@ mod tests {
     }
 
     #[test]
-    fn a_transpose_undoes_itself() {
+    fn transpose_twice_is_identity() {
         let x = values("x", 2 * 3 * 4);
         let (mut y, mut z) = (vec![0.0; 24], vec![0.0; 24]);
         transpose(&x, 3, 4, false, &mut y);
@@ -158,7 +166,7 @@ mod tests {
     }
 
     #[test]
-    fn masks_are_by_sample() {
+    fn mask_is_per_sample_and_accumulates() {
         let mut y = vec![1.0; 6];
         mask(&[1.0, 2.0, 3.0, 4.0, 5.0, 6.0], 3, |sample, f| f.fill(sample as f32), true, &mut y);
         assert_eq!(y, [1.0, 1.0, 1.0, 5.0, 6.0, 7.0]);

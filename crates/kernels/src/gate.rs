@@ -1,17 +1,18 @@
-//! Maps times one factor for each channel of each image: the end of a squeeze-and-excitation block (Hu et al. 2018).
+//! Channel gates: a map times one factor per image and channel, the end of a squeeze-and-excitation block (Hu et al.
+//! 2018).
 
 use rayon::prelude::*;
 
 use crate::rows::rows_per_piece;
 use crate::simd::dispatch;
 
-/// `target (+)= map * factors`, for maps of `pixels` pixels.
+/// `target = map * factors`, or `target += map * factors` with `accumulate`.
 ///
 /// # Shapes
 /// - `map`, `target`: `[n, pixels, channels]`
 /// - `factors`: `[n, channels]`
 ///
-/// The same call with the result's gradient for the map is the backward pass towards the map.
+/// The map's gradient is the same call with the output gradient in place of the map.
 ///
 /// # Panics
 /// If the lengths contradict each other.
@@ -35,7 +36,7 @@ pub fn forward(pixels: usize, channels: usize, map: &[f32], factors: &[f32], acc
     });
 }
 
-/// Calls `work` with the image, the first element and the elements of pieces of up to `lines` pixels of one image.
+/// Calls `work(image, first_element, elements)` for pieces of up to `lines` pixels of one image, in parallel.
 fn for_lines(
     pixels: usize,
     channels: usize,
@@ -51,7 +52,13 @@ fn for_lines(
     });
 }
 
-/// The gradient of the factors: the sum over an image's pixels of gradient times map.
+/// The gradient of the factors: the sum over the pixels of an image of output gradient times map.
+///
+/// # Shapes
+/// As in [`forward`]; with `accumulate`, adds to `grad_factors`, `[n, channels]`.
+///
+/// # Panics
+/// If the lengths contradict each other.
 pub fn backward_factors(
     pixels: usize,
     channels: usize,
@@ -86,7 +93,7 @@ mod tests {
     use crate::testing::values;
 
     #[test]
-    fn products_and_their_gradients_are_by_image_and_channel() {
+    fn forward_and_backward_factors_equal_definition() {
         let (n, pixels, channels) = (3, 35, 19);
         let (x, f, g) =
             (values("x", n * pixels * channels), values("f", n * channels), values("g", n * pixels * channels));

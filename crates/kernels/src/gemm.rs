@@ -1,6 +1,6 @@
-//! Matrix products: a safe face on the `gemm` crate.
+//! Matrix products: a safe interface to the `gemm` crate.
 
-/// A matrix to read: element `(i, j)` lies at `i * row_stride + j * col_stride`.
+/// A matrix view to read: element `(i, j)` lies at `i * row_stride + j * col_stride`.
 #[derive(Clone, Copy)]
 pub struct Matrix<'a, T> {
     data: &'a [T],
@@ -10,7 +10,7 @@ pub struct Matrix<'a, T> {
     col_stride: usize,
 }
 
-/// Whether every element of such a matrix lies within `len`.
+/// Whether every element of a matrix with these strides lies within `len` elements.
 fn fits(len: usize, rows: usize, cols: usize, row_stride: usize, col_stride: usize) -> bool {
     let last = |count: usize, stride: usize| count.checked_sub(1)?.checked_mul(stride);
     let empty = rows == 0 || cols == 0;
@@ -31,7 +31,7 @@ impl<'a, T> Matrix<'a, T> {
         Self { data, rows, cols, row_stride, col_stride: 1 }
     }
 
-    /// The transpose, without moving anything.
+    /// The transposed view.
     pub fn transposed(self) -> Self {
         Self {
             rows: self.cols,
@@ -43,7 +43,7 @@ impl<'a, T> Matrix<'a, T> {
     }
 }
 
-/// A row-major matrix to write.
+/// A row-major matrix view to write.
 pub struct MatrixMut<'a, T> {
     data: &'a mut [T],
     rows: usize,
@@ -55,7 +55,7 @@ impl<'a, T> MatrixMut<'a, T> {
     /// A row-major matrix whose rows start `row_stride` apart.
     ///
     /// # Panics
-    /// If an element would lie outside `data`, or two elements would coincide.
+    /// If an element would lie outside `data`, or rows overlap.
     pub fn new(data: &'a mut [T], rows: usize, cols: usize, row_stride: usize) -> Self {
         assert!(fits(data.len(), rows, cols, row_stride, 1), "{rows}x{cols} exceeds {} elements", data.len());
         assert!(rows <= 1 || row_stride >= cols, "rows overlap");
@@ -63,7 +63,7 @@ impl<'a, T> MatrixMut<'a, T> {
     }
 }
 
-/// Element types that [`gemm()`] multiplies.
+/// Element types of [`gemm()`]: `f32` and `f64`.
 pub trait Element: Copy + Send + Sync + private::Sealed + 'static {
     /// Zero.
     const ZERO: Self;
@@ -72,7 +72,7 @@ pub trait Element: Copy + Send + Sync + private::Sealed + 'static {
 }
 
 mod private {
-    /// The element types are those that the `gemm` crate knows; it panics on others.
+    /// Limits the element types to those that the `gemm` crate supports; it panics on others.
     pub trait Sealed {}
     impl Sealed for f32 {}
     impl Sealed for f64 {}
@@ -91,16 +91,15 @@ impl Element for f64 {
 /// `out = a * b`, or `out += a * b` with `accumulate`, on the calling thread.
 ///
 /// # Panics
-/// If the shapes don't fit.
+/// If the shapes do not agree.
 pub fn gemm<T: Element>(a: Matrix<T>, b: Matrix<T>, out: MatrixMut<T>, accumulate: bool) {
     assert_eq!((a.rows, b.cols, a.cols), (out.rows, out.cols, b.rows), "shapes of a matrix product");
     if out.rows == 0 || out.cols == 0 {
         return;
     }
-    // SAFETY: the constructors checked that every element of the three matrices lies within its slice and
-    // that the output's elements are distinct; the shapes agree (asserted above); a stride that is used to
-    // reach an element is below its slice's length, which is at most isize::MAX; T is f32 or f64, which the
-    // crate supports.
+    // SAFETY: the constructors checked that every element of the three matrices lies within its slice and that the
+    // output's elements are distinct. The shapes agree, by the assertion above. A stride that reaches an element is below
+    // its slice's length, which is at most isize::MAX. T is f32 or f64, which the crate supports.
     #[allow(unsafe_code)]
     unsafe {
         ::gemm::gemm(
@@ -133,7 +132,7 @@ mod tests {
     use crate::testing::values;
 
     #[test]
-    fn products_of_any_stride_equal_the_sums() {
+    fn gemm_equals_sums_for_any_stride() {
         for (m, k, n) in [(1, 1, 1), (1, 7, 5), (17, 33, 9), (64, 16, 48), (5, 0, 3)] {
             let (a, b) = (values("a", m * (k + 2)), values("b", n * (k + 3)));
             let start = values("out", m * (n + 1));
@@ -156,13 +155,13 @@ mod tests {
 
     #[test]
     #[should_panic(expected = "exceeds")]
-    fn a_matrix_larger_than_its_slice_is_refused() {
+    fn matrix_refuses_short_slice() {
         Matrix::new(&[0.0f32; 5], 2, 3, 3);
     }
 
     #[test]
     #[should_panic(expected = "exceeds")]
-    fn sizes_that_overflow_are_refused() {
+    fn matrix_refuses_overflowing_size() {
         Matrix::new(&[0.0f32; 5], usize::MAX, 2, usize::MAX);
     }
 }

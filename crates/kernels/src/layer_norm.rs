@@ -1,11 +1,11 @@
-//! Layer norm over the channels of each pixel: `torch.nn.LayerNorm` on NHWC maps, torchvision's `LayerNorm2d`.
+//! Layer norm over the channels of each pixel: `torch.nn.LayerNorm` on NHWC maps, `LayerNorm2d` in torchvision.
 
 use rayon::prelude::*;
 
 use crate::rows::{reduce_rows, rows_per_piece};
 use crate::simd::dispatch;
 
-/// Mean of a row, and the inverse of its standard deviation, in `f64`: a row may be long and far from zero.
+/// Mean and inverse standard deviation of a row, computed in `f64` because a row may be long and far from zero.
 #[inline(always)]
 fn statistics(row: &[f32], eps: f32) -> (f32, f32) {
     let n = row.len() as f64;
@@ -14,7 +14,14 @@ fn statistics(row: &[f32], eps: f32) -> (f32, f32) {
     (mean as f32, (1.0 / (var + f64::from(eps)).sqrt()) as f32)
 }
 
-/// `(x - mean) / sqrt(var + eps) * weight + bias`, row by row of as many columns as `weight` has; the variance is biased.
+/// `(x - mean) / sqrt(var + eps) * weight + bias` for each row, with the biased variance.
+///
+/// # Shapes
+/// - `weight`, `bias`: `[channels]`
+/// - `input`, `output`: `[rows, channels]`
+///
+/// # Panics
+/// If the lengths of input and output differ.
 pub fn forward(weight: &[f32], bias: &[f32], eps: f32, input: &[f32], output: &mut [f32]) {
     assert_eq!(input.len(), output.len());
     let channels = weight.len();
@@ -34,7 +41,10 @@ pub fn forward(weight: &[f32], bias: &[f32], eps: f32, input: &[f32], output: &m
     });
 }
 
-/// The gradient of the input, written or, with `accumulate`, added.
+/// The gradient of the input, written to `grad_input`; with `accumulate`, added to it.
+///
+/// # Panics
+/// If the lengths of `input`, `grad_output` and `grad_input` differ.
 pub fn backward_input(
     weight: &[f32],
     eps: f32,
@@ -54,7 +64,7 @@ pub fn backward_input(
                 let rows = input.chunks_exact(channels).zip(grad.chunks_exact(channels));
                 for (dx, (x, g)) in out.chunks_exact_mut(channels).zip(rows) {
                     let (mean, inv_std) = statistics(x, eps);
-                    // The means of the normalised row's gradient, alone and with the normalised row.
+                    // The mean gradient of the normalised row, and the mean of its product with the normalised row.
                     let (mut plain, mut with_input) = (0.0, 0.0);
                     for c in 0..channels {
                         let g = f64::from(g[c] * weight[c]);
@@ -73,7 +83,7 @@ pub fn backward_input(
     });
 }
 
-/// The gradients of weight and bias.
+/// The gradients of weight and bias, in this order, summed over all rows.
 pub fn backward_parameters(channels: usize, eps: f32, input: &[f32], grad_output: &[f32]) -> [Vec<f64>; 2] {
     let sums = reduce_rows(input.len() / channels, channels, 2 * channels, |first, count, sums| {
         let rows = first * channels..(first + count) * channels;
@@ -114,7 +124,7 @@ mod tests {
         rows.collect()
     }
 
-    /// The derivative of `loss` at `x`, by central differences.
+    /// The gradient of `loss` at `x` by central differences.
     fn derivative(x: &[f64], loss: impl Fn(&[f64]) -> f64) -> Vec<f32> {
         let step = 1e-5;
         let at = |i: usize, by: f64| {
@@ -125,11 +135,11 @@ mod tests {
         (0..x.len()).map(|i| ((at(i, step) - at(i, -step)) / (2.0 * step)) as f32).collect()
     }
 
-    /// Means are in `f64`: what is left are the roundings of a few products, and of sums over the rows.
+    /// Means are computed in `f64`; the rest is the rounding of a few products and of the sums over rows.
     const TOLERANCE: f64 = 2e-6;
 
     #[test]
-    fn values_and_gradients_are_those_of_the_formula() {
+    fn forward_and_gradients_follow_formula() {
         let to_f32 = |x: &[f64]| x.iter().map(|&x| x as f32).collect::<Vec<_>>();
         for (rows, channels) in [(5, 7), (33, 40)] {
             let (x, g) = (values_f64("x", rows * channels), values_f64("g", rows * channels));

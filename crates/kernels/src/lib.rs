@@ -1,16 +1,15 @@
 //! CPU kernels for convolutional networks, forward and backward.
 //!
-//! Kernels take slices and plain shapes and know nothing of graphs or files. Feature maps are NHWC
-//! (`[n, height, width, channels]`), so a pixel's channels are contiguous and a map is also a matrix of
-//! `n * height * width` rows; weights of convolutions are `[kh, kw, in / groups, out]`
-//! ([`conv::pack_weight`] converts from PyTorch's layout).
+//! Kernels take slices and shapes and know nothing of graphs or files. Feature maps are NHWC
+//! (`[n, height, width, channels]`), so the channels of a pixel are contiguous and a map is also a matrix of
+//! `n * height * width` rows. Convolution weights are `[kh, kw, in / groups, out]`; [`conv::pack_weight`] converts from
+//! PyTorch's layout.
 //!
-//! Beside each kernel that is more than a loop stands, for its tests, the operation as its definition says, in `f64`: its
-//! gradients are checked against finite differences, and the fast kernel against it.
+//! A kernel that is more than a loop has a plain `f64` reference for its tests. The reference's gradients are checked
+//! against finite differences, and the fast kernel against the reference.
 //!
-//! Work is cut into pieces by the shapes alone, never by the number of threads, and every sum has a
-//! fixed order: the same input gives the same bits on any number of threads. Kernels run on the
-//! current `rayon` pool.
+//! Work is split by shape alone, never by the number of threads, and every sum has a fixed order: the same input gives
+//! the same bits on any number of threads. Kernels run on the current `rayon` pool.
 
 pub mod activation;
 pub mod batch_norm;
@@ -18,6 +17,7 @@ mod bf16;
 pub mod conv;
 pub mod cosine;
 pub mod elementwise;
+mod epilogue;
 pub mod gate;
 mod gemm;
 pub mod layer_norm;

@@ -1,31 +1,35 @@
-//! Fully connected layers: `torch.nn.functional.linear`. The weight keeps PyTorch's layout `[out, in]`.
+//! Fully connected layers: `torch.nn.functional.linear`. The weight keeps PyTorch's layout, `[out, in]`.
 
-mod few;
+mod small_batch;
 
 use rayon::prelude::*;
 
-use crate::conv::Epilogue;
+use crate::epilogue::Epilogue;
 use crate::gemm::{Matrix, MatrixMut, gemm};
 use crate::simd::{Level, dispatch};
 
-/// Samples up to which the weight's way through memory decides, or a product over the batch would have too few pieces.
-const FEW: usize = 64;
+/// Largest batch for the kernels of [`small_batch`].
+///
+/// Up to this size, reading the weight takes most of the time, or a product split by samples would have too few pieces.
+const SMALL_BATCH: usize = 64;
 
-/// Rows of a larger batch that one piece of work covers.
+/// Samples that one piece of work covers in a larger batch.
 const ROWS_PER_PIECE: usize = 64;
 
 /// `output = epilogue(input * weight^T)`.
 ///
 /// # Shapes
-/// `input` `[n, in]`, `weight` `[out, in]`, `output` `[n, out]`.
+/// - `input`: `[n, in]`
+/// - `weight`: `[out, in]`
+/// - `output`: `[n, out]`
 ///
 /// # Panics
 /// If the slices' lengths contradict each other.
 pub fn forward(n: usize, input: &[f32], weight: &[f32], epilogue: Epilogue, output: &mut [f32]) {
     let (in_features, out_features) = (input.len() / n, output.len() / n);
     assert_eq!((input.len(), weight.len()), (n * in_features, out_features * in_features), "linear");
-    if n <= FEW {
-        few::forward(Level::current(), n, input, weight, epilogue, output);
+    if n <= SMALL_BATCH {
+        small_batch::forward(Level::current(), n, input, weight, epilogue, output);
     } else {
         output.par_chunks_mut(ROWS_PER_PIECE * out_features).enumerate().for_each(|(i, output)| {
             let rows = output.len() / out_features;
@@ -41,18 +45,18 @@ pub fn forward(n: usize, input: &[f32], weight: &[f32], epilogue: Epilogue, outp
     }
 }
 
-/// The gradient of the input: `grad_output * weight`, written to `grad_input` or, with `accumulate`, added to it.
+/// The gradient of the input, `grad_output * weight`, written to `grad_input`; with `accumulate`, added to it.
 ///
 /// # Shapes
-/// As in [`forward`]; each gradient has the shape of what it is the gradient of.
+/// As in [`forward`]; a gradient has the shape of its tensor.
 ///
 /// # Panics
 /// If the slices' lengths contradict each other.
 pub fn backward_input(n: usize, grad_output: &[f32], weight: &[f32], accumulate: bool, grad_input: &mut [f32]) {
     let (out_features, in_features) = (grad_output.len() / n, grad_input.len() / n);
     assert_eq!(weight.len(), out_features * in_features, "linear");
-    if n <= FEW {
-        return few::backward_input(Level::current(), n, grad_output, weight, accumulate, grad_input);
+    if n <= SMALL_BATCH {
+        return small_batch::backward_input(Level::current(), n, grad_output, weight, accumulate, grad_input);
     }
     grad_input.par_chunks_mut(ROWS_PER_PIECE * in_features).enumerate().for_each(|(i, grad_input)| {
         let rows = grad_input.len() / in_features;
@@ -62,10 +66,10 @@ pub fn backward_input(n: usize, grad_output: &[f32], weight: &[f32], accumulate:
     });
 }
 
-/// The gradient of the weight: `grad_output^T * input`.
+/// The gradient of the weight, `grad_output^T * input`, summed over the batch.
 ///
 /// # Shapes
-/// As in [`forward`]; each gradient has the shape of what it is the gradient of.
+/// As in [`forward`]; a gradient has the shape of its tensor.
 ///
 /// # Panics
 /// If the slices' lengths contradict each other.
@@ -88,7 +92,7 @@ mod tests {
     use crate::testing::{assert_gradient, dot, values, values_f64};
     use regraft_testing::assert_close_to_scale;
 
-    /// The layer as its definition says, without an epilogue.
+    /// The definition in `f64`, without an epilogue.
     fn reference(n: usize, input: &[f64], weight: &[f64]) -> Vec<f64> {
         let in_features = input.len() / n;
         let row = |row: &[f64]| weight.chunks_exact(in_features).map(|weight| dot(row, weight)).collect::<Vec<_>>();
@@ -100,7 +104,7 @@ mod tests {
     }
 
     #[test]
-    fn values_equal_the_reference_and_gradients_its_differences() {
+    fn forward_equals_reference_and_gradients_equal_differences() {
         for (n, in_features, out_features) in [(1, 3, 2), (5, 17, 9), (3, 8, 600), (130, 6, 4)] {
             let x = values_f64("x", n * in_features);
             let w = values_f64("w", out_features * in_features);
@@ -112,13 +116,13 @@ mod tests {
             let plain = reference(n, &x, &w);
             let expected: Vec<f32> =
                 plain.iter().enumerate().map(|(i, &y)| (y as f32 + bias[i % out_features]).max(0.0)).collect();
-            assert_close_to_scale("forward", &y, &expected, 1e-6); // a few dozen f32 products
+            assert_close_to_scale("forward", &y, &expected, 1e-6); // sums of a few dozen f32 products
 
             let mut dx = vec![0.0; x.len()];
             backward_input(n, &f32s(&g), &f32s(&w), false, &mut dx);
             let mut dw = vec![0.0; w.len()];
             backward_weight(n, &f32s(&x), &f32s(&g), &mut dw);
-            // The layer is bilinear: the gradients are the reference with its arguments exchanged.
+            // The layer is bilinear, so its gradients are the reference with exchanged arguments.
             let transpose = |m: &[f64], rows: usize| -> Vec<f64> {
                 let cols = m.len() / rows;
                 (0..m.len()).map(|i| m[i % rows * cols + i / rows]).collect()
@@ -134,14 +138,14 @@ mod tests {
         }
     }
 
-    /// Sizes that leave tails everywhere: samples beside tiles of four, inputs beside vectors and blocks, and features.
+    /// Sizes with tails in every dimension: samples in tiles of four, inputs in vectors and blocks, output features.
     fn grid() -> impl Iterator<Item = [usize; 3]> {
         let sizes = [[1, 1], [5, 3], [16, 8], [33, 7], [100, 65], [299, 13], [1100, 9], [2049, 131]];
         [1, 2, 3, 4, 5, 6, 7, 8, 9, 33].into_iter().flat_map(move |n| sizes.map(|[i, o]| [n, i, o]))
     }
 
     #[test]
-    fn few_samples_equal_the_reference_at_every_level() {
+    fn small_batches_equal_reference_at_every_level() {
         for [n, in_features, out_features] in grid() {
             let x = values_f64("x", n * in_features);
             let w = values_f64("w", out_features * in_features);
@@ -157,12 +161,12 @@ mod tests {
             for level in Level::available() {
                 let what = |pass| format!("{pass} {level:?} n {n} in {in_features} out {out_features}");
                 let mut output = vec![f32::NAN; y.len()];
-                few::forward(level, n, &f32s(&x), &f32s(&w), epilogue, &mut output);
-                assert_close_to_scale(&what("forward"), &output, &f32s(&y), 3e-6); // up to 2049 f32 products
+                small_batch::forward(level, n, &f32s(&x), &f32s(&w), epilogue, &mut output);
+                assert_close_to_scale(&what("forward"), &output, &f32s(&y), 3e-6); // sums of up to 2049 f32 products
                 let mut grad = vec![f32::NAN; x.len()];
-                few::backward_input(level, n, &f32s(&g), &f32s(&w), false, &mut grad);
+                small_batch::backward_input(level, n, &f32s(&g), &f32s(&w), false, &mut grad);
                 assert_close_to_scale(&what("dx"), &grad, &f32s(&dx), 1e-6);
-                few::backward_input(level, n, &f32s(&g), &f32s(&w), true, &mut grad);
+                small_batch::backward_input(level, n, &f32s(&g), &f32s(&w), true, &mut grad);
                 let twice: Vec<f32> = dx.iter().map(|&g| 2.0 * g as f32).collect();
                 assert_close_to_scale(&what("dx twice"), &grad, &twice, 1e-6);
             }
@@ -170,7 +174,7 @@ mod tests {
     }
 
     #[test]
-    fn any_number_of_threads_gives_the_same_bits() {
+    fn results_have_same_bits_on_any_number_of_threads() {
         for n in [1, 7, 32, 130] {
             let (in_features, out_features) = (1111, 301);
             let (x, w) = (values("x", n * in_features), values("w", out_features * in_features));

@@ -10,16 +10,19 @@ use crate::simd::dispatch;
 pub struct Sgd {
     /// Learning rate.
     pub lr: f64,
-    /// Weight of the past steps.
+    /// Factor of the momentum buffer.
     pub momentum: f64,
-    /// L2 penalty, added to the gradient.
+    /// L2 penalty: this times the parameter is added to the gradient.
     pub weight_decay: f64,
-    /// Nesterov's form of momentum.
+    /// Whether to use Nesterov momentum.
     pub nesterov: bool,
 }
 
 impl Sgd {
-    /// One step. `buffer` is the momentum, zero before the first step.
+    /// Updates `parameter` and the momentum `buffer`, which is zero before the first step.
+    ///
+    /// # Panics
+    /// If the lengths differ.
     pub fn step(&self, parameter: &mut [f32], grad: &[f32], buffer: &mut [f32]) {
         assert!(parameter.len() == grad.len() && parameter.len() == buffer.len());
         let (lr, momentum, decay) = (self.lr as f32, self.momentum as f32, self.weight_decay as f32);
@@ -45,16 +48,21 @@ impl Sgd {
 pub struct AdamW {
     /// Learning rate.
     pub lr: f64,
-    /// Decay of the first and second moments.
+    /// Decay rates of the first and second moments.
     pub betas: [f64; 2],
-    /// Added to the root of the second moment.
+    /// Added to the square root of the second moment.
     pub eps: f64,
-    /// Decay of the parameter itself, times the learning rate.
+    /// Decoupled weight decay: a step shrinks the parameter by `lr * weight_decay`.
     pub weight_decay: f64,
 }
 
 impl AdamW {
-    /// Step number `step` (from 1). The moments are zero before the first.
+    /// Updates `parameter` and its `first` and `second` moments, which are zero before the first step.
+    ///
+    /// `step` counts from 1.
+    ///
+    /// # Panics
+    /// If the lengths differ.
     pub fn step(&self, step: u64, parameter: &mut [f32], grad: &[f32], first: &mut [f32], second: &mut [f32]) {
         assert!(parameter.len() == grad.len() && parameter.len() == first.len() && parameter.len() == second.len());
         let correction = self.betas.map(|beta| 1.0 - beta.powf(step as f64));
@@ -87,7 +95,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn sgd_follows_the_published_recursion() {
+    fn sgd_follows_published_recursion() {
         for nesterov in [false, true] {
             let sgd = Sgd { lr: 0.1, momentum: 0.9, weight_decay: 0.01, nesterov };
             let (mut p, mut buffer) = ([1.0f32], [0.0f32]);
@@ -104,7 +112,7 @@ mod tests {
     }
 
     #[test]
-    fn the_first_adamw_step_is_the_rate_in_the_direction_of_the_gradient() {
+    fn adamw_first_step_is_lr_times_sign_of_gradient() {
         let adamw = AdamW { lr: 0.01, betas: [0.9, 0.999], eps: 1e-8, weight_decay: 0.1 };
         let (mut p, mut m, mut v) = ([2.0f32, 2.0], [0.0f32; 2], [0.0f32; 2]);
         adamw.step(1, &mut p, &[0.003, -50.0], &mut m, &mut v);

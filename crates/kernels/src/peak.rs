@@ -1,4 +1,4 @@
-//! How fast this machine can multiply and add: the ceiling that kernels are measured against.
+//! Peak multiply-add rate of this machine, the upper bound that kernels are measured against.
 
 use std::time::{Duration, Instant};
 
@@ -7,9 +7,10 @@ use rayon::prelude::*;
 
 use crate::simd::Level;
 
-/// Independent sums, enough to hide the latency of an addition.
+/// Independent sums, enough to hide the latency of a multiply-add.
 const SUMS: usize = 12;
 
+/// Multiply-adds in registers, `rounds` times [`SUMS`] vectors.
 struct Burst {
     rounds: usize,
 }
@@ -20,7 +21,7 @@ impl WithSimd for Burst {
     #[inline(always)]
     fn with_simd<S: Simd>(self, simd: S) -> f32 {
         let mut sums = [simd.splat_f32s(1.0); SUMS];
-        // Opaque, so that nothing is computed ahead; the sums converge and stay finite.
+        // Opaque operands prevent constant folding. The sums converge, so they stay finite.
         let (x, y) = (simd.splat_f32s(std::hint::black_box(0.5)), simd.splat_f32s(std::hint::black_box(1.0)));
         for _ in 0..self.rounds {
             for sum in &mut sums {
@@ -31,8 +32,9 @@ impl WithSimd for Burst {
     }
 }
 
-/// Floating-point operations per second of multiply-adds in registers, on all threads of the current pool: the best of a
-/// few short bursts.
+/// Floating-point operations per second of multiply-adds in registers, on all threads of the current pool.
+///
+/// The best of ten short bursts; a multiply-add counts as two operations.
 pub fn multiply_add_rate(level: Level) -> f64 {
     let threads = rayon::current_num_threads();
     let rounds = 1_000_000;
@@ -53,7 +55,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn every_level_has_a_rate() {
+    fn multiply_add_rate_is_positive_at_every_level() {
         for level in Level::available() {
             let rate = multiply_add_rate(level);
             assert!(rate.is_finite() && rate > 0.0, "{level:?}: {rate}");

@@ -15,9 +15,9 @@ pub use max::{MAX_WINDOW, Window, max_backward, max_forward, max_forward_alone};
 pub struct Shape {
     /// Images in the batch.
     pub n: usize,
-    /// Height and width of the input.
+    /// Height and width of the input, in pixels.
     pub input: [usize; 2],
-    /// Height and width of the output.
+    /// Height and width of the output, in pixels.
     pub output: [usize; 2],
     /// Channels.
     pub channels: usize,
@@ -33,17 +33,17 @@ impl Shape {
     }
 }
 
-/// Over what an average is taken.
+/// The regions of an average pooling.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Average {
-    /// PyTorch's adaptive bins, which divide the input evenly and may overlap.
+    /// PyTorch's adaptive bins, which divide the input evenly and may overlap: `torch.nn.AdaptiveAvgPool2d`.
     Adaptive,
-    /// A square window that moves by its stride; zeros in the padding count.
+    /// A square window that moves by its stride; zeros in the padding count: `torch.nn.AvgPool2d`.
     Window(Window),
 }
 
 impl Average {
-    /// The inputs that output `i` of `out` averages over, of `len`, and how many count.
+    /// The range of inputs, of `len`, that output `i` of `out` averages, and the divisor.
     fn bin(self, i: usize, out: usize, len: usize) -> (Range<usize>, usize) {
         match self {
             Average::Adaptive => {
@@ -60,6 +60,10 @@ impl Average {
 }
 
 /// The mean over each bin or window.
+///
+/// # Shapes
+/// - `input`: `[n, h, w, channels]`
+/// - `output`: `[n, h_out, w_out, channels]`
 ///
 /// # Panics
 /// If a slice has another length than the shape says.
@@ -90,7 +94,10 @@ pub fn avg_forward(shape: &Shape, average: Average, input: &[f32], output: &mut 
     });
 }
 
-/// The gradient of the input of [`avg_forward`].
+/// The gradient of the input of [`avg_forward`], written to `grad_input`; with `accumulate`, added to it.
+///
+/// # Panics
+/// If a slice has another length than the shape says.
 pub fn avg_backward(shape: &Shape, average: Average, grad_output: &[f32], accumulate: bool, grad_input: &mut [f32]) {
     let Shape { input: [in_h, in_w], output: [out_h, out_w], channels, .. } = *shape;
     assert_eq!((grad_input.len(), grad_output.len()), (shape.input_len(), shape.output_len()));
@@ -124,11 +131,11 @@ mod tests {
     use super::*;
     use crate::testing::values;
 
-    /// `torch.nn.AvgPool2d(kernel_size, stride, padding)`, whose zeros count.
+    /// `torch.nn.AvgPool2d` with `count_include_pad`.
     const WINDOW: Average = Average::Window(Window { kernel_size: 3, stride: 2, padding: 1 });
     const HALVES: Average = Average::Window(Window { kernel_size: 2, stride: 2, padding: 0 });
 
-    /// The definitions, by every pixel: its share in the average.
+    /// The definition: the share of input `at` in the average that is output `i`.
     fn share(average: Average, at: usize, i: usize, out: usize, len: usize) -> f64 {
         let (first, end, count) = match average {
             Average::Adaptive => {
@@ -144,7 +151,7 @@ mod tests {
     }
 
     #[test]
-    fn averages_and_their_gradients_are_adjoint_and_sum_up() {
+    fn avg_forward_equals_definition_and_backward_is_adjoint() {
         for (average, input, output) in [
             (Average::Adaptive, [7, 7], [1, 1]),
             (Average::Adaptive, [10, 9], [7, 7]),
@@ -173,7 +180,7 @@ mod tests {
             let mut dx = vec![0.0; shape.input_len()];
             avg_backward(&shape, average, &g, false, &mut dx);
             let inner = |a: &[f32], b: &[f32]| a.iter().zip(b).map(|(a, b)| f64::from(a * b)).sum::<f64>();
-            assert!((inner(&y, &g) - inner(&x, &dx)).abs() < 1e-4, "a linear map and its gradient must be adjoint");
+            assert!((inner(&y, &g) - inner(&x, &dx)).abs() < 1e-4, "forward and backward must be adjoint");
         }
     }
 }

@@ -1,4 +1,4 @@
-//! Work over the rows of a matrix, cut into pieces that don't depend on the number of threads.
+//! Parallel work over rows, split into pieces that do not depend on the number of threads, and scratch memory.
 
 use std::cell::RefCell;
 use std::sync::{Mutex, PoisonError};
@@ -7,35 +7,33 @@ use rayon::prelude::*;
 
 use crate::Memory;
 
-/// Who works on the pieces of a kernel's work. Their results are the same.
+/// The threads that run the pieces of a kernel. The results are the same.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Threads {
     /// The threads of the pool.
-    All,
-    /// The calling thread: it has a part of a larger piece of work, whose data lies in its cache.
-    Own,
+    Pool,
+    /// The calling thread, which runs part of a larger piece of work on data in its cache.
+    Caller,
 }
 
 impl Threads {
-    /// Does some work for every piece.
-    pub(crate) fn each<P: IndexedParallelIterator>(self, pieces: P, work: impl Fn(P::Item) + Sync + Send) {
+    /// Runs `work` for every piece.
+    pub(crate) fn for_each<P: IndexedParallelIterator>(self, pieces: P, work: impl Fn(P::Item) + Sync + Send) {
         match self {
-            Threads::All => pieces.for_each(work),
-            Threads::Own => pieces.with_min_len(usize::MAX).for_each(work),
+            Threads::Pool => pieces.for_each(work),
+            Threads::Caller => pieces.with_min_len(usize::MAX).for_each(work),
         }
     }
 }
 
-/// Bytes that the CPU fetches at once, on all but a few.
-const CACHE_LINE: usize = 64;
-
-/// Rows that one piece of an elementwise pass holds: about 64 KiB of `f32`, at home in the first cache levels.
+/// Rows per piece of an elementwise pass: about 64 KiB of `f32`, which fits the first cache levels.
 pub(crate) fn rows_per_piece(cols: usize) -> usize {
     (16 * 1024 / cols.max(1)).max(1)
 }
 
-/// Sums over rows: cuts `rows` into fixed pieces, lets `piece(first_row, count)` sum each into a vector of
-/// `len`, and adds the pieces up in order, in `f64`.
+/// Sums over rows, in pieces of [`rows_per_piece`].
+///
+/// `piece(first_row, count, sums)` sums one piece into `len` elements; the pieces are added in order, in `f64`.
 pub(crate) fn reduce_rows(
     rows: usize,
     cols: usize,
@@ -45,7 +43,7 @@ pub(crate) fn reduce_rows(
     reduce_pieces(rows, rows_per_piece(cols), len, piece)
 }
 
-/// [`reduce_rows`] with pieces of `step` rows.
+/// [`reduce_rows`] in pieces of `step` rows.
 pub(crate) fn reduce_pieces(
     rows: usize,
     step: usize,
@@ -69,25 +67,16 @@ pub(crate) fn reduce_pieces(
     total
 }
 
-/// Reads `values` from the first to the last, so that they lie in cache for work that jumps between lines of a map.
+/// Calls `work` with a scratch buffer of `len` elements of unspecified content, which the thread keeps for reuse.
 ///
-/// The CPU fetches ahead of one sequence, but hardly of many short ones: maps that come from memory are worked on up to
-/// twice as fast. (Prefetch instructions in the place of the reads were slower: the work that follows waits all the same.)
-pub(crate) fn bring_near<T: bytemuck::Pod>(values: &[T]) {
-    let bytes: &[u8] = bytemuck::cast_slice(values);
-    std::hint::black_box(bytes.iter().step_by(CACHE_LINE).fold(0, |all, byte| all | byte));
-}
-
-/// Calls `work` with a scratch buffer of `len` elements of unspecified content, kept by the thread.
-///
-/// Calls may be nested, also through a piece of other work that the thread takes up while it waits: an inner
-/// call finds the thread's buffer taken and makes its own.
+/// Calls may nest, also when a waiting thread takes up other work: an inner call finds the buffer taken and allocates its
+/// own.
 pub(crate) fn with_scratch<R>(len: usize, work: impl FnOnce(&mut [f32]) -> R) -> R {
     thread_local!(static SCRATCH: RefCell<Memory> = RefCell::default());
     let mut buffer = SCRATCH.take();
     buffer.reserve(len);
     let result = work(&mut buffer[..len]);
-    // The larger one stays.
+    // Keep the larger buffer.
     SCRATCH.with_borrow_mut(|kept| {
         if kept.len() < buffer.len() {
             *kept = buffer;
@@ -96,21 +85,21 @@ pub(crate) fn with_scratch<R>(len: usize, work: impl FnOnce(&mut [f32]) -> R) ->
     result
 }
 
-/// Scratch with a part for each thread of the pool.
-pub(crate) struct Slots<'a>(Vec<Mutex<&'a mut [f32]>>);
+/// Scratch memory with one part per thread of the current pool.
+pub(crate) struct ThreadScratch<'a>(Vec<Mutex<&'a mut [f32]>>);
 
-impl<'a> Slots<'a> {
-    /// How many parts the current pool needs.
+impl<'a> ThreadScratch<'a> {
+    /// Number of parts that the current pool needs.
     pub(crate) fn count() -> usize {
         rayon::current_num_threads()
     }
 
-    /// Cuts `scratch` into parts of `len` elements; into none if it is empty.
+    /// Splits `scratch` into parts of `len` elements; no parts if it is empty.
     pub(crate) fn new(scratch: &'a mut [f32], len: usize) -> Self {
         Self(scratch.chunks_exact_mut(len.max(1)).map(Mutex::new).collect())
     }
 
-    /// Lets `work` have the part of the thread that it runs on. It must not wait for other work of the pool.
+    /// Calls `work` with the current thread's part. `work` must not wait for other work of the pool.
     pub(crate) fn with<R>(&self, work: impl FnOnce(&mut [f32]) -> R) -> R {
         let slot = &self.0[rayon::current_thread_index().unwrap_or(0)];
         work(&mut slot.lock().unwrap_or_else(PoisonError::into_inner))

@@ -1,27 +1,27 @@
-//! The one place where the CPU's vector instructions are chosen.
+//! Choice of the CPU's vector instruction set, made in this module alone.
 
 use std::sync::OnceLock;
 
-/// A set of vector instructions that kernels are compiled for.
+/// A vector instruction set that kernels are compiled for.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Level {
-    /// No vector instructions: every CPU.
+    /// No vector instructions; available on every CPU.
     Scalar,
-    /// 128-bit vectors of 64-bit ARM.
+    /// 128-bit vectors of 64-bit ARM (NEON).
     Neon,
-    /// 256-bit vectors and fused multiply-add.
+    /// 256-bit vectors and fused multiply-add (AVX2, FMA).
     Avx2,
-    /// 512-bit vectors.
+    /// 512-bit vectors (AVX-512 F, BW, CD, DQ and VL).
     Avx512,
 }
 
-/// The environment variable that forces a level.
+/// Environment variable that forces a level, for tests and timings.
 pub const VARIABLE: &str = "REGRAFT_CPU";
 
 impl Level {
     const ALL: [Level; 4] = [Level::Avx512, Level::Avx2, Level::Neon, Level::Scalar];
 
-    /// The name as in [`VARIABLE`]: `avx512`, `avx2`, `neon` or `scalar`.
+    /// The level's name as in [`VARIABLE`]: `avx512`, `avx2`, `neon` or `scalar`.
     pub fn name(self) -> &'static str {
         match self {
             Level::Scalar => "scalar",
@@ -31,6 +31,7 @@ impl Level {
         }
     }
 
+    /// Whether this CPU has the level.
     fn is_available(self) -> bool {
         match self {
             Level::Scalar => true,
@@ -45,15 +46,15 @@ impl Level {
         }
     }
 
-    /// The levels of this CPU, best first.
+    /// The levels of this CPU, widest first.
     pub fn available() -> impl Iterator<Item = Level> {
         Self::ALL.into_iter().filter(|level| level.is_available())
     }
 
-    /// The level to use: what [`VARIABLE`] asks for, else the best.
+    /// The level to use: the one named by [`VARIABLE`], else the widest.
     ///
     /// # Errors
-    /// A sentence for people if the variable names no level of this CPU.
+    /// A message for the user if the variable names no level of this CPU.
     pub fn choose() -> Result<Level, String> {
         let best = || Self::available().next().unwrap_or(Level::Scalar);
         match std::env::var(VARIABLE) {
@@ -66,13 +67,13 @@ impl Level {
         }
     }
 
-    /// What [`choose`](Self::choose) says, found once; the best level where it says an error.
+    /// The result of [`choose`](Self::choose), computed once; the widest level if that is an error.
     pub fn current() -> Level {
         static CURRENT: OnceLock<Level> = OnceLock::new();
         *CURRENT.get_or_init(|| Self::choose().unwrap_or_else(|_| Self::available().next().unwrap_or(Level::Scalar)))
     }
 
-    /// `f32` values in a vector.
+    /// `f32` lanes of a vector.
     pub const fn lanes(self) -> usize {
         match self {
             Level::Scalar => 1,
@@ -82,7 +83,7 @@ impl Level {
         }
     }
 
-    /// Runs `work` compiled for this level.
+    /// Runs `work`, compiled for this level.
     #[inline(always)]
     pub(crate) fn run<W: pulp::WithSimd>(self, work: W) -> W::Output {
         match self {
@@ -110,10 +111,10 @@ impl Level {
     }
 }
 
-/// Runs `work` compiled for the [current](Level::current) level.
+/// Runs `work`, compiled for the [current](Level::current) level.
 ///
-/// Plain loops inside `work` are vectorised by the compiler for that instruction set, if `work` is a closure marked
-/// `#[inline(always)]` (else it may be compiled once, for the plain CPU).
+/// The compiler vectorises plain loops in `work` for that level if `work` is a closure marked `#[inline(always)]`.
+/// Otherwise the closure may be compiled once, for the baseline CPU.
 #[inline(always)]
 pub fn dispatch<R>(work: impl FnOnce() -> R) -> R {
     struct Work<F>(F);
@@ -132,14 +133,14 @@ mod tests {
     use super::*;
 
     #[test]
-    fn scalar_is_everywhere_and_the_best_comes_first() {
+    fn available_levels_are_widest_first_and_end_with_scalar() {
         let levels: Vec<_> = Level::available().collect();
         assert_eq!(levels.last(), Some(&Level::Scalar));
         assert!(levels.windows(2).all(|pair| pair[0].lanes() > pair[1].lanes()));
     }
 
     #[test]
-    fn a_level_runs_with_vectors_of_its_width() {
+    fn run_uses_vectors_of_the_level() {
         struct Lanes;
         impl pulp::WithSimd for Lanes {
             type Output = usize;

@@ -1,30 +1,28 @@
-//! The register tile: the small matrix product that all convolutions are made of.
+//! The register tile: the small matrix product from which the convolutions are built.
 //!
-//! A tile of up to [`ROWS`] rows by a few vectors of columns stays in registers over the whole inner
-//! dimension (Goto and van de Geijn, "Anatomy of high-performance matrix multiplication", 2008). An
-//! element of `a` is broadcast, so `a` may have any strides; a row of `b` is loaded as whole vectors, so `b`
-//! is packed into [`Panels`].
-
-use std::marker::PhantomData;
+//! A tile of up to [`ROWS`] rows by a few vectors of columns stays in registers over the whole inner dimension (Goto and
+//! van de Geijn, "Anatomy of high-performance matrix multiplication", 2008). Elements of `a` are broadcast, so `a` may
+//! have any strides. Rows of `b` are loaded as whole vectors, so `b` is packed into [`Panels`].
 
 use pulp::{Simd, WithSimd};
 
-use crate::bf16::{self, Dot, Pairs, Single};
+use crate::bf16::{Dot, PairDot, SingleDot};
+use crate::epilogue::TileEpilogue;
 use crate::prefetch;
 use crate::simd::Level;
 use crate::vector::{load, store};
 use crate::{Activation, Precision};
 
-/// Elements of `b` up to which it is small: it then stays in the second-level cache whatever else goes on.
+/// Most elements of a small `b`, which stays in the second-level cache throughout.
 const SMALL: usize = 32 * 1024;
 
 /// Rows of a full tile.
 pub(crate) const ROWS: usize = 6;
 
-/// How a matrix `[k, n]` lies in memory as panels of columns, each panel `k` rows one after the other.
+/// Layout of a matrix `[k, n]` as panels of columns; a panel is `k` consecutive rows.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) struct Panels {
-    /// Columns that a panel covers.
+    /// Columns per panel.
     pub width: usize,
     /// Elements from one row of a panel to the next.
     pub stride: usize,
@@ -32,25 +30,25 @@ pub(crate) struct Panels {
     pub step: usize,
 }
 
-/// Columns that a tile covers at a level: as many as registers allow beside one row of `b`.
+/// Columns of a full tile at a level: as many as the registers hold beside one row of `b`.
 pub(crate) fn tile_width(level: Level) -> usize {
     level.lanes() * if level == Level::Avx2 { 2 } else { 4 }
 }
 
 impl Panels {
-    /// The layout of `k` rows and `n` columns at a level; the last panel has room for whole vectors.
+    /// The layout of a `[k, n]` matrix at a level. The last panel is padded to whole vectors.
     pub fn new(level: Level, k: usize, n: usize) -> Self {
         let width = tile_width(level);
         let stride = width.min(n.next_multiple_of(level.lanes()));
         Self { width, stride, step: k * stride }
     }
 
-    /// Panels that `n` columns need.
+    /// Number of panels for `n` columns.
     pub fn count(&self, n: usize) -> usize {
         n.div_ceil(self.width)
     }
 
-    /// Packs rows of `n` columns, one after the other.
+    /// Packs consecutive `rows` of `n` columns into `out`.
     pub fn pack<'a>(&self, n: usize, rows: impl Iterator<Item = &'a [f32]>, out: &mut [f32]) {
         for (index, row) in rows.enumerate() {
             for (panel, values) in row[..n].chunks(self.width).enumerate() {
@@ -59,8 +57,9 @@ impl Panels {
         }
     }
 
-    /// A row-major matrix of `n` columns as `b` of a product: as it lies in memory if its rows are whole vectors, else
-    /// copied to `packed`.
+    /// A row-major matrix of `n` columns as the `b` of a product, with its layout.
+    ///
+    /// The matrix is used in place if its rows are whole vectors, else it is packed into `packed`.
     pub fn of_rows<'a>(self, level: Level, values: &'a [f32], n: usize, packed: &'a mut [f32]) -> (&'a [f32], Self) {
         if n.is_multiple_of(level.lanes()) {
             return (values, Self { width: self.width, stride: n, step: self.width });
@@ -73,32 +72,33 @@ impl Panels {
 /// The matrix `a` of a product, `[m, k]`.
 #[derive(Clone, Copy)]
 pub(crate) enum Rows<'a> {
-    /// Element `(i, j)` lies at `i * strides[0] + j * strides[1]`.
+    /// Element `(i, j)` is `values[i * strides[0] + j * strides[1]]`.
     Strided { values: &'a [f32], strides: [usize; 2] },
-    /// Row `i` is the slices from `i * lens.len()` on, one after the other; the `j`th is `lens[j]` long.
+    /// Row `i` is the concatenation of `slices[i * lens.len() + j]` over `j`, each `lens[j]` long.
     Pieces { slices: &'a [&'a [f32]], lens: &'a [usize] },
 }
 
-/// Where the rows of `c` lie.
+/// Where the rows of `c` begin.
 #[derive(Clone, Copy)]
-pub(crate) enum Places<'a> {
-    /// This many elements apart.
+pub(crate) enum RowOffsets<'a> {
+    /// At multiples of this many elements.
     Strided(usize),
-    /// At these elements.
-    At(&'a [usize]),
+    /// At the listed elements.
+    Listed(&'a [usize]),
 }
 
-impl Places<'_> {
+impl RowOffsets<'_> {
+    /// The element at which a row begins.
     #[inline(always)]
     fn of(&self, row: usize) -> usize {
         match self {
-            Places::Strided(stride) => row * stride,
-            Places::At(places) => places[row],
+            RowOffsets::Strided(stride) => row * stride,
+            RowOffsets::Listed(row_offsets) => row_offsets[row],
         }
     }
 }
 
-/// A product `c[m, n] = finish(a[m, k] * b[k, n])`, with `accumulate` `c = finish(c + a * b)`.
+/// A product `c = epilogue(a * b)`, or `c = epilogue(c + a * b)` with `accumulate`; `a` is `[m, k]`, `b` `[k, n]`.
 #[derive(Clone, Copy)]
 pub(crate) struct Product<'a> {
     pub m: usize,
@@ -107,55 +107,42 @@ pub(crate) struct Product<'a> {
     pub a: Rows<'a>,
     pub b: &'a [f32],
     pub panels: Panels,
-    pub places: Places<'a>,
-    /// Add to `c` what is there.
+    pub row_offsets: RowOffsets<'a>,
+    /// Whether to add the previous `c`.
     pub accumulate: bool,
-    pub finish: Finish<'a>,
-    /// With bfloat16, `a` and `b` consist of pairs, and `k` counts them.
+    pub epilogue: TileEpilogue<'a>,
+    /// With bfloat16, `a` and `b` hold pairs along `k`, and `k` counts pairs.
     pub precision: Precision,
 }
 
-/// What is done to a row of `c` before it is stored: `activation(c + bias + residual)`.
-#[derive(Clone, Copy)]
-pub(crate) struct Finish<'a> {
-    /// `n` elements.
-    pub bias: Option<&'a [f32]>,
-    /// Its rows lie as those of `c` do.
-    pub residual: Option<&'a [f32]>,
-    pub activation: Activation,
-    /// `n` elements: around what the results are summed, if they are.
-    pub pivots: Option<&'a [f32]>,
-}
-
-impl Finish<'_> {
-    pub const NONE: Finish<'static> =
-        Finish { bias: None, residual: None, activation: Activation::Identity, pivots: None };
-}
-
 impl Product<'_> {
-    /// Computes it at a level, on the calling thread.
+    /// Computes the product at a level, on the calling thread.
     ///
     /// # Panics
-    /// If an element would lie outside its slice, or in bfloat16 at a level that has no such products.
+    /// If an element would lie outside its slice, or if the level or the CPU has no products of the precision.
     pub fn run(&self, level: Level, c: &mut [f32]) {
         self.run_and_sum(level, c, &mut []);
     }
 
-    /// The same; if `finish` has pivots, adds to `sums`, `[2, n]`, the results' distances from them, and their squares.
+    /// [`run`](Self::run); if the epilogue has pivots, also adds the results' distances from them, and the squares, to
+    /// `sums`, `[2, n]`.
     pub fn run_and_sum(&self, level: Level, c: &mut [f32], sums: &mut [f32]) {
         if self.m > 0 && self.n > 0 {
             self.check(level, c.len());
             match self.precision {
-                Precision::F32 => level.run(Run::<Single> { product: self, c, totals: sums, dot: PhantomData }),
-                Precision::Bf16 => bf16::run(Run::<Pairs> { product: self, c, totals: sums, dot: PhantomData }),
+                Precision::F32 => level.run(Run { product: self, c, totals: sums, dot: SingleDot }),
+                Precision::Bf16 => {
+                    let dot = PairDot::detect().expect("this CPU has no bfloat16 products");
+                    dot.vectorize(Run { product: self, c, totals: sums, dot });
+                }
             }
         }
     }
 
-    /// Makes sure that every element lies within its slice.
+    /// Asserts that every element lies within its slice.
     fn check(&self, level: Level, c_len: usize) {
         let Self { m, n, k, panels, .. } = *self;
-        // They run with vectors of that level, whatever `level` is: what is checked below would be for narrower ones.
+        // bfloat16 products always run with 512-bit vectors, so the checks below must be for that level.
         assert!(self.precision == Precision::F32 || level == Level::Avx512, "bfloat16 products at {level:?}");
         match self.a {
             Rows::Strided { values, strides } if k > 0 => {
@@ -174,26 +161,27 @@ impl Product<'_> {
             let last = (panels.count(n) - 1) * panels.step + (k - 1) * panels.stride;
             assert!(last + width <= self.b.len() && panels.width.is_multiple_of(level.lanes()), "b is short");
         }
-        let last = match self.places {
-            Places::Strided(stride) => (m - 1) * stride,
-            Places::At(places) => {
-                assert_eq!(places.len(), m, "places of c");
-                places.iter().copied().max().unwrap_or(0)
+        let last = match self.row_offsets {
+            RowOffsets::Strided(stride) => (m - 1) * stride,
+            RowOffsets::Listed(row_offsets) => {
+                assert_eq!(row_offsets.len(), m, "row offsets of c");
+                row_offsets.iter().copied().max().unwrap_or(0)
             }
         };
         assert!(last + n <= c_len, "c is short");
-        assert!(self.finish.bias.is_none_or(|bias| bias.len() == n), "bias");
-        assert!(self.finish.pivots.is_none_or(|pivots| pivots.len() == n), "pivots");
-        assert!(self.finish.residual.is_none_or(|residual| last + n <= residual.len()), "the residual is short");
+        assert!(self.epilogue.bias.is_none_or(|bias| bias.len() == n), "bias");
+        assert!(self.epilogue.pivots.is_none_or(|pivots| pivots.len() == n), "pivots");
+        assert!(self.epilogue.residual.is_none_or(|residual| last + n <= residual.len()), "the residual is short");
     }
 }
 
+/// Computes a whole product, tile by tile.
 struct Run<'a, D> {
-    /// Checked.
+    /// Has passed [`Product::check`].
     product: &'a Product<'a>,
     c: &'a mut [f32],
     totals: &'a mut [f32],
-    dot: PhantomData<D>,
+    dot: D,
 }
 
 impl<D: Dot> WithSimd for Run<'_, D> {
@@ -203,8 +191,8 @@ impl<D: Dot> WithSimd for Run<'_, D> {
     fn with_simd<S: Simd>(mut self, simd: S) {
         let Product { m, n, k, panels, .. } = *self.product;
         let count = panels.count(n);
-        // With a small `b` all panels of some rows, so that `c` is written from the first element to the last; else all
-        // rows of a panel, so that `b` is read once.
+        // With a small `b`, all panels for some rows, so that `c` is written in order. Otherwise all rows for one panel, so
+        // that `b` is read once.
         let all = if k * n <= SMALL { count } else { 1 };
         for first in (0..count).step_by(all) {
             let mut row = 0;
@@ -231,10 +219,10 @@ impl<D: Dot> WithSimd for Run<'_, D> {
 }
 
 impl<D: Dot> Run<'_, D> {
-    /// A tile of `R` rows from `row` on.
+    /// Computes a tile of `R` rows from `row` on.
     #[inline(always)]
     fn rows<S: Simd, const R: usize>(&mut self, simd: S, panel: usize, columns: usize, row: usize) {
-        // A branch on a constant: tiles of more vectors than the level has registers for are not even compiled.
+        // The condition is constant, so tiles with more vectors than the level has registers for are not compiled.
         if S::F32_LANES == Level::Avx2.lanes() {
             match columns.div_ceil(S::F32_LANES) {
                 1 => self.vectors::<S, R, 1>(simd, panel, columns, row),
@@ -250,26 +238,30 @@ impl<D: Dot> Run<'_, D> {
         }
     }
 
-    /// A tile of `V` vectors: another one where all are whole, so that its loops over them have no branches, are
-    /// unrolled, and leave the sums in registers.
+    /// Computes a tile of `V` vectors.
+    ///
+    /// The case of whole vectors is monomorphised, so that its loops have no branches, are unrolled and keep the sums in
+    /// registers.
     #[inline(always)]
     fn vectors<S: Simd, const R: usize, const V: usize>(&mut self, simd: S, panel: usize, columns: usize, row: usize) {
         let Run { product, ref mut c, ref mut totals, dot } = *self;
         if columns == V * S::F32_LANES {
-            D::run(simd, Tile::<D, R, V, true> { product, c, totals, dot, panel, columns, row });
+            dot.run(simd, Tile::<D, R, V, true> { product, c, totals, dot, panel, columns, row });
         } else {
-            D::run(simd, Tile::<D, R, V, false> { product, c, totals, dot, panel, columns, row });
+            dot.run(simd, Tile::<D, R, V, false> { product, c, totals, dot, panel, columns, row });
         }
     }
 }
 
-/// A tile of `R` rows and `V` vectors, all of them whole or not. A function of its own, with [`Dot::run`]: all of them in
-/// one keep the compiler busy for minutes, because what it does for each loop it does to the whole function.
+/// Computes a tile of `R` rows and `V` vectors, which are all whole if `WHOLE`.
+///
+/// [`Dot::run`] makes each tile a function of its own. All tiles in one function take the compiler minutes, because its
+/// loop passes process the whole function for each loop.
 struct Tile<'a, D, const R: usize, const V: usize, const WHOLE: bool> {
     product: &'a Product<'a>,
     c: &'a mut [f32],
     totals: &'a mut [f32],
-    dot: PhantomData<D>,
+    dot: D,
     panel: usize,
     columns: usize,
     row: usize,
@@ -281,29 +273,29 @@ impl<D: Dot, const R: usize, const V: usize, const WHOLE: bool> WithSimd for Til
     #[inline(always)]
     fn with_simd<S: Simd>(self, simd: S) {
         let Self { panel, columns, row, .. } = self;
-        let Product { k, a, b, panels, places, accumulate, finish, .. } = *self.product;
+        let Product { k, a, b, panels, row_offsets, accumulate, epilogue, .. } = *self.product;
         let b = b[(panel * panels.step).min(b.len())..].as_ptr();
         let first = panel * panels.width;
         let columns = if WHOLE { V * S::F32_LANES } else { columns };
         let lanes = |v: usize| if WHOLE || v + 1 < V { S::F32_LANES } else { columns - v * S::F32_LANES };
         let mut at = [first; R];
         for r in 0..R {
-            at[r] += places.of(row + r);
-            // The results' memory comes while the products run.
+            at[r] += row_offsets.of(row + r);
+            // The memory of the results is loaded while the products run.
             prefetch::to_write(&self.c[at[r]..][..columns]);
         }
-        // The sums begin with the bias.
+        // The sums start from the bias.
         let mut bias = [simd.splat_f32s(0.0); V];
-        if let Some(values) = finish.bias {
+        if let Some(values) = epilogue.bias {
             let values = &values[first..][..columns];
             for v in 0..V {
                 bias[v] = load(simd, values, v * S::F32_LANES, lanes(v));
             }
         }
         let mut sums = [bias; R];
-        // SAFETY: `check` has made sure that rows `row..row + R` of `a` have all their `k` elements, and that this panel
-        // of `b` has `k` rows of `V` whole vectors of its level; `S` is that level's, for bfloat16 as well, whose products
-        // `check` refuses at any but the one that `bf16::run` runs at.
+        // SAFETY: `check` has asserted that rows `row..row + R` of `a` have all their `k` elements, and that this panel of
+        // `b` has `k` rows of `V` whole vectors of the level. `S` has the vectors of that level: `run_and_sum` runs `f32`
+        // products at the level, and `check` admits bfloat16 products only at the level that `PairDot::vectorize` uses.
         #[allow(unsafe_code)]
         unsafe {
             match a {
@@ -312,7 +304,7 @@ impl<D: Dot, const R: usize, const V: usize, const WHOLE: bool> WithSimd for Til
                     for r in 0..R {
                         rows[r] = rows[r].wrapping_add((row + r) * strides[0]);
                     }
-                    add_products::<S, D, R, V>(simd, rows, strides[1], b, panels.stride, k, &mut sums);
+                    add_products::<S, D, R, V>(simd, self.dot, rows, strides[1], b, panels.stride, k, &mut sums);
                 }
                 Rows::Pieces { slices, lens } => {
                     let mut b = b;
@@ -321,13 +313,13 @@ impl<D: Dot, const R: usize, const V: usize, const WHOLE: bool> WithSimd for Til
                         for r in 0..R {
                             rows[r] = slices[(row + r) * lens.len() + piece].as_ptr();
                         }
-                        add_products::<S, D, R, V>(simd, rows, 1, b, panels.stride, len, &mut sums);
+                        add_products::<S, D, R, V>(simd, self.dot, rows, 1, b, panels.stride, len, &mut sums);
                         b = b.wrapping_add(len * panels.stride);
                     }
                 }
             }
         }
-        let added = [accumulate.then_some(&*self.c), finish.residual];
+        let added = [accumulate.then_some(&*self.c), epilogue.residual];
         for added in added.into_iter().flatten() {
             for r in 0..R {
                 let added = &added[at[r]..][..columns];
@@ -336,14 +328,14 @@ impl<D: Dot, const R: usize, const V: usize, const WHOLE: bool> WithSimd for Til
                 }
             }
         }
-        if finish.activation != Activation::Identity {
+        if epilogue.activation != Activation::Identity {
             for r in 0..R {
                 for v in 0..V {
-                    sums[r][v] = finish.activation.of(simd, sums[r][v]);
+                    sums[r][v] = epilogue.activation.value_vector(simd, sums[r][v]);
                 }
             }
         }
-        if let Some(pivots) = finish.pivots {
+        if let Some(pivots) = epilogue.pivots {
             let (distances, squares) = self.totals.split_at_mut(pivots.len());
             let (distances, squares) = (&mut distances[first..][..columns], &mut squares[first..][..columns]);
             for v in 0..V {
@@ -368,17 +360,19 @@ impl<D: Dot, const R: usize, const V: usize, const WHOLE: bool> WithSimd for Til
     }
 }
 
-/// Adds the products of `R` rows' elements, `step` apart, with `len` rows of `b`, `stride` apart.
+/// Adds to `sums` the products of `R` rows of `a`, elements `step` apart, with `len` rows of `b`, `stride` apart.
 ///
-/// One simple loop, so that the compiler keeps the sums in registers: with the pieces' loop around it in the same function
-/// they were stored and loaded at every step.
+/// A single loop, so that the compiler keeps the sums in registers. Inside the loop over pieces it stored and loaded them
+/// at every step.
 ///
 /// # Safety
-/// Each row must have `len` elements, and `b` as many rows of `V` whole vectors.
+/// Each of `rows` must have `len` elements `step` apart, and `b` must have `len` rows of `V` whole vectors of `S`.
 #[inline(always)]
 #[allow(unsafe_code)]
+#[allow(clippy::too_many_arguments)] // one of two shapes of the innermost loop, inlined
 unsafe fn add_products<S: Simd, D: Dot, const R: usize, const V: usize>(
     simd: S,
+    dot: D,
     rows: [*const f32; R],
     step: usize,
     mut b: *const f32,
@@ -391,17 +385,17 @@ unsafe fn add_products<S: Simd, D: Dot, const R: usize, const V: usize>(
     for _ in 0..len {
         let mut vectors = [simd.splat_f32s(0.0); V];
         for v in 0..V {
-            // SAFETY: a row of `b` has `V` whole vectors.
+            // SAFETY: `b` is at one of its `len` rows, which the caller guarantees to have `V` whole vectors.
             vectors[v] = unsafe { b.add(v * S::F32_LANES).cast::<S::f32s>().read_unaligned() };
         }
         for r in 0..R {
-            // SAFETY: an element of row `r`.
+            // SAFETY: `at` is one of the `len` elements that the caller guarantees for row `r`.
             let x = simd.splat_f32s(unsafe { *rows[r].wrapping_add(at) });
             for v in 0..V {
-                acc[r][v] = D::dot(simd, x, vectors[v], acc[r][v]);
+                acc[r][v] = dot.dot(simd, x, vectors[v], acc[r][v]);
             }
         }
-        // `wrapping` because the last step may lead past the end.
+        // `wrapping` because the last step may go past the end.
         at += step;
         b = b.wrapping_add(stride);
     }
@@ -427,7 +421,7 @@ mod tests {
 
     #[test]
     #[should_panic(expected = "bfloat16 products at Scalar")]
-    fn pairs_at_a_level_of_narrower_vectors_are_refused() {
+    fn product_refuses_bf16_at_narrower_level() {
         let (level, [m, n, k]) = (Level::Scalar, [1, 1, 1]);
         let product = Product {
             m,
@@ -436,16 +430,16 @@ mod tests {
             a: Rows::Strided { values: &[1.0], strides: [1, 1] },
             b: &[1.0],
             panels: Panels::new(level, k, n),
-            places: Places::Strided(n),
+            row_offsets: RowOffsets::Strided(n),
             accumulate: false,
-            finish: Finish::NONE,
+            epilogue: TileEpilogue::NONE,
             precision: Precision::Bf16,
         };
         product.run(level, &mut [0.0]);
     }
 
     #[test]
-    fn products_of_any_shape_and_stride_equal_the_sums_at_every_level() {
+    fn products_of_any_shape_and_stride_equal_sums_at_every_level() {
         for level in Level::available() {
             for (m, k, n) in [(1, 1, 1), (6, 7, 64), (17, 33, 9), (11, 5, 100), (23, 16, 48), (5, 0, 3), (3, 9, 131)] {
                 for transposed in [false, true] {
@@ -457,7 +451,7 @@ mod tests {
                         let mut c = start.clone();
                         let b = &pack(panels, k, n, &b_values);
                         let a = Rows::Strided { values: &a_values, strides };
-                        let places = Places::Strided(n + 1);
+                        let row_offsets = RowOffsets::Strided(n + 1);
                         Product {
                             m,
                             n,
@@ -465,9 +459,9 @@ mod tests {
                             a,
                             b,
                             panels,
-                            places,
+                            row_offsets,
                             accumulate,
-                            finish: Finish::NONE,
+                            epilogue: TileEpilogue::NONE,
                             precision: Precision::F32,
                         }
                         .run(level, &mut c);

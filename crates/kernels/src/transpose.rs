@@ -1,15 +1,15 @@
 //! Transposition of small matrices in cache.
 
-/// Rows and columns that are transposed at once: few enough for registers, so that compilers make shuffles of the moves.
+/// Side of the squares that are transposed in registers: the compiler turns their moves into shuffles.
 const SQUARE: usize = 4;
 
-/// Columns of the result that are written at a time: what they lie in stays in the first-level cache.
+/// Elements of each row that are transposed at a time, so that the rows of `out` they go to stay in the first-level cache.
 const BLOCK: usize = 16;
 
-/// Writes the first `len` elements of some rows as columns: element `j` of row `i` goes to `out[j * stride + i]`.
+/// Writes `count` rows of `len` elements as columns: element `j` of `row(i)` goes to `out[j * stride + i]`.
 ///
 /// # Panics
-/// If a row is shorter, or the result would not fit.
+/// If a row is shorter than `len`, or `out` is too short.
 pub(crate) fn to_columns<'a>(
     count: usize,
     row: impl Fn(usize) -> &'a [f32],
@@ -38,7 +38,7 @@ pub(crate) fn to_columns<'a>(
     }
 }
 
-/// Transposes the square of elements `j..j + 4` of four rows.
+/// Transposes elements `j..j + 4` of four rows.
 #[inline(always)]
 fn square(rows: [&[f32; BLOCK]; SQUARE], j: usize, stride: usize, out: &mut [f32]) {
     let columns: [[f32; SQUARE]; SQUARE] = std::array::from_fn(|c| std::array::from_fn(|r| rows[r][j + c]));
@@ -53,7 +53,7 @@ mod tests {
     use crate::testing::values;
 
     #[test]
-    fn every_element_goes_to_its_place() {
+    fn to_columns_moves_every_element() {
         for (count, len, stride) in [(1, 1, 1), (4, 16, 4), (6, 35, 9), (64, 100, 64), (13, 16, 20)] {
             let matrix = values("m", count * (len + 1));
             let mut out = vec![f32::NAN; len * stride];

@@ -1,17 +1,18 @@
-//! Vectors of channels, whole or cut short at the last one.
+//! Vectors of channels. The last vector may be partial: only its first `lanes` lanes exist in memory.
 
 use pulp::Simd;
 
-/// The most `f32` values that a vector holds.
+/// `f32` lanes of the widest vector.
 pub(crate) const MAX_LANES: usize = 16;
 
-/// The vectors of `channels` channels: the first channel of each, and how many it has.
+/// The vectors that cover `channels` channels: `(first channel, lanes)`.
 pub(crate) fn vectors<S: Simd>(channels: usize) -> impl Iterator<Item = (usize, usize)> {
     (0..channels).step_by(S::F32_LANES).map(move |first| (first, S::F32_LANES.min(channels - first)))
 }
 
-/// The vectors of `channels` channels in blocks of 4, 2 and 1: the first channel of each block, how many vectors it has,
-/// and how many values the last of them: all, but for the last block.
+/// The vectors that cover `channels` channels, in blocks of 4, 2 and 1: `(first channel, vectors, lanes of the last)`.
+///
+/// Only the last block, of one vector, can be partial.
 pub(crate) fn blocks<S: Simd>(channels: usize) -> impl Iterator<Item = (usize, usize, usize)> {
     let mut first = 0;
     std::iter::from_fn(move || {
@@ -22,21 +23,21 @@ pub(crate) fn blocks<S: Simd>(channels: usize) -> impl Iterator<Item = (usize, u
     })
 }
 
-/// Loads a vector at `at`, of which `lanes` values exist.
+/// Loads the vector at `at`, whose first `lanes` lanes exist; the others are zero.
 #[inline(always)]
 pub(crate) fn load<S: Simd>(simd: S, from: &[f32], at: usize, lanes: usize) -> S::f32s {
     let from = &from[at..at + lanes];
     if lanes == S::F32_LANES { S::as_simd_f32s(from).0[0] } else { simd.partial_load_f32s(from) }
 }
 
-/// Stores the first `lanes` values of a vector.
+/// Stores the first `lanes` lanes of a vector.
 #[inline(always)]
 pub(crate) fn store<S: Simd>(simd: S, to: &mut [f32], at: usize, lanes: usize, value: S::f32s) {
     let to = &mut to[at..at + lanes];
     if lanes == S::F32_LANES { S::as_mut_simd_f32s(to).0[0] = value } else { simd.partial_store_f32s(to, value) }
 }
 
-/// Loads `V` vectors in a row at `at`; of the last, `lanes` values exist.
+/// Loads `V` consecutive vectors at `at`; the last has `lanes` lanes.
 #[inline(always)]
 pub(crate) fn load_block<S: Simd, const V: usize>(simd: S, from: &[f32], at: usize, lanes: usize) -> [S::f32s; V] {
     let from = &from[at..][..(V - 1) * S::F32_LANES + lanes];
@@ -47,7 +48,7 @@ pub(crate) fn load_block<S: Simd, const V: usize>(simd: S, from: &[f32], at: usi
     block
 }
 
-/// Stores `V` vectors in a row, of the last one the first `lanes` values.
+/// Stores `V` consecutive vectors at `at`; the last has `lanes` lanes.
 #[inline(always)]
 pub(crate) fn store_block<S: Simd, const V: usize>(
     simd: S,
@@ -62,7 +63,7 @@ pub(crate) fn store_block<S: Simd, const V: usize>(
     }
 }
 
-/// Loads bytes as numbers at `at`, of which `lanes` exist.
+/// Loads `lanes` bytes at `at` as a vector of integers; the other lanes are zero.
 #[inline(always)]
 pub(crate) fn load_bytes<S: Simd>(_: S, from: &[u8], at: usize, lanes: usize) -> S::u32s {
     let mut wide = [0; MAX_LANES];
@@ -79,7 +80,7 @@ pub(crate) fn load_bytes<S: Simd>(_: S, from: &[u8], at: usize, lanes: usize) ->
     S::as_simd_u32s(&wide).0[0]
 }
 
-/// Stores the first `lanes` numbers of a vector as bytes.
+/// Stores the first `lanes` integers of a vector as bytes.
 #[inline(always)]
 pub(crate) fn store_bytes<S: Simd>(_: S, to: &mut [u8], at: usize, lanes: usize, value: S::u32s) {
     let mut wide = [0; MAX_LANES];

@@ -1,56 +1,59 @@
-//! The gradients of a batch norm, with the activation after it.
+//! Gradients of a batch norm, fused with the activation after it.
 
 use pulp::{Simd, WithSimd};
 use rayon::prelude::*;
 
 use super::Affine;
 use crate::activation::{self, Activation};
-use crate::rows::{bring_near, rows_per_piece};
+use crate::prefetch;
+use crate::rows::rows_per_piece;
 use crate::simd::Level;
 use crate::vector::{blocks, load, load_block, store, store_block, vectors};
 
-/// What the backward pass of a batch norm needs besides the maps.
+/// The backward pass of a batch norm and the activation after it.
 #[derive(Clone, Copy)]
 pub struct Backward<'a> {
-    /// Weight of the batch norm.
+    /// Weight, one value per channel.
     pub weight: &'a [f32],
-    /// Mean and biased variance that it normalised with.
+    /// Mean and biased variance of the forward pass.
     pub statistics: (&'a [f32], &'a [f32]),
-    /// Added to the variance under the root.
+    /// Added to the variance under the square root.
     pub eps: f32,
-    /// The map that it was in the forward pass: `activation(input * scale + shift)`.
+    /// The affine function of the forward pass, `activation(input * scale + shift)`.
     pub affine: &'a Affine,
-    /// The activation after it. Its derivative is told from the input, so that the output need not be read; nothing may
-    /// have been added in between.
+    /// The activation after the batch norm: identity, ReLU or ReLU6.
+    ///
+    /// Its derivative is recomputed from the input, so that the output need not be read. No residual may have been added
+    /// between the two.
     pub activation: Activation,
 }
 
-/// The gradients of a batch norm's parameters, in `f64`; the input's gradient needs them, too.
+/// The parameter gradients of a batch norm, which the input gradient needs too.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Gradients {
-    /// Of the weight: the sum over rows of gradient times normalised input.
+    /// Gradient of the weight: the sum over rows of output gradient times normalised input.
     pub weight: Vec<f64>,
-    /// Of the bias: the sum over rows of the gradient.
+    /// Gradient of the bias: the sum over rows of the output gradient.
     pub bias: Vec<f64>,
 }
 
-/// Where the input's gradient goes.
+/// Where the input gradient is written.
 pub enum Target<'a> {
-    /// To the place of the output's.
+    /// Over the output gradient, which the slice holds.
     InPlace(&'a mut [f32]),
-    /// From the output's to a place of its own, where it is added with `accumulate`.
+    /// To a slice of its own.
     Elsewhere {
-        /// The output's gradient.
+        /// The output gradient, read.
         grad: &'a [f32],
-        /// The input's gradient.
+        /// The input gradient, written.
         out: &'a mut [f32],
-        /// Whether there is something to add to.
+        /// Whether to add to `out`.
         accumulate: bool,
     },
 }
 
 impl Backward<'_> {
-    /// The gradients of the parameters.
+    /// The parameter gradients for `input` and `grad_output`, `[rows, channels]`.
     pub fn parameters(&self, input: &[f32], grad_output: &[f32]) -> Gradients {
         let channels = self.weight.len();
         let piece = rows_per_piece(channels) * channels;
@@ -58,8 +61,9 @@ impl Backward<'_> {
         self.total(pieces.map(|(x, g)| self.sum(x, g)).collect())
     }
 
-    /// Multiplies the output's gradient by the derivative of `activation`, told from the `output` after something was
-    /// added, and gives the gradients of the parameters.
+    /// Multiplies `grad_output` by the derivative of `activation`, then returns the parameter gradients.
+    ///
+    /// For an activation after a residual was added: its derivative is computed from the `output`.
     pub fn mask_and_parameters(
         &self,
         activation: Activation,
@@ -77,20 +81,20 @@ impl Backward<'_> {
         self.total(pieces.map(sum).collect())
     }
 
-    /// Sums over some rows: of the gradient, and of the gradient times the distance from the mean.
+    /// Sums over some rows the gradient, and the gradient times the input's distance from the mean.
     fn sum(&self, input: &[f32], grad: &[f32]) -> [Vec<f32>; 2] {
-        // Blocks of channels one after the other are no order to read from memory in.
-        bring_near(input);
-        bring_near(grad);
+        // The kernel goes through all rows once per block of channels, which is a bad order to read memory in.
+        prefetch::touch(input);
+        prefetch::touch(grad);
         let (mean, _) = self.statistics;
-        Level::current().run(Sum { passing: self.passing(), mean, input, grad })
+        Level::current().run(ParameterSums { mask: self.mask(), mean, input, grad })
     }
 
-    fn passing(&self) -> Passing<'_> {
-        Passing { affine: self.affine, activation: self.activation }
+    fn mask(&self) -> ActivationMask<'_> {
+        ActivationMask { affine: self.affine, activation: self.activation }
     }
 
-    /// Adds the pieces' sums up.
+    /// Adds up the sums of the pieces and divides by the standard deviation.
     fn total(&self, pieces: Vec<[Vec<f32>; 2]>) -> Gradients {
         let (_, var) = self.statistics;
         let mut gradients = Gradients { weight: vec![0.0; var.len()], bias: vec![0.0; var.len()] };
@@ -104,7 +108,7 @@ impl Backward<'_> {
         gradients
     }
 
-    /// The input's gradient where the statistics are the batch's own: they depend on the input, too.
+    /// The input gradient with batch statistics, which depend on the input too.
     pub fn input_train(&self, gradients: &Gradients, input: &[f32], target: Target) {
         let channels = self.weight.len();
         let rows = (input.len() / channels) as f64;
@@ -121,18 +125,18 @@ impl Backward<'_> {
         self.combine(coefficients.each_ref().map(Vec::as_slice), input, target);
     }
 
-    /// The input's gradient where the statistics are fixed: `grad * scale`.
+    /// The input gradient with fixed statistics: `grad * scale`.
     pub fn input_frozen(&self, input: &[f32], target: Target) {
         let zeros = vec![0.0; self.affine.scale.len()];
         self.combine([&self.affine.scale, &zeros, &zeros], input, target);
     }
 
-    /// `a * passed grad + b * input + c`, coefficients per channel.
+    /// `a * masked gradient + b * input + c`, with one coefficient of each kind per channel.
     fn combine(&self, coefficients: [&[f32]; 3], input: &[f32], target: Target) {
         let channels = self.weight.len();
         let piece = rows_per_piece(channels) * channels;
-        let passing = self.passing();
-        let combine = |input, target| Level::current().run(Combine { passing, coefficients, input, target });
+        let mask = self.mask();
+        let combine = |input, target| Level::current().run(InputGradient { mask, coefficients, input, target });
         match target {
             Target::InPlace(grad) => {
                 assert_eq!(input.len(), grad.len());
@@ -149,17 +153,17 @@ impl Backward<'_> {
     }
 }
 
-/// Which gradients an activation lets pass.
+/// The mask that an activation applies to gradients.
 #[derive(Clone, Copy)]
-struct Passing<'a> {
+struct ActivationMask<'a> {
     affine: &'a Affine,
     activation: Activation,
 }
 
-impl Passing<'_> {
-    /// The vectors of `grad` where the activation passes on `x * scale + shift`, computed as in the forward pass; else 0.
+impl ActivationMask<'_> {
+    /// `grad` where the activation's derivative at `x * scale + shift`, computed as in the forward pass, is 1; else 0.
     #[inline(always)]
-    fn of<S: Simd, const V: usize>(
+    fn apply<S: Simd, const V: usize>(
         self,
         simd: S,
         [scale, shift]: [[S::f32s; V]; 2],
@@ -181,15 +185,15 @@ impl Passing<'_> {
     }
 }
 
-/// The sums of some rows.
-struct Sum<'a> {
-    passing: Passing<'a>,
+/// Sums over some rows the gradient, and the gradient times the input's distance from the mean.
+struct ParameterSums<'a> {
+    mask: ActivationMask<'a>,
     mean: &'a [f32],
     input: &'a [f32],
     grad: &'a [f32],
 }
 
-impl WithSimd for Sum<'_> {
+impl WithSimd for ParameterSums<'_> {
     type Output = [Vec<f32>; 2];
 
     #[inline(always)]
@@ -207,18 +211,18 @@ impl WithSimd for Sum<'_> {
     }
 }
 
-impl Sum<'_> {
+impl ParameterSums<'_> {
     /// The sums of `V` vectors of channels.
     #[inline(always)]
     fn block<S: Simd, const V: usize>(&self, simd: S, channel: usize, lanes: usize, sums: &mut [Vec<f32>; 2]) {
-        let Self { passing, mean, input, grad } = self;
-        let Affine { scale, shift } = passing.affine;
+        let Self { mask, mean, input, grad } = self;
+        let Affine { scale, shift } = mask.affine;
         let affine = [scale, shift].map(|of| load_block::<S, V>(simd, of, channel, lanes));
         let middle: [_; V] = load_block(simd, mean, channel, lanes);
         let [mut plain, mut with_input] = [[simd.splat_f32s(0.0); V]; 2];
         for at in (channel..input.len()).step_by(mean.len()) {
             let x = load_block(simd, input, at, lanes);
-            let g = passing.of::<S, V>(simd, affine, x, load_block(simd, grad, at, lanes));
+            let g = mask.apply::<S, V>(simd, affine, x, load_block(simd, grad, at, lanes));
             for v in 0..V {
                 plain[v] = simd.add_f32s(plain[v], g[v]);
                 with_input[v] = simd.mul_add_e_f32s(g[v], simd.sub_f32s(x[v], middle[v]), with_input[v]);
@@ -230,23 +234,23 @@ impl Sum<'_> {
     }
 }
 
-/// The input's gradient in some rows.
-struct Combine<'a> {
-    passing: Passing<'a>,
+/// Computes the input gradient of some rows.
+struct InputGradient<'a> {
+    mask: ActivationMask<'a>,
     coefficients: [&'a [f32]; 3],
     input: &'a [f32],
     target: Target<'a>,
 }
 
-impl WithSimd for Combine<'_> {
+impl WithSimd for InputGradient<'_> {
     type Output = ();
 
     #[inline(always)]
     fn with_simd<S: Simd>(mut self, simd: S) {
-        let channels = self.passing.affine.scale.len();
+        let channels = self.mask.affine.scale.len();
         for row in (0..self.input.len()).step_by(channels) {
             for (channel, lanes) in vectors::<S>(channels) {
-                // Twice, so that the number of lanes of all but the last vector is known where it is compiled.
+                // The full-width case is monomorphised, so that its code needs no lane checks.
                 if lanes == S::F32_LANES {
                     self.vector(simd, row, channel, S::F32_LANES);
                 } else {
@@ -257,19 +261,20 @@ impl WithSimd for Combine<'_> {
     }
 }
 
-impl Combine<'_> {
+impl InputGradient<'_> {
+    /// One vector of channels in one row.
     #[inline(always)]
     fn vector<S: Simd>(&mut self, simd: S, row: usize, channel: usize, lanes: usize) {
-        let Self { passing, coefficients: [a, b, c], input, target } = self;
+        let Self { mask, coefficients: [a, b, c], input, target } = self;
         let at = row + channel;
-        let Affine { scale, shift } = passing.affine;
+        let Affine { scale, shift } = mask.affine;
         let affine = [[load(simd, scale, channel, lanes)], [load(simd, shift, channel, lanes)]];
         let x = load(simd, input, at, lanes);
         let grad = match target {
             Target::InPlace(grad) => load(simd, grad, at, lanes),
             Target::Elsewhere { grad, .. } => load(simd, grad, at, lanes),
         };
-        let [grad] = passing.of::<S, 1>(simd, affine, [x], [grad]);
+        let [grad] = mask.apply::<S, 1>(simd, affine, [x], [grad]);
         let [a, b, c] = [load(simd, a, channel, lanes), load(simd, b, channel, lanes), load(simd, c, channel, lanes)];
         let value = simd.mul_add_e_f32s(a, grad, simd.mul_add_e_f32s(b, x, c));
         match target {
@@ -289,13 +294,13 @@ mod tests {
     use regraft_testing::assert_close_to_scale;
 
     #[test]
-    fn sums_and_combinations_are_those_of_the_definition_at_every_level() {
-        // Channels for blocks of 4, 2 and 1 vectors of 16, and a tail.
+    fn parameter_sums_and_input_gradient_equal_definition_at_every_level() {
+        // Channels for blocks of 4, 2 and 1 vectors of 16 lanes, and a tail.
         let (rows, channels) = (9, 7 * 16 + 5);
         let [input, grad] = ["x", "g"].map(|name| values(name, rows * channels));
         let affine = &Affine { scale: values("scale", channels), shift: values("shift", channels) };
         let [mean, a, b, c] = ["mean", "a", "b", "c"].map(|name| values(name, channels));
-        let passing = Passing { affine, activation: Activation::ReLU };
+        let mask = ActivationMask { affine, activation: Activation::ReLU };
         let (mut sums, mut combined) = ([vec![0.0; channels], vec![0.0; channels]], Vec::new());
         for (i, (&x, &g)) in input.iter().zip(&grad).enumerate() {
             let i = i % channels;
@@ -306,11 +311,12 @@ mod tests {
         }
         for level in Level::available() {
             let (input, mut found) = (&input, grad.clone());
-            for (sums, expected) in level.run(Sum { passing, mean: &mean, input, grad: &grad }).iter().zip(&sums) {
+            for (sums, expected) in level.run(ParameterSums { mask, mean: &mean, input, grad: &grad }).iter().zip(&sums)
+            {
                 assert_close_to_scale(&format!("{level:?}: sums"), sums, expected, 1e-6);
             }
             let target = Target::InPlace(&mut found);
-            level.run(Combine { passing, coefficients: [&a, &b, &c], input, target });
+            level.run(InputGradient { mask, coefficients: [&a, &b, &c], input, target });
             assert_close_to_scale(&format!("{level:?}: combined"), &found, &combined, 1e-6);
         }
     }

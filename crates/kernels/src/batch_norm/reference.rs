@@ -1,4 +1,4 @@
-//! Batch normalisation in training, as its definition says.
+//! Reference batch normalisation in training mode, in `f64`, straight from its definition.
 
 /// Mean and biased variance of channel `c`.
 fn moments(x: &[f64], channels: usize, c: usize) -> (f64, f64) {
@@ -9,7 +9,7 @@ fn moments(x: &[f64], channels: usize, c: usize) -> (f64, f64) {
     (mean, var)
 }
 
-/// Output, mean and biased variance for rows of `weight.len()` channels.
+/// Output, mean and biased variance of `x`, `[rows, weight.len()]`.
 pub(super) fn forward(x: &[f64], weight: &[f64], bias: &[f64], eps: f64) -> (Vec<f64>, Vec<f64>, Vec<f64>) {
     let channels = weight.len();
     let (mean, var): (Vec<f64>, Vec<f64>) = (0..channels).map(|c| moments(x, channels, c)).unzip();
@@ -20,7 +20,7 @@ pub(super) fn forward(x: &[f64], weight: &[f64], bias: &[f64], eps: f64) -> (Vec
     (x.iter().enumerate().map(normalise).collect(), mean, var)
 }
 
-/// Gradients of input, weight and bias (section 3 of the paper).
+/// Gradients of input, weight and bias (Ioffe and Szegedy 2015, section 3).
 pub(super) fn backward(x: &[f64], weight: &[f64], eps: f64, grad: &[f64]) -> (Vec<f64>, Vec<f64>, Vec<f64>) {
     let channels = weight.len();
     let count = (x.len() / channels) as f64;

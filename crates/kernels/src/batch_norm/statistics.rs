@@ -1,4 +1,4 @@
-//! The statistics of a batch: of a map, or gathered while it is computed.
+//! Batch statistics, computed from a map or gathered while the map is computed.
 
 use std::collections::BTreeMap;
 use std::sync::{Mutex, PoisonError};
@@ -8,20 +8,20 @@ use rayon::prelude::*;
 use crate::rows::rows_per_piece;
 use crate::simd::dispatch;
 
-/// Statistics of one batch, a value a channel.
+/// Mean and variance of one batch, one value per channel.
 #[derive(Clone, Debug, Default, PartialEq)]
 pub struct Statistics {
     /// Mean.
     pub mean: Vec<f32>,
-    /// Biased variance (divided by the count), which normalises.
+    /// Biased variance (divided by the count), which the normalisation uses.
     pub var: Vec<f32>,
 }
 
 impl Statistics {
-    /// Mean and variance of each channel of `x`.
+    /// The statistics of `x`, `[rows, channels]`.
     ///
-    /// Pieces are summed around their own mean and merged in `f64` (Chan, Golub and LeVeque 1979), so that a
-    /// large mean does not drown a small variance.
+    /// Method: each piece is summed around its own mean and the pieces are merged in `f64` (Chan, Golub and LeVeque
+    /// 1979), so that a large mean does not swamp a small variance.
     pub fn of(x: &[f32], channels: usize) -> Self {
         let rows = x.len() / channels;
         let step = rows_per_piece(channels);
@@ -67,7 +67,7 @@ impl Statistics {
         merged
     }
 
-    /// Moves running statistics towards these, as PyTorch does: with the unbiased variance of `rows` values.
+    /// Updates running statistics as PyTorch does, with the unbiased variance of `rows` values.
     pub fn update_running(&self, rows: usize, momentum: f32, running_mean: &mut [f32], running_var: &mut [f32]) {
         let unbiased = if rows > 1 { rows as f32 / (rows - 1) as f32 } else { 1.0 };
         for (r, &m) in running_mean.iter_mut().zip(&self.mean) {
@@ -79,34 +79,37 @@ impl Statistics {
     }
 }
 
-/// Gathers the statistics of a map while it is computed, piece by piece.
+/// Accumulates the batch statistics of a map while it is computed, piece by piece.
 ///
-/// Each piece adds up its values' distances from a pivot of the channel, and their squares. Around a pivot near the mean,
-/// such as the running mean, nothing is lost by that; [`statistics`](Self::statistics) says where it was too far off.
+/// Each piece sums its values' distances from the channel's pivot, and their squares. This is exact enough for a pivot
+/// near the mean, such as the running mean; [`statistics`](Self::statistics) detects one that is too far away.
 #[derive(Debug)]
 pub struct Gather<'a> {
     pivots: &'a [f32],
-    /// By the place of the piece, so that they are added up in one order, whoever came first.
+    /// Sums by the place of their piece, which fixes the order of summation whichever thread finishes first.
     pieces: Mutex<BTreeMap<usize, Vec<f32>>>,
 }
 
 impl<'a> Gather<'a> {
-    /// Around these pivots, one a channel.
+    /// An empty accumulator with one pivot per channel.
     pub fn new(pivots: &'a [f32]) -> Self {
         Self { pivots, pieces: Mutex::default() }
     }
 
+    /// The pivots, one per channel.
     pub(crate) fn pivots(&self) -> &[f32] {
         self.pivots
     }
 
-    /// Adds the sums of a piece, `[2, channels]`: of the distances, and of their squares.
+    /// Adds the sums of the piece at `place`, `[2, channels]`: distances from the pivot, and their squares.
     pub(crate) fn add(&self, place: usize, sums: Vec<f32>) {
         self.pieces.lock().unwrap_or_else(PoisonError::into_inner).insert(place, sums);
     }
 
-    /// The statistics of all pieces, `rows` values a channel; nothing if a pivot was so far from the mean, 30 times the
-    /// standard deviation, that digits were lost, or if the values are not finite.
+    /// The statistics of all pieces, which hold `rows` values per channel.
+    ///
+    /// `None` if a pivot lies more than about 30 standard deviations from the mean, where digits are lost, or if a value
+    /// is not finite.
     pub fn statistics(self, rows: usize) -> Option<Statistics> {
         let channels = self.pivots.len();
         let mut sums = vec![0.0; 2 * channels];

@@ -1,6 +1,6 @@
 //! The choice of an algorithm.
 
-use super::{Shape, grouped, narrow, winograd};
+use super::{Shape, few_channels, grouped, winograd};
 use crate::Precision;
 
 /// How a convolution is computed.
@@ -11,7 +11,7 @@ pub enum Algorithm {
     /// A product over patches, for every shape.
     Direct,
     /// A product over interleaved lines, for few input channels. The input's gradient, seldom wanted there, is direct.
-    Narrow,
+    FewChannels,
     /// Channel by channel.
     Depthwise,
     /// Vectors of channels of several narrow groups.
@@ -29,14 +29,14 @@ pub enum Use {
 
 impl Algorithm {
     const ALL: [Algorithm; 5] =
-        [Algorithm::Winograd, Algorithm::Direct, Algorithm::Narrow, Algorithm::Depthwise, Algorithm::Grouped];
+        [Algorithm::Winograd, Algorithm::Direct, Algorithm::FewChannels, Algorithm::Depthwise, Algorithm::Grouped];
 
     /// Its name, for people.
     pub fn name(self) -> &'static str {
         match self {
             Algorithm::Winograd => "winograd",
             Algorithm::Direct => "direct",
-            Algorithm::Narrow => "narrow",
+            Algorithm::FewChannels => "few-channels",
             Algorithm::Depthwise => "depthwise",
             Algorithm::Grouped => "grouped",
         }
@@ -47,7 +47,7 @@ impl Algorithm {
         Self::ALL.into_iter().filter(|algorithm| match algorithm {
             Algorithm::Winograd => winograd::fits(shape),
             Algorithm::Direct => true,
-            Algorithm::Narrow => narrow::fits(shape),
+            Algorithm::FewChannels => few_channels::fits(shape),
             Algorithm::Depthwise => shape.is_depthwise(),
             Algorithm::Grouped => grouped::fits(shape),
         })
@@ -61,8 +61,8 @@ impl Algorithm {
         if grouped::fits(shape) {
             return Algorithm::Grouped;
         }
-        if narrow::fits(shape) {
-            return Algorithm::Narrow;
+        if few_channels::fits(shape) {
+            return Algorithm::FewChannels;
         }
         // Few channels don't pay for the transforms of the maps, and few pixels not for the weight's. In multiplications
         // for each pair of channels: a direct one is worth 9 a pixel; Winograd's 36 a tile, with the maps' transforms,

@@ -2,7 +2,7 @@
 //! matrices. A line of the result is a sum of lines of the source, each moved and multiplied by a tap.
 //!
 //! There are few operations to a byte, so a line of a map is fetched once, in order. Then, for one vector of channels
-//! after the other, a [`Window`] slides along the line: pixels stay in registers while it passes over them.
+//! after the other, a [`SlidingWindow`] slides along the line: pixels stay in registers while it passes over them.
 
 mod sums;
 mod weight_gradient;
@@ -15,7 +15,7 @@ pub(super) use sums::{backward_input, forward};
 pub(super) use weight_gradient::backward_weight;
 
 use super::Shape;
-use crate::rows::bring_near;
+use crate::prefetch;
 use crate::vector::load;
 
 /// Which pixels of the source a line of the result is computed from: position `p` reads, in each of `rows`, the pixels
@@ -33,8 +33,8 @@ struct Line {
 }
 
 impl Line {
-    /// How wide a [`Window`] is that can slide along this line, if one can.
-    fn window(&self) -> Option<usize> {
+    /// How wide a [`SlidingWindow`] is that can slide along this line, if one can.
+    fn window_width(&self) -> Option<usize> {
         let dense = self.columns.windows(2).all(|pair| pair[1].0 == pair[0].0 + 1);
         let some = !self.rows.is_empty() && !self.columns.is_empty();
         [2, 3, 5].into_iter().find(|&width| some && dense && self.columns.len() <= width)
@@ -46,18 +46,18 @@ impl Line {
         (pixel >= 0 && (pixel as usize) < self.source_len).then_some(pixel as usize)
     }
 
-    /// Fetches the source's rows, but for pixels before `near`, which have been fetched; returns what is near now.
-    fn fetch(&self, source: &[f32], channels: usize, near: usize) -> usize {
-        let first = self.rows.iter().map(|row| row.0).min().unwrap_or(near).max(near);
-        let end = self.rows.iter().map(|row| row.0 + self.source_len).max().unwrap_or(near).max(near);
-        bring_near(&source[first * channels..end * channels]);
+    /// Fetches the source's rows, but for pixels before `near`, which have been fetched; returns what is fetched now.
+    fn fetch(&self, source: &[f32], channels: usize, fetched: usize) -> usize {
+        let first = self.rows.iter().map(|row| row.0).min().unwrap_or(fetched).max(fetched);
+        let end = self.rows.iter().map(|row| row.0 + self.source_len).max().unwrap_or(fetched).max(fetched);
+        prefetch::touch(&source[first * channels..end * channels]);
         end
     }
 }
 
 /// A window of `R` rows and `K` columns on the source, for one vector of channels. It moves on by `STEP` columns from
 /// position to position.
-struct Window<'a, S: Simd, const R: usize, const K: usize, const STEP: usize> {
+struct SlidingWindow<'a, S: Simd, const R: usize, const K: usize, const STEP: usize> {
     rows: [&'a [f32]; R],
     source_len: usize,
     channels: usize,
@@ -69,7 +69,7 @@ struct Window<'a, S: Simd, const R: usize, const K: usize, const STEP: usize> {
     next: isize,
 }
 
-impl<'a, S: Simd, const R: usize, const K: usize, const STEP: usize> Window<'a, S, R, K, STEP> {
+impl<'a, S: Simd, const R: usize, const K: usize, const STEP: usize> SlidingWindow<'a, S, R, K, STEP> {
     /// The window before position 0: all but its last `STEP` columns are read. In the place of missing rows, whose taps
     /// are to be zero, it reads the first row.
     #[inline(always)]

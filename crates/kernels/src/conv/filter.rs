@@ -7,7 +7,7 @@
 use rayon::prelude::*;
 
 use super::algorithm::{Algorithm, Use};
-use super::{Shape, direct, grouped, narrow, winograd};
+use super::{Shape, direct, few_channels, grouped, winograd};
 use crate::simd::Level;
 use crate::{Memory, Precision, bf16};
 
@@ -154,12 +154,12 @@ impl Filter {
                 let shape = if backward { &winograd::gradient_shape(shape) } else { shape };
                 winograd::transform_filter(level, shape, weight, backward, data)
             }
-            Algorithm::Direct | Algorithm::Narrow if backward => {
+            Algorithm::Direct | Algorithm::FewChannels if backward => {
                 let (words, shape) = (&mut Memory::default(), &pairs_of_outputs(shape, paired));
                 let weight = if paired { map_words(weight, words) } else { weight };
                 direct::pack_backward(level, shape, weight, data)
             }
-            Algorithm::Narrow => narrow::pack(level, precision, shape, weight, data),
+            Algorithm::FewChannels => few_channels::pack(level, precision, shape, weight, data),
             Algorithm::Direct => {
                 let (words, halved) = (&mut Memory::default(), &pairs_of_inputs(shape, paired));
                 let weight = if paired { row_words(weight, shape.out_channels, words) } else { weight };
@@ -179,9 +179,9 @@ impl Filter {
 /// Whether an algorithm can compute in pairs: of input channels, or of output channels for the input's gradient.
 fn pairs(algorithm: Algorithm, shape: &Shape, backward: bool) -> bool {
     match (algorithm, backward) {
-        (Algorithm::Narrow, false) => narrow::pairs(shape),
+        (Algorithm::FewChannels, false) => few_channels::pairs(shape),
         (Algorithm::Direct, false) => shape.groups == 1 && shape.in_channels.is_multiple_of(2),
-        (Algorithm::Direct | Algorithm::Narrow, true) => shape.groups == 1 && shape.out_channels.is_multiple_of(2),
+        (Algorithm::Direct | Algorithm::FewChannels, true) => shape.groups == 1 && shape.out_channels.is_multiple_of(2),
         (Algorithm::Winograd | Algorithm::Depthwise | Algorithm::Grouped, _) => false,
     }
 }

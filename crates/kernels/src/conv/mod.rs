@@ -8,9 +8,9 @@
 mod algorithm;
 mod depthwise;
 mod direct;
+mod few_channels;
 mod filter;
 mod grouped;
-mod narrow;
 mod patches;
 #[cfg(test)]
 mod reference;
@@ -18,13 +18,12 @@ mod winograd;
 
 use rayon::prelude::*;
 
-use crate::batch_norm::Gather;
 use crate::bf16;
 use crate::rows::{Threads, reduce_rows, rows_per_piece, with_scratch};
 use crate::simd::{Level, dispatch};
-use crate::tile::Finish;
 use crate::{Activation, Precision, activation};
 
+pub use crate::epilogue::Epilogue;
 pub use algorithm::{Algorithm, Use};
 pub use filter::{Filter, Ready};
 use filter::{pairs_of_inputs, pairs_of_outputs};
@@ -95,7 +94,7 @@ impl Shape {
 
     /// Whether the filter's taps lie side by side, and each position's reach the map. Only then may a kernel keep all that
     /// a filter passes over in memory: else its size would be what a setting says, and not what there are values for.
-    fn reaches_little(&self) -> bool {
+    fn is_compact(&self) -> bool {
         self.dilation == [1, 1] && (0..2).all(|axis| self.padding[axis] < self.kernel[axis])
     }
 
@@ -108,83 +107,6 @@ impl Shape {
     }
 }
 
-/// What is done to the output of a convolution while it is still in cache: `activation(y + bias + residual)`.
-#[derive(Clone, Copy)]
-pub struct Epilogue<'a> {
-    /// Added to each output channel.
-    pub bias: Option<&'a [f32]>,
-    /// Added element by element; as long as the output.
-    pub residual: Option<&'a [f32]>,
-    /// Applied last.
-    pub activation: Activation,
-    /// Takes the statistics of the result.
-    pub gather: Option<&'a Gather<'a>>,
-}
-
-impl Epilogue<'_> {
-    /// Nothing more is done.
-    pub const NONE: Epilogue<'static> =
-        Epilogue { bias: None, residual: None, activation: Activation::Identity, gather: None };
-
-    /// The same for the tile: for some channels of the output from element `start` on.
-    pub(crate) fn finish(&self, start: usize, channels: std::ops::Range<usize>) -> Finish<'_> {
-        Finish {
-            bias: self.bias.map(|bias| &bias[channels.clone()]),
-            residual: self.residual.map(|residual| &residual[start + channels.start..]),
-            activation: self.activation,
-            pivots: self.gather.map(|gather| &gather.pivots()[channels]),
-        }
-    }
-
-    /// Room for the sums of a piece of the result.
-    fn sums(&self, channels: usize) -> Vec<f32> {
-        vec![0.0; if self.gather.is_some() { 2 * channels } else { 0 }]
-    }
-
-    /// Hands in the sums of a piece.
-    fn gathered(&self, place: usize, sums: Vec<f32>) {
-        if let Some(gather) = self.gather {
-            gather.add(place, sums);
-        }
-    }
-
-    /// Applies it to rows of the output that start at element `start`.
-    #[inline(always)]
-    pub(crate) fn apply(&self, start: usize, channels: usize, output: &mut [f32]) {
-        if let Some(bias) = self.bias {
-            for row in output.chunks_exact_mut(channels) {
-                for (y, &b) in row.iter_mut().zip(bias) {
-                    *y += b;
-                }
-            }
-        }
-        if let Some(residual) = self.residual {
-            for (y, &r) in output.iter_mut().zip(&residual[start..]) {
-                *y += r;
-            }
-        }
-        self.activation.apply(output);
-        self.gather_rows(start, channels, output);
-    }
-
-    /// Sums up rows of the finished output that start at element `start`, if the statistics are wanted.
-    #[inline(always)]
-    fn gather_rows(&self, start: usize, channels: usize, output: &[f32]) {
-        let Some(gather) = self.gather else { return };
-        let mut sums = self.sums(channels);
-        let (distances, squares) = sums.split_at_mut(channels);
-        let pivots = &gather.pivots()[..channels];
-        for row in output.chunks_exact(channels) {
-            for c in 0..channels {
-                let distance = row[c] - pivots[c];
-                distances[c] += distance;
-                squares[c] += distance * distance;
-            }
-        }
-        gather.add(start, sums);
-    }
-}
-
 /// Convolves `input` with a weight that is ready for it and applies the `epilogue`.
 ///
 /// # Shapes
@@ -194,7 +116,7 @@ impl Epilogue<'_> {
 /// # Panics
 /// If a slice has another length than the shape says.
 pub fn forward<'a>(shape: &Shape, input: &[f32], weight: impl Into<Ready<'a>>, epilogue: Epilogue, output: &mut [f32]) {
-    forward_by(Threads::All, shape, input, weight.into(), epilogue, output);
+    forward_by(Threads::Pool, shape, input, weight.into(), epilogue, output);
 }
 
 /// [`forward`] on the calling thread, for maps that lie in its cache; in single precision, and not by Winograd's
@@ -205,13 +127,13 @@ pub fn forward<'a>(shape: &Shape, input: &[f32], weight: impl Into<Ready<'a>>, e
 pub fn forward_alone(shape: &Shape, input: &[f32], filter: &Filter, epilogue: Epilogue, output: &mut [f32]) {
     let weight = Ready::from(filter);
     assert!(weight.precision == Precision::F32 && weight.algorithm != Algorithm::Winograd, "{:?}", weight.algorithm);
-    forward_by(Threads::Own, shape, input, weight, epilogue, output);
+    forward_by(Threads::Caller, shape, input, weight, epilogue, output);
 }
 
 fn forward_by(threads: Threads, shape: &Shape, input: &[f32], weight: Ready, epilogue: Epilogue, output: &mut [f32]) {
     check(shape, input, output);
     let activation = epilogue.activation;
-    if !activation.tells_from_output() {
+    if !activation.derivative_from_output() {
         // Too long for the kernels' registers. In bands the result is still in cache.
         assert!(epilogue.gather.is_none(), "statistics would be of the result before its {activation:?}");
         let before = Epilogue { activation: Activation::Identity, ..epilogue };
@@ -229,7 +151,9 @@ fn forward_by(threads: Threads, shape: &Shape, input: &[f32], weight: Ready, epi
             });
         }
         Algorithm::Direct => direct::forward(threads, level, precision, shape, input, form, epilogue, output),
-        Algorithm::Narrow => narrow::forward(threads, level, precision, shape, input, form.packed(), epilogue, output),
+        Algorithm::FewChannels => {
+            few_channels::forward(threads, level, precision, shape, input, form.packed(), epilogue, output)
+        }
         Algorithm::Depthwise => depthwise::forward(threads, level, shape, input, form.packed(), epilogue, output),
         Algorithm::Grouped => grouped::forward(threads, level, shape, input, form.packed(), epilogue, output),
     }
@@ -254,14 +178,14 @@ pub fn backward_input<'a>(
             let shape = winograd::gradient_shape(shape);
             winograd::forward(level, &shape, grad_output, form, true, Epilogue::NONE, accumulate, grad_input);
         }
-        Algorithm::Direct | Algorithm::Narrow if precision == Precision::Bf16 => {
+        Algorithm::Direct | Algorithm::FewChannels if precision == Precision::Bf16 => {
             let shape = pairs_of_outputs(shape, true);
             with_scratch(grad_output.len() / 2, |words| {
                 bf16::pair_map(grad_output, words);
                 direct::backward_input(level, precision, &shape, words, form, accumulate, grad_input);
             });
         }
-        Algorithm::Direct | Algorithm::Narrow => {
+        Algorithm::Direct | Algorithm::FewChannels => {
             direct::backward_input(level, precision, shape, grad_output, form, accumulate, grad_input);
         }
         Algorithm::Depthwise => {
@@ -304,7 +228,9 @@ fn backward_weight_by(
     match algorithm {
         Algorithm::Winograd => winograd::backward_weight(level, shape, input, grad_output, grad_weight),
         Algorithm::Direct => direct::backward_weight(level, precision, shape, input, grad_output, grad_weight),
-        Algorithm::Narrow => narrow::backward_weight(level, precision, shape, input, grad_output, grad_weight),
+        Algorithm::FewChannels => {
+            few_channels::backward_weight(level, precision, shape, input, grad_output, grad_weight)
+        }
         Algorithm::Depthwise => depthwise::backward_weight(level, shape, input, grad_output, grad_weight),
         Algorithm::Grouped => grouped::backward_weight(level, shape, input, grad_output, grad_weight),
     }

@@ -1,5 +1,5 @@
 use super::*;
-use crate::batch_norm;
+use crate::batch_norm::{self, Gather};
 use crate::testing::{assert_gradient, dot, values, values_f64};
 use regraft_testing::assert_close_to_scale;
 
@@ -125,7 +125,7 @@ fn check_against_reference(levels: &[Level], precision: Precision, round: fn(f64
 fn kernels_with_the_padding_in_scratch_take_no_filter_that_reaches_far() {
     let first = shape([8, 8], [3, 8], [3, 3], 1, [2, 2]);
     let grouped = Shape { groups: 4, ..shape([8, 8], [16, 16], [3, 3], 1, [2, 2]) };
-    for (algorithm, shape) in [(Algorithm::Narrow, first), (Algorithm::Grouped, grouped)] {
+    for (algorithm, shape) in [(Algorithm::FewChannels, first), (Algorithm::Grouped, grouped)] {
         let fits = |shape: &Shape| Algorithm::fitting(shape).any(|fitting| fitting == algorithm);
         assert!(fits(&shape), "{algorithm:?}");
         let far = 1 << 28;

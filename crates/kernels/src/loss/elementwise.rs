@@ -1,36 +1,41 @@
-//! Losses to which each output contributes alone: yes/no questions and numbers.
+//! Elementwise losses: binary cross-entropy and squared error.
 
 use super::{Criterion, Loss};
 
-/// A number's miss: `torch.nn.MSELoss`. The loss of an output and its derivative.
+/// Squared error of one output and its derivative: `torch.nn.MSELoss`.
 pub(super) fn squared(output: f64, target: f64) -> (f64, f64) {
-    let miss = output - target;
-    (miss * miss, 2.0 * miss)
+    let error = output - target;
+    (error * error, 2.0 * error)
 }
 
 impl Criterion<'_> {
-    /// A yes/no question: `torch.nn.BCEWithLogitsLoss`, the class's weight being its `pos_weight`. The loss of a logit and
-    /// its derivative, for the probability `target` of a yes.
+    /// Binary cross-entropy of one logit and its derivative, with the class weight as `pos_weight`:
+    /// `torch.nn.BCEWithLogitsLoss`.
     pub(super) fn binary(&self, class: usize, logit: f64, target: f64) -> (f64, f64) {
         let target = target * (1.0 - self.label_smoothing) + 0.5 * self.label_smoothing;
-        let (yes, no) = (target * self.weight_of(class), 1.0 - target);
-        // Both sides by themselves: nothing cancels where the answer is nearly certain.
-        (yes * softplus(-logit) + no * softplus(logit), no * sigmoid(logit) - yes * sigmoid(-logit))
+        let (positive, negative) = (target * self.weight_of(class), 1.0 - target);
+        // The two terms are computed separately, so that nothing cancels for large logits.
+        (
+            positive * softplus(-logit) + negative * softplus(logit),
+            negative * sigmoid(logit) - positive * sigmoid(-logit),
+        )
     }
 }
 
-/// The loss of rows of `outputs` numbers: `of(place in the row, output, target)` gives that of one and its derivative, a
-/// row's is the mean. The mean over the rows is PyTorch's over all elements.
+/// The loss of `outputs`, `[rows, per_row]`, where `element(column, output, target)` returns one element's loss and
+/// derivative.
+///
+/// A row's loss is the mean over its elements, so the mean over rows is PyTorch's mean over all elements.
 pub(super) fn evaluate(
     outputs: &[f32],
     per_row: usize,
     targets: &[f32],
     mut grad: Option<&mut [f32]>,
-    of: impl Fn(usize, f64, f64) -> (f64, f64),
+    element: impl Fn(usize, f64, f64) -> (f64, f64),
 ) -> Loss {
     let mut total = 0.0;
     for (i, (&output, &target)) in outputs.iter().zip(targets).enumerate() {
-        let (loss, slope) = of(i % per_row, output.into(), target.into());
+        let (loss, slope) = element(i % per_row, output.into(), target.into());
         total += loss;
         if let Some(grad) = grad.as_deref_mut() {
             grad[i] = (slope / outputs.len() as f64) as f32;
@@ -39,7 +44,7 @@ pub(super) fn evaluate(
     Loss { sum: total / per_row as f64, weight: (outputs.len() / per_row) as f64 }
 }
 
-/// `ln(1 + exp(z))` without overflow.
+/// `ln(1 + exp(z))`, without overflow.
 fn softplus(z: f64) -> f64 {
     z.max(0.0) + (-z.abs()).exp().ln_1p()
 }
@@ -65,21 +70,21 @@ mod tests {
     }
 
     #[test]
-    fn a_question_alone_is_answered_as_one_of_two_classes() {
+    fn binary_equals_cross_entropy_of_two_classes() {
         // The sigmoid of z is the softmax of (0, z).
         let loss = Criterion::default();
         for z in [-3.0, 0.5, 20.0] {
-            for yes in [0, 1] {
-                let binary = loss.evaluate(&[z], 1, Labels::Binary(&[yes as f32]), None);
-                let classes = loss.evaluate(&[0.0, z], 2, Labels::Classes(&[yes]), None);
-                // Both in f64; log-sum-exp loses what is below 1e-16 of the largest logit.
-                assert!((binary.mean() - classes.mean()).abs() < 1e-14, "{z} {yes}");
+            for class in [0, 1] {
+                let binary = loss.evaluate(&[z], 1, Labels::Binary(&[class as f32]), None);
+                let classes = loss.evaluate(&[0.0, z], 2, Labels::Classes(&[class]), None);
+                // Both are f64; log-sum-exp has an error of about 1e-16 times the largest logit.
+                assert!((binary.mean() - classes.mean()).abs() < 1e-14, "{z} {class}");
             }
         }
     }
 
     #[test]
-    fn numbers_heed_neither_weights_nor_smoothing() {
+    fn squared_error_ignores_weights_and_smoothing() {
         let plain = Criterion::default();
         let other = Criterion { label_smoothing: 0.3, class_weights: Some(&[5.0, 0.1]) };
         let targets = Labels::Values(&[1.0, 2.0, 0.0, -1.0]);

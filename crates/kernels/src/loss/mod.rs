@@ -1,25 +1,23 @@
-//! What a network's outputs are held against, and how a miss is counted.
+//! Losses and their gradients: cross-entropy, binary cross-entropy and squared error.
 
 mod cross_entropy;
 mod elementwise;
 
-/// What rows of outputs should have given.
+/// The targets of a batch, one row per sample, and with them the loss.
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub enum Labels<'a> {
-    /// The class of each row: softmax cross-entropy.
+    /// Class indices, `[rows]`: softmax cross-entropy.
     Classes(&'a [usize]),
-    /// The probability of every class in each row: `[rows, classes]`, row-major, those of a row adding up to one. Softmax
-    /// cross-entropy.
+    /// Class probabilities, `[rows, classes]`, where each row sums to one: softmax cross-entropy.
     Probabilities(&'a [f32]),
-    /// The answers to independent yes/no questions, 0 to 1: `[rows, classes]`, row-major. Binary cross-entropy, a row's
-    /// loss being the mean over its questions.
+    /// Independent binary targets from 0 to 1, `[rows, classes]`: binary cross-entropy, averaged over a row.
     Binary(&'a [f32]),
-    /// Numbers: `[rows, outputs]`, row-major. Squared error, a row's loss being the mean over its outputs.
+    /// Regression targets, `[rows, outputs]`: squared error, averaged over a row.
     Values(&'a [f32]),
 }
 
 impl Labels<'_> {
-    /// How many rows of `classes` outputs they are for; `None` if not for a whole number.
+    /// Number of rows, given `classes` outputs per row. `None` if the length is not a multiple of `classes`.
     pub fn rows(&self, classes: usize) -> Option<usize> {
         match self {
             Labels::Classes(labels) => Some(labels.len()),
@@ -30,39 +28,39 @@ impl Labels<'_> {
     }
 }
 
-/// How the loss is formed.
+/// Settings of the loss.
 #[derive(Clone, Copy, Debug, Default, PartialEq)]
 pub struct Criterion<'a> {
-    /// Share of the target spread evenly over all classes (Szegedy et al. 2016), of a yes/no question's over both answers.
-    /// Numbers have none.
+    /// Share of the target spread evenly over all classes (Szegedy et al. 2016), for binary targets over 0 and 1.
+    /// Regression ignores it.
     pub label_smoothing: f64,
-    /// Weight of each class, of a yes/no question that of the yes (PyTorch's `pos_weight`); all 1 without. Numbers have
-    /// none.
+    /// Weight of each class, for binary targets PyTorch's `pos_weight`; all 1 if `None`. Regression ignores it.
     pub class_weights: Option<&'a [f32]>,
 }
 
-/// The loss of a batch.
+/// The loss of a batch, as a weighted sum and its weight.
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub struct Loss {
-    /// Sum over the samples of their weighted losses; divided by `weight` it is PyTorch's mean.
+    /// Sum of the samples' weighted losses. `sum / weight` is PyTorch's mean.
     pub sum: f64,
-    /// Sum of the weights of the samples' classes; without class weights, or where labels are not classes, the samples'
-    /// number.
+    /// Sum of the weights of the samples' classes. Without class weights, or for other labels than classes, the number of
+    /// samples.
     pub weight: f64,
 }
 
 impl Loss {
     /// The weighted mean, as PyTorch reports it.
-    pub fn mean(&self) -> f64 {
+    #[cfg(test)]
+    fn mean(&self) -> f64 {
         self.sum / self.weight
     }
 }
 
 impl Criterion<'_> {
-    /// The loss of rows of `classes` outputs, and into `grad` (if given) the gradient of the *mean* loss.
+    /// The loss of `outputs`, `[rows, classes]`; writes the gradient of the *mean* loss to `grad`, if given.
     ///
     /// # Panics
-    /// If a label is not below `classes` or a length does not fit.
+    /// If a class index is not below `classes`, or the lengths contradict each other.
     pub fn evaluate(&self, outputs: &[f32], classes: usize, labels: Labels, grad: Option<&mut [f32]>) -> Loss {
         let rows = outputs.len() / classes;
         assert_eq!((labels.rows(classes), rows * classes), (Some(rows), outputs.len()), "one row of outputs a label");
@@ -79,6 +77,7 @@ impl Criterion<'_> {
         }
     }
 
+    /// Weight of a class, 1 without class weights.
     fn weight_of(&self, class: usize) -> f64 {
         self.class_weights.map_or(1.0, |weights| f64::from(weights[class]))
     }
@@ -90,7 +89,7 @@ mod tests {
     use crate::testing::values;
 
     #[test]
-    fn the_gradient_is_the_derivative_of_the_mean() {
+    fn evaluate_gradient_equals_differences_of_mean() {
         let weights = [0.5, 2.0, 1.0, 3.0];
         for class_weights in [None, Some(&weights[..])] {
             for label_smoothing in [0.0, 0.1] {
@@ -113,7 +112,7 @@ mod tests {
                             (loss.evaluate(&moved, 4, labels, None).mean(), f64::from(moved[i]))
                         };
                         let ((above, x1), (below, x0)) = (at(1e-3), at(-1e-3));
-                        // Inputs are f32, the loss is f64: the quotient's own error is 1e-6 / 6.
+                        // The inputs are f32, the loss is f64: the truncation error of the quotient is 1e-6 / 6.
                         let slope = (above - below) / (x1 - x0);
                         assert!((slope - f64::from(grad[i])).abs() < 1e-6, "{loss:?} {labels:?} {i}");
                     }

@@ -1,7 +1,7 @@
-//! The maximum over windows, and its gradient.
+//! Max pooling and its gradient.
 //!
-//! Both go line by line over what they write, and write every element once: maxima, places and sums of a vector of
-//! channels stay in registers over all that they depend on. That leaves little but the traffic with memory.
+//! Both kernels write their result line by line, every element once. Maxima, winners and sums of a vector of channels stay
+//! in registers over the whole window, which leaves little but the memory traffic.
 
 use std::ops::Range;
 
@@ -9,26 +9,26 @@ use pulp::{Simd, WithSimd};
 use rayon::prelude::*;
 
 use super::Shape;
-use crate::rows::bring_near;
+use crate::prefetch;
 use crate::simd::Level;
 use crate::vector::{blocks, load_block, load_bytes, store_block, store_bytes};
 
-/// A square window of a maximum pooling.
+/// A square pooling window.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Window {
-    /// Side; at most 16, so that a place in the window fits a byte.
+    /// Side, in pixels; at most [`MAX_WINDOW`] for max pooling.
     pub kernel_size: usize,
-    /// Step.
+    /// Step, in pixels.
     pub stride: usize,
-    /// Border, which never wins.
+    /// Border on each side, in pixels. It never holds the maximum.
     pub padding: usize,
 }
 
-/// The largest window side: places in a window are stored as bytes.
+/// Largest side of a max pooling window: positions in a window are stored as bytes.
 pub const MAX_WINDOW: usize = 16;
 
 impl Window {
-    /// The taps of the window at output position `out` that lie within an input of length `len`.
+    /// The taps of the window at output position `out` that lie inside an input of length `len`.
     fn taps(&self, out: usize, len: usize) -> Range<usize> {
         let start = out * self.stride;
         let first = self.padding.saturating_sub(start);
@@ -43,14 +43,20 @@ impl Window {
         (at + 1).saturating_sub(self.kernel_size).div_ceil(self.stride).min(end)..end
     }
 
-    /// The tap at which the window at output position `out` meets input position `input`.
+    /// The tap of the window at output position `out` that reads input position `input`.
     fn tap(&self, input: usize, out: usize) -> usize {
         input + self.padding - out * self.stride
     }
 }
 
-/// The maximum over each window; `winners` receives the place of each maximum in its window (row-major;
-/// the first of equals wins, and a NaN wins over all, as in PyTorch).
+/// The maximum over each window: `torch.nn.MaxPool2d`.
+///
+/// `winners` receives the position of each maximum in its window, row-major. As in PyTorch, the first of equal values
+/// wins, and NaN wins over all others.
+///
+/// # Shapes
+/// - `input`: `[n, h, w, channels]`
+/// - `output`, `winners`: `[n, h_out, w_out, channels]`
 ///
 /// # Panics
 /// If a slice has another length than the shape says, or the window is larger than [`MAX_WINDOW`].
@@ -58,8 +64,9 @@ pub fn max_forward(shape: &Shape, window: Window, input: &[f32], output: &mut [f
     max_forward_at(Level::current(), shape, window, input, output, winners);
 }
 
-/// [`max_forward`] of some `lines` of one image, on the calling thread, without the places of the maxima. The `input`
-/// begins with the image's line `above`.
+/// [`max_forward`] of some output `lines` of one image on the calling thread, without winners.
+///
+/// `input` begins with the image's line `above`.
 ///
 /// # Panics
 /// If the input lacks a line that is needed, `output` has another length, or the window is larger than [`MAX_WINDOW`].
@@ -88,21 +95,21 @@ fn max_forward_at(level: Level, shape: &Shape, window: Window, input: &[f32], ou
     });
 }
 
-/// The maxima of one line of the output.
+/// Computes the maxima of one output line.
 struct MaxLine<'a> {
     shape: &'a Shape,
     window: Window,
     row: usize,
-    /// Lines of the batch before the first of `input`.
+    /// Lines of the batch before the first line of `input`.
     above: usize,
     input: &'a [f32],
     output: &'a mut [f32],
-    /// Empty if nobody wants them.
+    /// Empty if the winners are not wanted.
     winners: &'a mut [u8],
 }
 
 impl MaxLine<'_> {
-    /// Runs it. A function, so that its code is compiled once however many call it.
+    /// Not inlined, so that the kernel is compiled once for all callers.
     fn run(self, level: Level) {
         level.run(self);
     }
@@ -118,7 +125,7 @@ impl WithSimd for MaxLine<'_> {
         let (image, oy) = (row / out_h, row % out_h);
         let rows = window.taps(oy, in_h);
         let top = image * in_h + oy * window.stride + rows.start - window.padding - above;
-        bring_near(&self.input[top * in_w * channels..][..rows.len() * in_w * channels]);
+        prefetch::touch(&self.input[top * in_w * channels..][..rows.len() * in_w * channels]);
         for ox in 0..out_w {
             let columns = window.taps(ox, in_w);
             let first = top * in_w + ox * window.stride + columns.start - window.padding;
@@ -135,7 +142,7 @@ impl WithSimd for MaxLine<'_> {
 }
 
 impl MaxLine<'_> {
-    /// The maxima of `V` vectors of an output pixel at `to`, whose window's first vectors are at `first`.
+    /// The maxima of `V` vectors of the output pixel at `to`; the vectors of its window's first pixel are at `first`.
     #[inline(always)]
     fn block<S: Simd, const V: usize>(
         &mut self,
@@ -168,7 +175,12 @@ impl MaxLine<'_> {
     }
 }
 
-/// The gradient of the input of [`max_forward`]: each output's gradient goes to its winner.
+/// The gradient of the input of [`max_forward`]: each output gradient goes to its winner.
+///
+/// With `accumulate`, adds to `grad_input`.
+///
+/// # Panics
+/// If a slice has another length than the shape says.
 pub fn max_backward(
     shape: &Shape,
     window: Window,
@@ -198,7 +210,7 @@ fn max_backward_at(
     });
 }
 
-/// The gradients of one line of the input: each pixel sums over the windows that it has won.
+/// Computes one line of the input gradient: each pixel sums the gradients of the windows that it has won.
 struct GradLine<'a> {
     shape: &'a Shape,
     window: Window,
@@ -219,8 +231,8 @@ impl WithSimd for GradLine<'_> {
         let (image, iy) = (row / in_h, row % in_h);
         let rows = window.around(iy, out_h);
         let (from, len) = ((image * out_h + rows.start) * out_w * channels, rows.len() * out_w * channels);
-        bring_near(&self.winners[from..][..len]);
-        bring_near(&self.grad_output[from..][..len]);
+        prefetch::touch(&self.winners[from..][..len]);
+        prefetch::touch(&self.grad_output[from..][..len]);
         for ix in 0..in_w {
             let columns = window.around(ix, out_w);
             for (channel, vectors, lanes) in blocks::<S>(channels) {
@@ -237,8 +249,9 @@ impl WithSimd for GradLine<'_> {
 }
 
 impl GradLine<'_> {
-    /// Sums `V` vectors of an input pixel at `to` over the windows that contain it; `from` is where these vectors are in
-    /// the first pixel of the image's output.
+    /// The gradient of `V` vectors of the input pixel at `to`, summed over the windows that contain the pixel.
+    ///
+    /// `from` is the position of these vectors in the first output pixel of the image.
     #[inline(always)]
     fn block<S: Simd, const V: usize>(
         &mut self,
@@ -281,16 +294,16 @@ mod tests {
         vec![
             (shape(2, [7, 8], [4, 4]), Window { kernel_size: 3, stride: 2, padding: 1 }),
             (shape(2, [6, 6], [3, 3]), Window { kernel_size: 2, stride: 2, padding: 0 }),
-            // ceil_mode: the last window hangs over the edge
+            // ceil_mode: the last window reaches over the edge
             (shape(2, [8, 6], [4, 3]), Window { kernel_size: 3, stride: 2, padding: 0 }),
             // up to nine windows contain a pixel
             (shape(1, [5, 6], [5, 6]), Window { kernel_size: 3, stride: 1, padding: 1 }),
-            // pixels between the windows belong to none
+            // pixels between the windows belong to no window
             (shape(1, [8, 5], [3, 2]), Window { kernel_size: 2, stride: 3, padding: 0 }),
         ]
     }
 
-    /// The definition: the largest of the window's inputs.
+    /// The definition: the largest input of each window.
     fn max_reference(shape: &Shape, window: Window, input: &[f64]) -> Vec<f64> {
         let mut output = vec![f64::NEG_INFINITY; shape.output_len()];
         for (o, best) in output.iter_mut().enumerate() {
@@ -312,7 +325,7 @@ mod tests {
         output
     }
 
-    /// Sends each output's gradient to its winner.
+    /// The definition of the gradient: adds each output gradient to its winner.
     fn scatter(shape: &Shape, window: Window, winners: &[u8], grad_output: &[f32], grad_input: &mut [f32]) {
         for (o, (&winner, &g)) in winners.iter().zip(grad_output).enumerate() {
             let (c, pixel) = (o % shape.channels, o / shape.channels);
@@ -325,7 +338,7 @@ mod tests {
     }
 
     #[test]
-    fn the_maximum_and_its_gradient_follow_the_definition() {
+    fn max_forward_and_backward_follow_definition() {
         for (shape, window) in shapes(5) {
             let (x, g) = (values_f64("x", shape.input_len()), values_f64("g", shape.output_len()));
             let x32: Vec<f32> = x.iter().map(|&x| x as f32).collect();
@@ -341,8 +354,8 @@ mod tests {
     }
 
     #[test]
-    fn every_level_gives_the_same_bits() {
-        // Blocks of vectors, single ones and a part of one, for every width.
+    fn max_forward_and_backward_have_same_bits_at_every_level() {
+        // Channels for blocks of vectors, single vectors and part of a vector at every level.
         for (shape, window) in [1, 16, 85].into_iter().flat_map(shapes) {
             let (x, g) = (values("x", shape.input_len()), values("g", shape.output_len()));
             let expected: Vec<f32> = {
@@ -365,7 +378,7 @@ mod tests {
     }
 
     #[test]
-    fn equal_maxima_go_to_the_first_and_the_last_nan_wins() {
+    fn first_of_equal_maxima_and_last_nan_win() {
         let shape = Shape { n: 1, input: [2, 2], output: [1, 1], channels: 1 };
         let window = Window { kernel_size: 2, stride: 2, padding: 0 };
         for level in Level::available() {
@@ -380,13 +393,13 @@ mod tests {
     }
 
     #[test]
-    fn the_border_never_wins() {
+    fn padding_never_wins() {
         let shape = Shape { n: 1, input: [2, 2], output: [2, 2], channels: 1 };
         let window = Window { kernel_size: 3, stride: 1, padding: 1 };
         let (mut y, mut winners) = ([0.0; 4], [9; 4]);
         max_forward(&shape, window, &[-4.0, -3.0, -2.0, -1.0], &mut y, &mut winners);
         assert_eq!((y, winners), ([-1.0; 4], [8, 7, 5, 4]));
-        // Windows of nothing but -inf name a place that may lie in the border: its gradient goes nowhere.
+        // A window of -inf only names position 0, which may lie in the padding: its gradient is dropped.
         max_forward(&shape, window, &[f32::NEG_INFINITY; 4], &mut y, &mut winners);
         let mut dx = [9.0; 4];
         max_backward(&shape, window, &winners, &[1.0; 4], false, &mut dx);

@@ -3,7 +3,7 @@
 use pulp::{Simd, WithSimd};
 use rayon::prelude::*;
 
-use super::{Line, Window, backward_line, forward_line};
+use super::{Line, SlidingWindow, backward_line, forward_line};
 use crate::conv::{Epilogue, Shape};
 use crate::rows::{Threads, with_scratch};
 use crate::simd::{Level, dispatch};
@@ -47,15 +47,15 @@ pub(in crate::conv) fn forward(
     let (channels, [height, width]) = (shape.in_channels, shape.output);
     let line_len = width * channels;
     let lines = match threads {
-        Threads::All => lines_per_piece(height),
-        Threads::Own => shape.n * height,
+        Threads::Pool => lines_per_piece(height),
+        Threads::Caller => shape.n * height,
     };
-    threads.each(output.par_chunks_mut(lines * line_len).enumerate(), |(piece, out)| {
-        let mut near = 0;
+    threads.for_each(output.par_chunks_mut(lines * line_len).enumerate(), |(piece, out)| {
+        let mut fetched = 0;
         for (row, out) in (piece * lines..).zip(out.chunks_exact_mut(line_len)) {
             let line = forward_line(shape, row / height, row % height);
-            if threads == Threads::All {
-                near = line.fetch(input, channels, near);
+            if threads == Threads::Pool {
+                fetched = line.fetch(input, channels, fetched);
             }
             let (phases, start) = (&[line], row * line_len);
             let (source, accumulate) = (input, false);
@@ -81,11 +81,11 @@ pub(in crate::conv) fn backward_input(
     let (channels, [height, width]) = (shape.in_channels, shape.input);
     let (lines, line_len) = (lines_per_piece(height), width * channels);
     grad_input.par_chunks_mut(lines * line_len).enumerate().for_each(|(piece, out)| {
-        let mut near = 0;
+        let mut fetched = 0;
         for (row, out) in (piece * lines..).zip(out.chunks_exact_mut(line_len)) {
             let columns = 0..shape.stride[1].min(width);
             let phases: Vec<_> = columns.map(|first| backward_line(shape, row / height, row % height, first)).collect();
-            near = phases.iter().fold(near, |near, line| line.fetch(grad_output, channels, near));
+            fetched = phases.iter().fold(fetched, |fetched, line| line.fetch(grad_output, channels, fetched));
             let (phases, start) = (phases.as_slice(), row * line_len);
             let (source, epilogue) = (grad_output, Epilogue::NONE);
             write_line(shape.input_len(), channels, accumulate, out, |out| {
@@ -134,7 +134,7 @@ impl SumLine<'_> {
     #[inline(always)]
     fn channels<S: Simd>(&mut self, simd: S, channel: usize, lanes: usize) {
         for (phase, line) in self.phases.iter().enumerate() {
-            match (line.window(), line.step) {
+            match (line.window_width(), line.step) {
                 (Some(2), 1) => self.slide::<S, 2, 2, 1>(simd, phase, channel, lanes),
                 (Some(3), 1) => self.slide::<S, 3, 3, 1>(simd, phase, channel, lanes),
                 (Some(3), 2) => self.slide::<S, 3, 3, 2>(simd, phase, channel, lanes),
@@ -146,7 +146,7 @@ impl SumLine<'_> {
         }
     }
 
-    /// Sums with a [`Window`], `R` rows of the source at a time.
+    /// Sums with a [`SlidingWindow`], `R` rows of the source at a time.
     #[inline(always)]
     fn slide<S: Simd, const R: usize, const K: usize, const STEP: usize>(
         &mut self,
@@ -166,16 +166,16 @@ impl SumLine<'_> {
                 }
             }
             let at = [self.channels, channel, lanes];
-            let mut window = Window::<S, R, K, STEP>::new(simd, line, rows, self.source, at);
-            let finish = Finish { add: pass > 0 || self.accumulate, complete: pass == last };
+            let mut window = SlidingWindow::<S, R, K, STEP>::new(simd, line, rows, self.source, at);
+            let pass = Pass { add: pass > 0 || self.accumulate, complete: pass == last };
             let inside = window.inside(line.count);
             for positions in [0..inside.start, inside.clone(), inside.end..line.count] {
                 // Two loops, so that the one without borders has no branches.
-                if positions == inside && finish.is_plain(self.epilogue) {
+                if positions == inside && pass.is_plain(self.epilogue) {
                     let bias = self.bias(simd, channel, lanes);
                     for position in positions {
                         window.slide::<true>(simd);
-                        let sum = self.epilogue.activation.of(simd, weigh(simd, &window, &weights, bias));
+                        let sum = self.epilogue.activation.value_vector(simd, weigh(simd, &window, &weights, bias));
                         let target = self.target(phase, position, channel);
                         store(simd, self.out, target, lanes, sum);
                     }
@@ -183,9 +183,9 @@ impl SumLine<'_> {
                     for position in positions {
                         window.slide::<false>(simd);
                         let target = self.target(phase, position, channel);
-                        let sum = self.start(simd, finish, target, channel, lanes);
+                        let sum = self.initial_sum(simd, pass, target, channel, lanes);
                         let sum = weigh(simd, &window, &weights, sum);
-                        self.finish(simd, finish, target, lanes, sum);
+                        self.write_sum(simd, pass, target, lanes, sum);
                     }
                 }
             }
@@ -198,8 +198,8 @@ impl SumLine<'_> {
         let line = &self.phases[phase];
         for position in 0..line.count {
             let target = self.target(phase, position, channel);
-            let finish = Finish { add: self.accumulate, complete: true };
-            let mut sum = self.start(simd, finish, target, channel, lanes);
+            let pass = Pass { add: self.accumulate, complete: true };
+            let mut sum = self.initial_sum(simd, pass, target, channel, lanes);
             for &(offset, kx) in &line.columns {
                 let Some(pixel) = line.reads(offset, position) else { continue };
                 for &(row, tap) in &line.rows {
@@ -208,7 +208,7 @@ impl SumLine<'_> {
                     sum = simd.mul_add_e_f32s(x, w, sum);
                 }
             }
-            self.finish(simd, finish, target, lanes, sum);
+            self.write_sum(simd, pass, target, lanes, sum);
         }
     }
 
@@ -226,19 +226,19 @@ impl SumLine<'_> {
 
     /// What taps are added to: what is there already, or nothing, and the bias once.
     #[inline(always)]
-    fn start<S: Simd>(&self, simd: S, finish: Finish, target: usize, channel: usize, lanes: usize) -> S::f32s {
-        let bias = if finish.complete { self.bias(simd, channel, lanes) } else { simd.splat_f32s(0.0) };
-        if finish.add { simd.add_f32s(load(simd, self.out, target, lanes), bias) } else { bias }
+    fn initial_sum<S: Simd>(&self, simd: S, pass: Pass, target: usize, channel: usize, lanes: usize) -> S::f32s {
+        let bias = if pass.complete { self.bias(simd, channel, lanes) } else { simd.splat_f32s(0.0) };
+        if pass.add { simd.add_f32s(load(simd, self.out, target, lanes), bias) } else { bias }
     }
 
     /// Writes a sum: with the rest of the epilogue, if it is complete.
     #[inline(always)]
-    fn finish<S: Simd>(&mut self, simd: S, finish: Finish, target: usize, lanes: usize, mut sum: S::f32s) {
-        if finish.complete {
+    fn write_sum<S: Simd>(&mut self, simd: S, pass: Pass, target: usize, lanes: usize, mut sum: S::f32s) {
+        if pass.complete {
             if let Some(residual) = self.epilogue.residual {
                 sum = simd.add_f32s(sum, load(simd, residual, self.start + target, lanes));
             }
-            sum = self.epilogue.activation.of(simd, sum);
+            sum = self.epilogue.activation.value_vector(simd, sum);
         }
         store(simd, self.out, target, lanes, sum);
     }
@@ -246,14 +246,14 @@ impl SumLine<'_> {
 
 /// What is done to a sum besides adding taps.
 #[derive(Clone, Copy)]
-struct Finish {
+struct Pass {
     /// It is added to what is there.
     add: bool,
     /// No taps are missing.
     complete: bool,
 }
 
-impl Finish {
+impl Pass {
     /// Nothing is read of the result's size.
     fn is_plain(self, epilogue: Epilogue) -> bool {
         self.complete && !self.add && epilogue.residual.is_none()
@@ -264,7 +264,7 @@ impl Finish {
 #[inline(always)]
 fn weigh<S: Simd, const R: usize, const K: usize, const STEP: usize>(
     simd: S,
-    window: &Window<S, R, K, STEP>,
+    window: &SlidingWindow<S, R, K, STEP>,
     weights: &[[S::f32s; R]; K],
     mut sum: S::f32s,
 ) -> S::f32s {

@@ -2,9 +2,10 @@
 
 use pulp::{Simd, WithSimd};
 
-use super::{Line, Window, forward_line};
+use super::{Line, SlidingWindow, forward_line};
 use crate::conv::Shape;
-use crate::rows::{bring_near, reduce_pieces};
+use crate::prefetch;
+use crate::rows::reduce_pieces;
 use crate::simd::Level;
 use crate::vector::{load, store, vectors};
 
@@ -25,12 +26,12 @@ pub(in crate::conv) fn backward_weight(
     let rows = shape.n * height;
     let step = POSITIONS.div_ceil(width).min(rows.div_ceil(PIECES));
     let total = reduce_pieces(rows, step, grad_weight.len(), |first, count, sums| {
-        let mut near = 0;
+        let mut fetched = 0;
         for row in first..first + count {
             let line = &forward_line(shape, row / height, row % height);
             let grad = &grad_output[row * width * channels..][..width * channels];
-            near = line.fetch(input, channels, near);
-            bring_near(grad);
+            fetched = line.fetch(input, channels, fetched);
+            prefetch::touch(grad);
             level.run(SumTaps { line, channels, input, grad, sums });
         }
     });
@@ -69,7 +70,7 @@ impl SumTaps<'_> {
     /// The sums of one vector of channels.
     #[inline(always)]
     fn channels<S: Simd>(&mut self, simd: S, channel: usize, lanes: usize) {
-        match (self.line.window(), self.line.step) {
+        match (self.line.window_width(), self.line.step) {
             (Some(3), 1) => self.slide::<S, 3, 3, 1>(simd, channel, lanes),
             (Some(3), 2) => self.slide::<S, 3, 3, 2>(simd, channel, lanes),
             // Sums and pixels of more than two rows would not fit into registers.
@@ -79,7 +80,7 @@ impl SumTaps<'_> {
         }
     }
 
-    /// Sums with a [`Window`], `R` rows of the input at a time.
+    /// Sums with a [`SlidingWindow`], `R` rows of the input at a time.
     #[inline(always)]
     fn slide<S: Simd, const R: usize, const K: usize, const STEP: usize>(
         &mut self,
@@ -91,7 +92,7 @@ impl SumTaps<'_> {
         let at = [self.channels, channel, lanes];
         for rows in line.rows.chunks(R) {
             let mut sums = [[simd.splat_f32s(0.0); R]; K];
-            let mut window = Window::<S, R, K, STEP>::new(simd, line, rows, self.input, at);
+            let mut window = SlidingWindow::<S, R, K, STEP>::new(simd, line, rows, self.input, at);
             let inside = window.inside(line.count);
             for positions in [0..inside.start, inside.clone(), inside.end..line.count] {
                 // Two loops, so that the one without borders has no branches.
@@ -120,7 +121,7 @@ impl SumTaps<'_> {
     fn add_products<S: Simd, const R: usize, const K: usize, const STEP: usize>(
         &self,
         simd: S,
-        window: &Window<S, R, K, STEP>,
+        window: &SlidingWindow<S, R, K, STEP>,
         position: usize,
         sums: &mut [[S::f32s; R]; K],
     ) {

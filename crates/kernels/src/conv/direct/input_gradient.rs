@@ -8,8 +8,9 @@ use super::{Multiply, Weights, is_weight_bound, multiply_by_panels, pixels_per_b
 use crate::conv::filter::Form;
 use crate::conv::patches::Residue;
 use crate::conv::{Epilogue, Shape};
+use crate::epilogue::TileEpilogue;
 use crate::simd::Level;
-use crate::tile::{Finish, Panels, Places};
+use crate::tile::{Panels, RowOffsets};
 use crate::transpose::to_columns;
 use crate::{Memory, Precision};
 
@@ -135,7 +136,7 @@ pub(in crate::conv) fn backward_input(
             };
             let is_all = shape.stride == [1, 1];
             let scattered: Vec<usize> = if is_all { Vec::new() } else { (0..count).map(place).collect() };
-            let places = if is_all { Places::Strided(channels) } else { Places::At(&scattered) };
+            let row_offsets = if is_all { RowOffsets::Strided(channels) } else { RowOffsets::Listed(&scattered) };
             if class.residue.taps.is_empty() {
                 if !accumulate {
                     scattered.iter().for_each(|&at| out[at..at + channels].fill(0.0));
@@ -152,9 +153,9 @@ pub(in crate::conv) fn backward_input(
                     filter: Weights::Packed(&filter[class.start + group * class.group_len..][..class.group_len]),
                     panels: class.panels,
                     n,
-                    places,
+                    row_offsets,
                     accumulate,
-                    finish: Finish::NONE,
+                    epilogue: TileEpilogue::NONE,
                     precision,
                 };
                 multiply.run(&mut out[group * n..], &mut []);

@@ -18,9 +18,10 @@ pub(super) use weight_gradient::backward_weight;
 use super::filter::Form;
 use super::patches::Patches;
 use super::{Epilogue, Shape};
+use crate::epilogue::TileEpilogue;
 use crate::rows::{Threads, with_scratch};
 use crate::simd::Level;
-use crate::tile::{Finish, Panels, Places, Product, ROWS, Rows};
+use crate::tile::{Panels, Product, ROWS, RowOffsets, Rows};
 use crate::{Memory, Precision};
 
 /// Columns of the patch matrix that are multiplied at a time, at most: their weights stay in the second-level cache.
@@ -62,9 +63,9 @@ struct Multiply<'a> {
     filter: Weights<'a>,
     panels: Panels,
     n: usize,
-    places: Places<'a>,
+    row_offsets: RowOffsets<'a>,
     accumulate: bool,
-    finish: Finish<'a>,
+    epilogue: TileEpilogue<'a>,
     precision: Precision,
 }
 
@@ -100,9 +101,9 @@ impl Multiply<'_> {
                         a,
                         b,
                         panels: self.panels,
-                        places: self.places,
+                        row_offsets: self.row_offsets,
                         accumulate: self.accumulate || start > 0,
-                        finish: if start + k == total { self.finish } else { Finish::NONE },
+                        epilogue: if start + k == total { self.epilogue } else { TileEpilogue::NONE },
                         precision: self.precision,
                     };
                     product.run_and_sum(self.level, out, sums);
@@ -183,9 +184,9 @@ fn multiply_by_panels(
                 },
                 panels,
                 n: columns(panel),
-                places: Places::Strided(panels.width),
+                row_offsets: RowOffsets::Strided(panels.width),
                 accumulate: false,
-                finish: Finish::NONE,
+                epilogue: TileEpilogue::NONE,
                 precision,
             };
             multiply.run(part, &mut []);
@@ -253,7 +254,7 @@ pub(super) fn forward(
     let n = shape.out_per_group();
     let group_len = panels.count(n) * panels.step;
     let channels = shape.out_channels;
-    if threads == Threads::All && shape.groups == 1 && is_weight_bound(&patches, n, shape.output_pixels()) {
+    if threads == Threads::Pool && shape.groups == 1 && is_weight_bound(&patches, n, shape.output_pixels()) {
         let pack = |weight: &[f32], panel, rows, out: &mut [f32]| {
             pack_rows(shape, panels, weight, [0, panel], rows, out);
         };
@@ -261,10 +262,10 @@ pub(super) fn forward(
     }
     let filter = filter.packed();
     let block = match threads {
-        Threads::All => pixels_per_block(shape.output_pixels()),
-        Threads::Own => PIXELS,
+        Threads::Pool => pixels_per_block(shape.output_pixels()),
+        Threads::Caller => PIXELS,
     };
-    threads.each(output.par_chunks_mut(block * channels).enumerate(), |(i, output)| {
+    threads.for_each(output.par_chunks_mut(block * channels).enumerate(), |(i, output)| {
         let pixels = output.len() / channels;
         let first = i * block;
         let mut sums = epilogue.sums(channels);
@@ -278,9 +279,9 @@ pub(super) fn forward(
                 filter: Weights::Packed(filter),
                 panels,
                 n,
-                places: Places::Strided(channels),
+                row_offsets: RowOffsets::Strided(channels),
                 accumulate: false,
-                finish: epilogue.finish(first * channels, group * n..(group + 1) * n),
+                epilogue: epilogue.tile(first * channels, group * n..(group + 1) * n),
                 precision,
             };
             let mut part = epilogue.sums(n);

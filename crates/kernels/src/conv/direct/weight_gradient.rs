@@ -6,9 +6,10 @@ use crate::Precision;
 use crate::bf16::pair_all_rows;
 use crate::conv::Shape;
 use crate::conv::patches::Patches;
+use crate::epilogue::TileEpilogue;
 use crate::rows::{rows_per_piece, with_scratch};
 use crate::simd::Level;
-use crate::tile::{Finish, Panels, Places, Product, Rows};
+use crate::tile::{Panels, Product, RowOffsets, Rows};
 
 /// Pixels over which a product runs at a time.
 const PIXELS: usize = 128;
@@ -23,7 +24,7 @@ const SMALL: usize = 128 * 1024;
 const PARTS: usize = 16;
 
 /// Sums the products of some pixels to some rows of one group's gradient.
-struct Sum<'a> {
+struct PartialGradient<'a> {
     level: Level,
     precision: Precision,
     shape: &'a Shape,
@@ -42,7 +43,7 @@ fn panel_stride(columns: usize) -> usize {
     (columns.div_ceil(16) | 1) * 16
 }
 
-/// Elements of scratch that [`Sum`] needs.
+/// Elements of scratch that [`PartialGradient`] needs.
 fn scratch_len(level: Level, shape: &Shape) -> usize {
     let panels = Panels::new(level, PIXELS, shape.out_per_group());
     // With room for the pairs.
@@ -51,7 +52,7 @@ fn scratch_len(level: Level, shape: &Shape) -> usize {
         + panels.count(shape.out_per_group()) * panels.step
 }
 
-impl Sum<'_> {
+impl PartialGradient<'_> {
     fn run(self) {
         let (n, channels) = (self.shape.out_per_group(), self.shape.out_channels);
         let panels = Panels::new(self.level, PIXELS, n);
@@ -92,9 +93,9 @@ impl Sum<'_> {
                     a: Rows::Strided { values: if paired { words } else { panel }, strides: [1, stride] },
                     b,
                     panels,
-                    places: Places::Strided(channels),
+                    row_offsets: RowOffsets::Strided(channels),
                     accumulate: first > self.pixels.start,
-                    finish: Finish::NONE,
+                    epilogue: TileEpilogue::NONE,
                     precision: self.precision,
                 };
                 product.run(self.level, &mut self.out[row * channels + self.group * n..]);
@@ -118,7 +119,7 @@ pub(in crate::conv) fn backward_weight(
         with_scratch(scratch_len(level, shape), |scratch| {
             for group in 0..shape.groups {
                 let (pixels, columns) = (pixels.clone(), columns.clone());
-                Sum {
+                PartialGradient {
                     level,
                     precision,
                     shape,

@@ -2,7 +2,7 @@
 //! columns would leave most lanes of a vector empty.
 //!
 //! Here a vector holds the outputs of several groups. Each of them wants the inputs of its own group, so the inputs are
-//! [spread](Window::spread) first: where a group has `width` channels, a vector of channels becomes `width` vectors, of which
+//! [spread](SourceRegion::spread) first: where a group has `width` channels, a vector of channels becomes `width` vectors, of which
 //! the `i`-th holds, in every lane, input `i` of the lane's group. Then a convolution is a sum of products lane by lane.
 //! Spread maps lie in cache, a few lines and one vector of channels at a time, with their padding: there are no borders.
 
@@ -18,7 +18,7 @@ pub(super) use weight_gradient::backward_weight;
 
 use super::Shape;
 use super::patches::Patches;
-use crate::rows::bring_near;
+use crate::prefetch;
 
 /// Channels of a group, with a kernel for each: more fill the lanes of a matrix product.
 const WIDTHS: [usize; 3] = [2, 4, 8];
@@ -33,7 +33,7 @@ const SPREAD: usize = 64 * 1024;
 pub(super) fn fits(shape: &Shape) -> bool {
     let width = shape.in_per_group();
     let is_narrow = shape.groups > 1 && width == shape.out_per_group() && WIDTHS.contains(&width);
-    is_narrow && shape.stride[1] <= 2 && shape.reaches_little()
+    is_narrow && shape.stride[1] <= 2 && shape.is_compact()
 }
 
 /// Lines of an image's positions that are worked on at a time: their spread lines are about [`SPREAD`] elements, and one
@@ -50,14 +50,14 @@ fn lines_per_strip(patches: &Patches, width: usize, lanes: usize) -> usize {
 }
 
 /// The part of a map that some positions read, with its padding.
-struct Window {
+struct SourceRegion {
     /// The map's line and column at which it begins; negative in the padding.
     first: [isize; 2],
     /// Lines and columns.
     size: [usize; 2],
 }
 
-impl Window {
+impl SourceRegion {
     /// What some lines of positions read, each with patches of its own.
     fn of<'a>(parts: impl Iterator<Item = (&'a Patches, Range<usize>)>) -> Self {
         let mut first = [isize::MAX; 2];
@@ -80,7 +80,7 @@ impl Window {
     fn fetch(&self, image: &[f32], patches: &Patches) {
         let line =
             |y: isize| y.clamp(0, patches.map[0] as isize).unsigned_abs() * patches.map[1] * patches.map_channels;
-        bring_near(&image[line(self.first[0])..line(self.first[0] + self.size[0] as isize)]);
+        prefetch::touch(&image[line(self.first[0])..line(self.first[0] + self.size[0] as isize)]);
     }
 
     fn pixels(&self) -> usize {

@@ -3,7 +3,7 @@
 use pulp::{Simd, WithSimd};
 use rayon::prelude::*;
 
-use super::{Window, lines_per_strip};
+use super::{SourceRegion, lines_per_strip};
 use crate::Memory;
 use crate::conv::patches::{Patches, Residue};
 use crate::conv::{Epilogue, Shape};
@@ -12,7 +12,7 @@ use crate::simd::{Level, dispatch};
 use crate::vector::{load, store};
 
 /// A sum over the taps of one or several kinds of positions, whose results lie `stride` apart.
-struct Sum<'a> {
+struct GroupedSum<'a> {
     level: Level,
     /// Channels of a group.
     width: usize,
@@ -85,7 +85,7 @@ pub(in crate::conv) fn forward(
     epilogue: Epilogue,
     output: &mut [f32],
 ) {
-    let sum = Sum {
+    let sum = GroupedSum {
         level,
         width: shape.in_per_group(),
         channels: shape.out_channels,
@@ -108,7 +108,7 @@ pub(in crate::conv) fn backward_input(
     accumulate: bool,
     grad_input: &mut [f32],
 ) {
-    let sum = Sum {
+    let sum = GroupedSum {
         level,
         width: shape.in_per_group(),
         channels: shape.in_channels,
@@ -120,10 +120,10 @@ pub(in crate::conv) fn backward_input(
         accumulate,
         epilogue: Epilogue::NONE,
     };
-    sum.run(Threads::All, grad_input);
+    sum.run(Threads::Pool, grad_input);
 }
 
-impl Sum<'_> {
+impl GroupedSum<'_> {
     fn run(&self, threads: Threads, out: &mut [f32]) {
         let [height, width] = self.size;
         let line_len = width * self.channels;
@@ -132,13 +132,13 @@ impl Sum<'_> {
         let image_len = height * line_len;
         let strips: Vec<_> = out.chunks_mut(image_len).flat_map(|image| image.chunks_mut(strip)).collect();
         let per_image = image_len.div_ceil(strip);
-        threads.each(strips.into_par_iter().enumerate(), |(i, out)| {
+        threads.for_each(strips.into_par_iter().enumerate(), |(i, out)| {
             let (image, first_line) = (i / per_image, i % per_image * lines);
             let start = image * image_len + first_line * self.stride[0] * line_len;
             let window = &self.window(first_line, lines);
             // Out here: a closure inside would be compiled without the level's vectors.
             with_scratch(window.pixels() * self.width * self.level.lanes(), |spread| {
-                self.level.run(Strip { sum: self, window, spread, image, first_line, lines, start, out });
+                self.level.run(StripSum { sum: self, window, spread, image, first_line, lines, start, out });
             });
             dispatch(
                 #[inline(always)]
@@ -148,16 +148,16 @@ impl Sum<'_> {
     }
 
     /// What some lines of positions of all parts read.
-    fn window(&self, first: usize, lines: usize) -> Window {
+    fn window(&self, first: usize, lines: usize) -> SourceRegion {
         let parts = self.parts.iter().map(|part| &part.patches);
-        Window::of(parts.map(|patches| (patches, first..(first + lines).min(patches.positions[0]))))
+        SourceRegion::of(parts.map(|patches| (patches, first..(first + lines).min(patches.positions[0]))))
     }
 }
 
 /// A strip of an image's lines.
-struct Strip<'a> {
-    sum: &'a Sum<'a>,
-    window: &'a Window,
+struct StripSum<'a> {
+    sum: &'a GroupedSum<'a>,
+    window: &'a SourceRegion,
     /// Room for the window's spread pixels, of one vector of channels after the other.
     spread: &'a mut [f32],
     image: usize,
@@ -169,7 +169,7 @@ struct Strip<'a> {
     out: &'a mut [f32],
 }
 
-impl WithSimd for Strip<'_> {
+impl WithSimd for StripSum<'_> {
     type Output = ();
 
     #[inline(always)]
@@ -182,10 +182,10 @@ impl WithSimd for Strip<'_> {
     }
 }
 
-impl Strip<'_> {
+impl StripSum<'_> {
     #[inline(always)]
     fn run<S: Simd, const W: usize>(&mut self, simd: S) {
-        let Sum { parts, channels, source, weight, .. } = *self.sum;
+        let GroupedSum { parts, channels, source, weight, .. } = *self.sum;
         let map = &parts[0].patches;
         let image_len = map.map[0] * map.map[1] * map.map_channels;
         let image = &source[self.image * image_len..][..image_len];
@@ -198,7 +198,7 @@ impl Strip<'_> {
                 let block = &weight[place + block * len..][..len];
                 place += channels.div_ceil(S::F32_LANES) * len;
                 for line in self.first_line..(self.first_line + self.lines).min(part.patches.positions[0]) {
-                    self.line::<S, W>(simd, Line { part, weight: block, channel: first, line });
+                    self.line::<S, W>(simd, LineTask { part, weight: block, channel: first, line });
                 }
             }
         }
@@ -206,7 +206,7 @@ impl Strip<'_> {
 
     /// One line of positions.
     #[inline(always)]
-    fn line<S: Simd, const W: usize>(&mut self, simd: S, at: Line) {
+    fn line<S: Simd, const W: usize>(&mut self, simd: S, at: LineTask) {
         // The step is known where the tiles are compiled.
         match at.part.patches.step[1] {
             1 => self.tiles::<S, W, 1>(simd, at),
@@ -216,7 +216,7 @@ impl Strip<'_> {
 
     /// One line of positions, in tiles.
     #[inline(always)]
-    fn tiles<S: Simd, const W: usize, const STEP: usize>(&mut self, simd: S, at: Line) {
+    fn tiles<S: Simd, const W: usize, const STEP: usize>(&mut self, simd: S, at: LineTask) {
         let columns = at.part.patches.positions[1];
         let mut column = 0;
         while column < columns {
@@ -236,11 +236,11 @@ impl Strip<'_> {
     fn tile<S: Simd, const W: usize, const STEP: usize, const P: usize>(
         &mut self,
         simd: S,
-        at: Line,
+        at: LineTask,
         column: usize,
     ) -> usize {
-        let Sum { channels, stride, size, epilogue, accumulate, .. } = *self.sum;
-        let Line { part, weight, channel, line } = at;
+        let GroupedSum { channels, stride, size, epilogue, accumulate, .. } = *self.sum;
+        let LineTask { part, weight, channel, line } = at;
         let lanes = S::F32_LANES.min(channels - channel);
         let bias = epilogue.bias.map_or(simd.splat_f32s(0.0), |bias| load(simd, bias, channel, lanes));
         let mut sums = [bias; P];
@@ -259,7 +259,7 @@ impl Strip<'_> {
             if let Some(residual) = epilogue.residual {
                 sums[p] = simd.add_f32s(sums[p], load(simd, residual, self.start + place, lanes));
             }
-            store(simd, self.out, place, lanes, epilogue.activation.of(simd, sums[p]));
+            store(simd, self.out, place, lanes, epilogue.activation.value_vector(simd, sums[p]));
         }
         P
     }
@@ -286,7 +286,7 @@ fn add_tap<S: Simd, const W: usize, const STEP: usize, const P: usize>(
 
 /// A line of positions, for one vector of channels.
 #[derive(Clone, Copy)]
-struct Line<'a> {
+struct LineTask<'a> {
     part: &'a Residue,
     /// `[taps, width, lanes]`.
     weight: &'a [f32],

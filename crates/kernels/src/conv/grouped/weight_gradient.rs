@@ -2,10 +2,11 @@
 
 use pulp::{Simd, WithSimd};
 
-use super::{Window, lines_per_strip};
+use super::{SourceRegion, lines_per_strip};
 use crate::conv::Shape;
 use crate::conv::patches::Patches;
-use crate::rows::{bring_near, reduce_pieces, with_scratch};
+use crate::prefetch;
+use crate::rows::{reduce_pieces, with_scratch};
 use crate::simd::Level;
 use crate::vector::{load, store};
 
@@ -27,10 +28,20 @@ pub(in crate::conv) fn backward_weight(
         for strip in first..first + count {
             let (image, line) = (strip / per_image, strip % per_image * lines);
             let lines = line..(line + lines).min(shape.output[0]);
-            let window = &Window::of([(patches, lines.clone())].into_iter());
+            let window = &SourceRegion::of([(patches, lines.clone())].into_iter());
             // Out here: a closure inside would be compiled without the level's vectors.
             with_scratch(window.pixels() * shape.in_per_group() * level.lanes(), |spread| {
-                level.run(Strip { shape, patches, window, spread, input, grad_output, image, lines, sums: &mut *sums });
+                level.run(StripGradient {
+                    shape,
+                    patches,
+                    window,
+                    spread,
+                    input,
+                    grad_output,
+                    image,
+                    lines,
+                    sums: &mut *sums,
+                });
             });
         }
     });
@@ -40,10 +51,10 @@ pub(in crate::conv) fn backward_weight(
 }
 
 /// Adds the products of a strip of an image's lines to the sums, `[taps, width, channels]`.
-struct Strip<'a> {
+struct StripGradient<'a> {
     shape: &'a Shape,
     patches: &'a Patches,
-    window: &'a Window,
+    window: &'a SourceRegion,
     /// Room for the window's spread pixels, of one vector of channels after the other.
     spread: &'a mut [f32],
     input: &'a [f32],
@@ -53,7 +64,7 @@ struct Strip<'a> {
     sums: &'a mut [f32],
 }
 
-impl WithSimd for Strip<'_> {
+impl WithSimd for StripGradient<'_> {
     type Output = ();
 
     #[inline(always)]
@@ -67,7 +78,7 @@ impl WithSimd for Strip<'_> {
     }
 }
 
-impl Strip<'_> {
+impl StripGradient<'_> {
     #[inline(always)]
     fn run<S: Simd, const W: usize, const TAPS: usize>(&mut self, simd: S) {
         let channels = self.shape.out_channels;
@@ -76,7 +87,7 @@ impl Strip<'_> {
         self.window.fetch(image, self.patches);
         let line_len = self.shape.output[1] * channels;
         let first = self.image * self.shape.output[0] + self.lines.start;
-        bring_near(&self.grad_output[first * line_len..][..self.lines.len() * line_len]);
+        prefetch::touch(&self.grad_output[first * line_len..][..self.lines.len() * line_len]);
         for channel in (0..channels).step_by(S::F32_LANES) {
             self.window.spread::<S, W>(image, self.patches, channel, self.spread);
             for line in self.lines.clone() {

@@ -9,10 +9,11 @@ use super::tiling::Tiling;
 use super::transforms::{Input, OUT, Output, POINTS, SIDE, Sink, in_both};
 use crate::conv::filter::Form;
 use crate::conv::{Epilogue, Shape};
-use crate::prefetch::Ahead;
-use crate::rows::{Slots, with_scratch};
+use crate::epilogue::TileEpilogue;
+use crate::prefetch::Prefetch;
+use crate::rows::{ThreadScratch, with_scratch};
 use crate::simd::Level;
-use crate::tile::{Finish, Panels, Places, Product, Rows};
+use crate::tile::{Panels, Product, RowOffsets, Rows};
 use crate::vector::{MAX_LANES, load, store, vectors};
 use crate::{Activation, Precision};
 
@@ -92,9 +93,9 @@ fn multiply(
         a: Rows::Strided { values: &tiles[point * plane(count, tiles_stride)..], strides: [tiles_stride, 1] },
         b: &filter[point * channels * stride..][..channels * stride],
         panels,
-        places: Places::Strided(stride),
+        row_offsets: RowOffsets::Strided(stride),
         accumulate: false,
-        finish: Finish::NONE,
+        epilogue: TileEpilogue::NONE,
         precision: Precision::F32,
     };
     product.run(level, &mut out[point * plane(count, stride)..]);
@@ -242,7 +243,7 @@ impl<S: Simd> Sink<S, OUT> for Pixels<'_, S> {
             if self.accumulate {
                 value = simd.add_f32s(value, load(simd, self.out, at, self.lanes));
             }
-            let value = self.activation.of(simd, value);
+            let value = self.activation.value_vector(simd, value);
             if let Some(pivot) = self.pivot {
                 let around = simd.sub_f32s(value, pivot);
                 self.sums[0] = simd.add_f32s(self.sums[0], around);
@@ -300,15 +301,15 @@ pub(in crate::conv) fn forward(
         with_scratch(transformed_len + POINTS * plane(count, panels.stride), |scratch| {
             let (transformed, products) = scratch.split_at_mut(transformed_len);
             let strip = first_tile / tiling.tiles_per_strip + strips;
-            let next = Ahead::read(tiling.input_lines(strip..strip + strips, input));
+            let next = Prefetch::read(tiling.input_lines(strip..strip + strips, input));
             let residual = epilogue.residual.map_or(&[][..], |r| &r[first_pixel * shape.out_channels..][..out.len()]);
             let count_panels = panels.count(shape.out_channels);
             let mut sums = job.epilogue.sums(shape.out_channels);
             TransformInput { tiling: &tiling, input, first_tile, count, out: transformed }.run(level);
             for (panel, filter) in filter.chunks_exact(panels.step).enumerate() {
                 let columns = panel * panels.width..shape.out_channels.min((panel + 1) * panels.width);
-                let residual = Ahead::read_columns(residual, shape.out_channels, columns.clone());
-                let target = Ahead::write_columns(out, shape.out_channels, columns);
+                let residual = Prefetch::read_columns(residual, shape.out_channels, columns.clone());
+                let target = Prefetch::write_columns(out, shape.out_channels, columns);
                 for point in 0..POINTS {
                     next.step(panel * POINTS + point, count_panels * POINTS);
                     residual.step(point, POINTS);
@@ -333,10 +334,10 @@ fn forward_by_panels(job: Job, input: &[f32], filter: Form, turned: bool, output
     let products_len = POINTS * plane(group, panels.stride);
     let count_panels = panels.count(shape.out_channels);
     let total = groups.len() * transformed_len;
-    let filters_len = if let Form::AsIs(_) = filter { Slots::count() * panels.step } else { 0 };
+    let filters_len = if let Form::AsIs(_) = filter { ThreadScratch::count() * panels.step } else { 0 };
     with_scratch(filters_len + total + count_panels * groups.len() * products_len, |scratch| {
         let (filters, scratch) = scratch.split_at_mut(filters_len);
-        let filters = Slots::new(filters, panels.step);
+        let filters = ThreadScratch::new(filters, panels.step);
         let (transformed, products) = scratch.split_at_mut(total);
         transformed.par_chunks_mut(transformed_len).zip(&groups).for_each(|(out, &(first_tile, count))| {
             TransformInput { tiling, input, first_tile, count, out }.run(level);
@@ -345,7 +346,7 @@ fn forward_by_panels(job: Job, input: &[f32], filter: Form, turned: bool, output
         products.par_chunks_mut(groups.len() * products_len).enumerate().for_each(|(panel, products)| {
             let mut multiply_all = |filter: &[f32]| {
                 // Point by point, so that a point's part of the weight stays in cache for all groups.
-                let ahead = Ahead::read(filter);
+                let ahead = Prefetch::read(filter);
                 for point in 0..POINTS {
                     // The weight comes from far: the next point's while this one's is multiplied.
                     ahead.step(point + 1, POINTS);

@@ -13,10 +13,11 @@ use super::tiling::Tiling;
 use super::transforms::{FilterGradient, Input, OutputGradient, POINTS, SIDE, Sink, Source, TAPS, in_both, unrolled};
 use crate::Precision;
 use crate::conv::Shape;
-use crate::prefetch::Ahead;
+use crate::epilogue::TileEpilogue;
+use crate::prefetch::Prefetch;
 use crate::rows::with_scratch;
 use crate::simd::Level;
-use crate::tile::{Finish, Panels, Places, Product, Rows};
+use crate::tile::{Panels, Product, RowOffsets, Rows};
 use crate::vector::{MAX_LANES, load, store, vectors};
 
 /// Bytes of transformed maps that a piece of work holds at a time, and of sums if it takes more than one row.
@@ -108,8 +109,8 @@ impl Piece<'_> {
                 });
                 let next = strips.end..end.min(strips.end + split.group);
                 let ahead = [
-                    Ahead::read(tiling.input_lines(next.clone(), self.input)),
-                    Ahead::read(tiling.output_lines(next, self.grad_output)),
+                    Prefetch::read(tiling.input_lines(next.clone(), self.input)),
+                    Prefetch::read(tiling.output_lines(next, self.grad_output)),
                 ];
                 for (point, sums) in sums.chunks_exact_mut(split.channels * out_channels).enumerate() {
                     ahead.iter().for_each(|ahead| ahead.step(point, points));
@@ -120,9 +121,9 @@ impl Piece<'_> {
                         a: Rows::Strided { values: &maps[point * tiles * stride..], strides: [1, stride] },
                         b: &grads[point * plane..],
                         panels,
-                        places: Places::Strided(out_channels),
+                        row_offsets: RowOffsets::Strided(out_channels),
                         accumulate: first > self.part * split.part,
-                        finish: Finish::NONE,
+                        epilogue: TileEpilogue::NONE,
                         precision: Precision::F32,
                     };
                     product.run(level, sums);
@@ -259,7 +260,7 @@ impl WithSimd for TransformBack<'_> {
             for (column, lanes) in vectors::<S>(outputs) {
                 let at = block * POINTS * plane + channel * outputs + column;
                 let mut parts =
-                    Parts { summed, part: split.blocks * POINTS * plane, count: split.parts, plane, at, lanes };
+                    SummedParts { summed, part: split.blocks * POINTS * plane, count: split.parts, plane, at, lanes };
                 let mut taps = TapRows { out: &mut self.out, at: row * outputs + column, lanes };
                 // Twice, so that the number of lanes of all but the last vector is known where it is compiled.
                 if lanes == S::F32_LANES {
@@ -274,7 +275,7 @@ impl WithSimd for TransformBack<'_> {
 }
 
 /// A vector at each point, the sum of all parts.
-struct Parts<'a> {
+struct SummedParts<'a> {
     summed: &'a [f32],
     /// Elements of a part, and how many there are.
     part: usize,
@@ -285,7 +286,7 @@ struct Parts<'a> {
     lanes: usize,
 }
 
-impl<S: Simd> Source<S, SIDE> for Parts<'_> {
+impl<S: Simd> Source<S, SIDE> for SummedParts<'_> {
     #[inline(always)]
     fn column(&self, simd: S, j: usize) -> [S::f32s; SIDE] {
         let mut values = [simd.splat_f32s(0.0); SIDE];

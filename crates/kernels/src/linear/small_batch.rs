@@ -1,29 +1,30 @@
-//! Few samples: the weight is far larger than all else, so it is read once, while what is kept of the samples stays in
-//! cache.
+//! Fully connected layers for small batches.
+//!
+//! The weight is far larger than the samples, so it is read once while the samples' data stays in cache.
 
 use pulp::{Simd, WithSimd};
 use rayon::prelude::*;
 
-use crate::conv::Epilogue;
+use crate::epilogue::Epilogue;
 use crate::prefetch;
 use crate::rows::with_scratch;
 use crate::simd::{Level, dispatch};
 use crate::vector::load;
 
-/// Output features that one piece of the forward pass computes.
+/// Output features per piece of work in the forward pass.
 const FEATURES: usize = 64;
 
-/// Inputs that are multiplied before the next: those of four samples and four features stay in the first-level cache,
-/// those of all samples in the second.
+/// Inputs per block of the inner products: blocks of four samples and four features fit the first-level cache, blocks of
+/// all samples the second.
 const INPUTS: usize = 1024;
 
-/// The most inputs whose gradients one piece of work sums up, in the first cache levels.
+/// Most columns of the input gradient per piece of work; their sums fit the first cache levels.
 const COLUMNS: usize = 512;
 
-/// The fewest: rows of four cache lines.
+/// Fewest columns per piece of work: four cache lines.
 const FEWEST_COLUMNS: usize = 64;
 
-/// Pieces that even a narrow input's gradient is cut into, if its blocks stay as wide as that.
+/// Pieces that the input gradient is split into if they keep [`FEWEST_COLUMNS`].
 const PIECES: usize = 8;
 
 /// `output = epilogue(input * weight^T)`.
@@ -31,7 +32,7 @@ pub(super) fn forward(level: Level, n: usize, input: &[f32], weight: &[f32], epi
     let (in_features, out_features) = (input.len() / n, output.len() / n);
     let pieces = column_blocks(output, out_features, FEATURES);
     pieces.into_par_iter().zip(weight.par_chunks(FEATURES * in_features)).for_each(|(sums, weight)| {
-        level.run(Dots { in_features, start: 0, input, weight, sums });
+        level.run(DotProducts { in_features, start: 0, input, weight, sums });
     });
     output.par_chunks_exact_mut(out_features).enumerate().for_each(|(row, output)| {
         dispatch(
@@ -41,7 +42,7 @@ pub(super) fn forward(level: Level, n: usize, input: &[f32], weight: &[f32], epi
     });
 }
 
-/// The gradient of the input: `grad_output * weight`.
+/// The gradient of the input, `grad_output * weight`.
 pub(super) fn backward_input(
     level: Level,
     n: usize,
@@ -58,7 +59,7 @@ pub(super) fn backward_input(
         with_scratch(n * stride, |sums| {
             sums.fill(0.0);
             let start = block * width;
-            level.run(Combine { in_features, out_features, start, columns, grad_output, weight, sums, stride });
+            level.run(WeightedRows { in_features, out_features, start, columns, grad_output, weight, sums, stride });
             for (part, sums) in parts.iter_mut().zip(sums.chunks_exact(stride)) {
                 if accumulate {
                     part.iter_mut().zip(sums).for_each(|(g, &sum)| *g += sum);
@@ -70,7 +71,7 @@ pub(super) fn backward_input(
     });
 }
 
-/// Cuts the rows of a matrix into parts of `width` columns: for each block of columns, its part of every row.
+/// Splits a matrix into blocks of `width` columns: for each block, its part of every row.
 fn column_blocks(matrix: &mut [f32], columns: usize, width: usize) -> Vec<Vec<&mut [f32]>> {
     let mut blocks: Vec<Vec<_>> = (0..columns.div_ceil(width)).map(|_| Vec::new()).collect();
     for row in matrix.chunks_exact_mut(columns) {
@@ -81,20 +82,20 @@ fn column_blocks(matrix: &mut [f32], columns: usize, width: usize) -> Vec<Vec<&m
     blocks
 }
 
-/// Samples of a full tile: each vector of the weight is used so often once it is in a register.
+/// Samples of a full tile: how often each weight vector is used once it is in a register.
 const SAMPLES: usize = 4;
 
-/// Work on tiles of a few samples and a few rows of the weight.
+/// A computation on tiles of a few samples by a few rows of the weight.
 trait Tiles {
-    /// Works on `N` samples from `sample` on and `R` rows from `row` on.
+    /// Computes the tile of `N` samples from `sample` on and `R` rows from `row` on.
     fn tile<S: Simd, const N: usize, const R: usize>(&mut self, simd: S, sample: usize, row: usize);
 
-    /// Works on all samples with some rows, then on all with the next.
+    /// Computes all tiles: all samples for some rows, then all samples for the next rows.
     #[inline(always)]
     fn cover<S: Simd>(&mut self, simd: S, samples: usize, rows: usize) {
         let mut row = 0;
         while row < rows {
-            // A value for each sample and row stays in a register.
+            // One register per sample and row, so four rows need 32 registers.
             if rows - row >= 4 && S::REGISTER_COUNT >= 32 {
                 self.samples::<S, 4>(simd, samples, row);
                 row += 4;
@@ -108,7 +109,7 @@ trait Tiles {
         }
     }
 
-    /// Works on all samples with `R` rows.
+    /// Computes the tiles of all samples and `R` rows.
     #[inline(always)]
     fn samples<S: Simd, const R: usize>(&mut self, simd: S, samples: usize, row: usize) {
         for sample in (0..samples).step_by(SAMPLES) {
@@ -122,7 +123,7 @@ trait Tiles {
     }
 }
 
-/// The whole vectors among `len` columns from `start` on, in `R` rows of a matrix from `row` on.
+/// The whole vectors in `len` columns from `start` on, for `R` rows of a matrix from `row` on.
 #[inline(always)]
 fn rows<S: Simd, const R: usize>(
     matrix: &[f32],
@@ -133,17 +134,22 @@ fn rows<S: Simd, const R: usize>(
 ) -> [&[S::f32s]; R] {
     let mut rows: [&[S::f32s]; R] = [&[]; R];
     for r in 0..R {
-        // Cut to a length that is the same for all rows, so that no checks are left in the loops.
+        // The same length for all rows, so that the loops need no bounds checks.
         rows[r] = &S::as_simd_f32s(&matrix[(row + r) * columns + start..][..len]).0[..len / S::F32_LANES];
     }
     rows
 }
 
-/// What is asked for while a tile of `samples` from `sample` on and `R` rows from `row` on is worked on: some of the next
-/// rows, so that memory is read all the time, whichever samples' turn it is. What the CPU fetches ahead of its own accord
-/// goes along a row, beyond the block of columns.
+/// The rows of `next` to prefetch during the tile that begins at `sample`; the others come back empty.
+///
+/// The tiles of one row block share its next rows, so that memory is read all the time. The hardware prefetcher does not
+/// help: it follows a row beyond the block of columns.
 #[inline(always)]
-fn ahead<S: Simd, const R: usize>(mut next: [&[S::f32s]; R], sample: usize, samples: usize) -> [&[S::f32s]; R] {
+fn rows_to_prefetch<S: Simd, const R: usize>(
+    mut next: [&[S::f32s]; R],
+    sample: usize,
+    samples: usize,
+) -> [&[S::f32s]; R] {
     let (turn, turns) = (sample / SAMPLES, samples.div_ceil(SAMPLES));
     for r in 0..R {
         if r % turns != turn {
@@ -153,20 +159,20 @@ fn ahead<S: Simd, const R: usize>(mut next: [&[S::f32s]; R], sample: usize, samp
     next
 }
 
-/// The inner products of every sample with some rows of the weight.
-struct Dots<'a> {
+/// Computes the inner products of every sample with some rows of the weight.
+struct DotProducts<'a> {
     in_features: usize,
-    /// The first of the inputs that are multiplied now.
+    /// First input of the current block.
     start: usize,
-    /// The samples.
+    /// All samples, `[n, in]`.
     input: &'a [f32],
-    /// The rows.
+    /// The rows, `[rows, in]`.
     weight: &'a [f32],
-    /// For each sample its products.
+    /// The products of each sample.
     sums: Vec<&'a mut [f32]>,
 }
 
-impl WithSimd for Dots<'_> {
+impl WithSimd for DotProducts<'_> {
     type Output = ();
 
     #[inline(always)]
@@ -178,7 +184,7 @@ impl WithSimd for Dots<'_> {
     }
 }
 
-impl Tiles for Dots<'_> {
+impl Tiles for DotProducts<'_> {
     #[inline(always)]
     fn tile<S: Simd, const N: usize, const R: usize>(&mut self, simd: S, sample: usize, row: usize) {
         let Self { in_features, start, input, weight, .. } = *self;
@@ -186,10 +192,10 @@ impl Tiles for Dots<'_> {
         let (count, tail) = (len / S::F32_LANES, len % S::F32_LANES);
         let inputs = rows::<S, N>(input, in_features, sample, start, len);
         let weights = rows::<S, R>(weight, in_features, row, start, len);
-        // After the last rows these are the last once more.
+        // After the last rows, the last rows again.
         let next_row = (row + R).min(weight.len() / in_features - R);
         let next = rows::<S, R>(weight, in_features, next_row, start, len);
-        let next = ahead::<S, R>(next, sample, self.sums.len());
+        let next = rows_to_prefetch::<S, R>(next, sample, self.sums.len());
         let mut sums = [[simd.splat_f32s(0.0); R]; N];
         for i in 0..count {
             for r in 0..R {
@@ -223,22 +229,22 @@ impl Tiles for Dots<'_> {
     }
 }
 
-/// For every sample the sum of the weight's rows, each times its gradient, in a block of columns.
-struct Combine<'a> {
+/// Computes, for every sample and a block of columns, the sum of the weight's rows times their output gradients.
+struct WeightedRows<'a> {
     in_features: usize,
     out_features: usize,
-    /// The first column.
+    /// First column of the block.
     start: usize,
     columns: usize,
     grad_output: &'a [f32],
     weight: &'a [f32],
-    /// A row of whole vectors for each sample; zeros at the start.
+    /// Sums of each sample, `[n, stride]`, zero at the start.
     sums: &'a mut [f32],
-    /// Elements of such a row.
+    /// Elements of a row of sums: whole vectors.
     stride: usize,
 }
 
-impl WithSimd for Combine<'_> {
+impl WithSimd for WeightedRows<'_> {
     type Output = ();
 
     #[inline(always)]
@@ -247,21 +253,21 @@ impl WithSimd for Combine<'_> {
     }
 }
 
-impl Tiles for Combine<'_> {
+impl Tiles for WeightedRows<'_> {
     #[inline(always)]
     fn tile<S: Simd, const N: usize, const R: usize>(&mut self, simd: S, sample: usize, row: usize) {
         let Self { in_features, out_features, start, columns, grad_output, weight, stride, .. } = *self;
         let (count, tail) = (columns / S::F32_LANES, columns % S::F32_LANES);
         let weights = rows::<S, R>(weight, in_features, row, start, columns);
         let next = rows::<S, R>(weight, in_features, (row + R).min(out_features - R), start, columns);
-        let next = ahead::<S, R>(next, sample, self.sums.len() / stride);
+        let next = rows_to_prefetch::<S, R>(next, sample, self.sums.len() / stride);
         let mut grads = [[simd.splat_f32s(0.0); R]; N];
         for s in 0..N {
             for r in 0..R {
                 grads[s][r] = simd.splat_f32s(grad_output[(sample + s) * out_features + row + r]);
             }
         }
-        // The samples' rows of sums, all of one length, so that no checks are left in the loop.
+        // The samples' rows of sums, all of the same length, so that the loop needs no bounds checks.
         let mut left = &mut self.sums[sample * stride..];
         let mut sums: [&mut [S::f32s]; N] = [const { None::<&mut [S::f32s]> }; N].map(Option::unwrap_or_default);
         for s in 0..N {

@@ -8,9 +8,10 @@ use rayon::prelude::*;
 
 use super::{Epilogue, Shape};
 use crate::bf16::{pair_all_rows, pair_neighbours};
+use crate::epilogue::TileEpilogue;
 use crate::rows::{Threads, with_scratch};
 use crate::simd::Level;
-use crate::tile::{Finish, Panels, Places, Product, Rows};
+use crate::tile::{Panels, Product, RowOffsets, Rows};
 use crate::{Memory, Precision};
 
 /// Most channels for which interleaving pays.
@@ -25,7 +26,7 @@ const PARTS: usize = 16;
 /// Interleaved lines hold their padding, so more of it than the filter reads beyond the map would be memory for nothing,
 /// and nothing would bound it.
 pub(super) fn fits(shape: &Shape) -> bool {
-    shape.in_channels <= CHANNELS && shape.groups == 1 && shape.kernel[1] > 1 && shape.reaches_little()
+    shape.in_channels <= CHANNELS && shape.groups == 1 && shape.kernel[1] > 1 && shape.is_compact()
 }
 
 /// Elements of a column of interleaved lines.
@@ -117,7 +118,7 @@ pub(super) fn forward(
     let k = precision.words(patch_len(shape));
     let line_len = shape.output[1] * n;
     let paired = precision == Precision::Bf16;
-    threads.each(output.par_chunks_mut(line_len).enumerate(), |(row, output)| {
+    threads.for_each(output.par_chunks_mut(line_len).enumerate(), |(row, output)| {
         // One element more, with which the last patch's last may be paired: its weight is zero.
         let lines_len = (columns(shape) * column_len(shape) + 1).next_multiple_of(2);
         with_scratch(lines_len + lines_len / 2, |scratch| {
@@ -138,9 +139,9 @@ pub(super) fn forward(
                 },
                 b: filter,
                 panels: Panels::new(level, k, n),
-                places: Places::Strided(n),
+                row_offsets: RowOffsets::Strided(n),
                 accumulate: false,
-                finish: epilogue.finish(row * line_len, 0..n),
+                epilogue: epilogue.tile(row * line_len, 0..n),
                 precision,
             };
             let mut sums = epilogue.sums(n);
@@ -198,9 +199,9 @@ pub(super) fn backward_weight(
                         a: Rows::Strided { values, strides },
                         b,
                         panels,
-                        places: Places::Strided(n),
+                        row_offsets: RowOffsets::Strided(n),
                         accumulate: line > 0,
-                        finish: Finish::NONE,
+                        epilogue: TileEpilogue::NONE,
                         precision,
                     };
                     product.run(level, &mut sums);

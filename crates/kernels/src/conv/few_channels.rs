@@ -18,11 +18,13 @@ use crate::{Memory, Precision};
 /// Most channels for which interleaving pays.
 const CHANNELS: usize = 8;
 
-/// Fewest output lines per partial sum of the weight gradient, and most partial sums.
+/// Fewest output lines per partial sum of the weight gradient.
 const LINES: usize = 32;
+
+/// Most partial sums of the weight gradient.
 const PARTS: usize = 16;
 
-/// Whether this kernel can compute the shape and pays off.
+/// Whether this kernel can compute the shape, and interleaving pays.
 ///
 /// Interleaved lines include their padding, so the shape must be [compact](Shape::is_compact) to bound their memory.
 pub(super) fn fits(shape: &Shape) -> bool {

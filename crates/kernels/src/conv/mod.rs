@@ -96,8 +96,8 @@ impl Shape {
 
     /// Whether the taps are adjacent and the padding is smaller than the filter.
     ///
-    /// Only then may a kernel keep the padded input of a line in scratch memory. Otherwise the amount would be bounded by a
-    /// setting of the file, not by the size of the map.
+    /// Only then may a kernel keep padded lines in scratch memory. Otherwise the settings of the network, not the size of its
+    /// maps, would determine the amount of memory.
     fn is_compact(&self) -> bool {
         self.dilation == [1, 1] && (0..2).all(|axis| self.padding[axis] < self.kernel[axis])
     }
@@ -139,7 +139,8 @@ fn forward_by(threads: Threads, shape: &Shape, input: &[f32], weight: Ready, epi
     check(shape, input, output);
     let activation = epilogue.activation;
     if !activation.derivative_from_output() {
-        // Its code would spill the kernels' registers. In bands the result is still in cache.
+        // The activation's code would spill the kernels' registers. It runs as a pass of its own; with
+        // `Threads::Caller` the result is still in cache.
         assert!(epilogue.gather.is_none(), "statistics of the result before its {activation:?}");
         let before = Epilogue { activation: Activation::Identity, ..epilogue };
         forward_by(threads, shape, input, weight, before, output);

@@ -44,7 +44,7 @@ pub(super) struct TransformFilter<'a> {
 }
 
 impl TransformFilter<'_> {
-    /// Not inlined, so that the kernel is compiled once for all callers.
+    /// A plain function around [`Level::run`], which is always inlined, so that the kernel is compiled once for all callers.
     pub fn run(self, level: Level) {
         level.run(self);
     }

@@ -38,7 +38,7 @@ fn tile_stride(channels: usize) -> usize {
 }
 
 impl TransformInput<'_> {
-    /// Not inlined, so that the kernel is compiled once for all callers.
+    /// A plain function around [`Level::run`], which is always inlined, so that the kernel is compiled once for all callers.
     fn run(self, level: Level) {
         level.run(self);
     }

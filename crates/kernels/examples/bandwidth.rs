@@ -1,9 +1,8 @@
-//! Times the kernels that memory bounds, batch norms, pools and depthwise convolutions, beside a plain copy.
+//! Times the memory-bound kernels (batch norm, pooling, depthwise convolution) and a plain copy.
 //!
 //! `cargo run --release -p regraft-kernels --example bandwidth [batch] [threads] [name]`
 //!
-//! A kernel's bytes are those of its maps, each counted once: what it would move if it read every input once and
-//! wrote every output once.
+//! The bandwidth of a kernel counts each of its maps once, as if it read every input once and wrote every output once.
 
 use std::time::Instant;
 
@@ -12,10 +11,10 @@ use regraft_kernels::batch_norm::{self, Affine, Backward, Statistics, Target};
 use regraft_kernels::conv::{self, Epilogue, Filter};
 use regraft_kernels::{Activation, Memory, Precision, peak, pool, simd::Level};
 
-/// Name, size of the input, channels, window, stride.
+/// Name, input size, channels, kernel size, stride.
 type Case = (&'static str, usize, usize, usize, usize);
 
-/// Name, size of the map, channels.
+/// Name, map size, channels.
 const NORMS: &[(&str, usize, usize)] = &[
     ("norm 64 at 112", 112, 64),
     ("norm 64 at 56", 56, 64),
@@ -54,7 +53,7 @@ const DEPTHWISE: &[Case] = &[
     ("5x5 1152 at 7", 7, 1152, 5, 1),
 ];
 
-/// The best of the runs in a tenth of a second, and of five at least, in seconds.
+/// Shortest time in seconds of at least five runs and at least 0.1 s of runs.
 fn time(mut run: impl FnMut()) -> f64 {
     let (mut best, mut runs) = (f64::INFINITY, 0);
     let begin = Instant::now();
@@ -67,7 +66,7 @@ fn time(mut run: impl FnMut()) -> f64 {
     best
 }
 
-/// Bytes a second that a copy of `floats` values reads and writes.
+/// Bytes per second that a copy of `floats` values reads and writes.
 fn copy_rate(floats: usize) -> f64 {
     let (from, mut to) = (vec![1.0f32; floats], vec![0.0f32; floats]);
     let piece = 16 * 1024;
@@ -104,7 +103,7 @@ fn main() {
     });
 }
 
-/// Memory as a session has it, in large pages.
+/// A copy of `values` in huge pages, as sessions use them.
 fn memory(values: &[f32]) -> Memory {
     let mut memory = Memory::default();
     memory.reserve(values.len());
@@ -125,14 +124,14 @@ fn norm(n: usize, (name, size, channels): (&str, usize, usize)) {
     let (plain, masked) = (bn(Activation::Identity), bn(relu));
     let gradients = masked.parameters(x, g);
     print!("{name:20}");
-    say(8 * len, time(|| batch_norm::forward(affine, x, None, relu, y)));
-    say(12 * len, time(|| batch_norm::forward(affine, x, Some(other), relu, y)));
-    say(8 * len, time(|| _ = masked.parameters(x, g)));
-    say(12 * len, time(|| masked.input_train(&gradients, x, Target::InPlace(g))));
-    say(16 * len, time(|| _ = plain.mask_and_parameters(relu, y, x, g)));
+    print_rate(8 * len, time(|| batch_norm::forward(affine, x, None, relu, y)));
+    print_rate(12 * len, time(|| batch_norm::forward(affine, x, Some(other), relu, y)));
+    print_rate(8 * len, time(|| _ = masked.parameters(x, g)));
+    print_rate(12 * len, time(|| masked.input_train(&gradients, x, Target::InPlace(g))));
+    print_rate(16 * len, time(|| _ = plain.mask_and_parameters(relu, y, x, g)));
     let mut elsewhere =
         || plain.input_train(&gradients, x, Target::Elsewhere { grad: g, out: other, accumulate: false });
-    say(12 * len, time(&mut elsewhere));
+    print_rate(12 * len, time(&mut elsewhere));
     println!();
 }
 
@@ -146,11 +145,11 @@ fn pool(n: usize, (name, size, channels, kernel_size, stride): Case) {
     print!("{name:20}");
     if name.starts_with("max") {
         let window = pool::Window { kernel_size, stride, padding };
-        say(maps + g.len(), time(|| pool::max_forward(&shape, window, &x, &mut y, &mut winners)));
-        say(maps + g.len(), time(|| pool::max_backward(&shape, window, &winners, &g, false, &mut dx)));
+        print_rate(maps + g.len(), time(|| pool::max_forward(&shape, window, &x, &mut y, &mut winners)));
+        print_rate(maps + g.len(), time(|| pool::max_backward(&shape, window, &winners, &g, false, &mut dx)));
     } else {
-        say(maps, time(|| pool::avg_forward(&shape, pool::Average::Adaptive, &x, &mut y)));
-        say(maps, time(|| pool::avg_backward(&shape, pool::Average::Adaptive, &g, false, &mut dx)));
+        print_rate(maps, time(|| pool::avg_forward(&shape, pool::Average::Adaptive, &x, &mut y)));
+        print_rate(maps, time(|| pool::avg_backward(&shape, pool::Average::Adaptive, &g, false, &mut dx)));
     }
     println!();
 }
@@ -182,12 +181,12 @@ fn depthwise(n: usize, (name, size, channels, kernel, stride): Case) {
     ];
     print!("{name:20}");
     for seconds in seconds {
-        say(maps, seconds);
+        print_rate(maps, seconds);
         print!("{:6.1} GF/s", 2e-9 * (shape.output_len() * shape.taps()) as f64 / seconds);
     }
     println!();
 }
 
-fn say(bytes: usize, seconds: f64) {
+fn print_rate(bytes: usize, seconds: f64) {
     print!(" |{:8.3} ms{:7.1} GB/s", 1e3 * seconds, 1e-9 * bytes as f64 / seconds);
 }

@@ -1,5 +1,5 @@
-//! Times the convolutions of ResNet-18, VGG-16 and MobileNetV2 as in training, each direction by itself, with what it
-//! takes to bring the weight into form.
+//! Times convolutions of ResNet-18, VGG-16, MobileNetV2, ResNeXt and RegNet in training: each direction by itself,
+//! preparation of the weight included.
 //!
 //! `cargo run --release -p regraft-kernels --example convolutions [batch] [threads] [name] [bf16]`
 
@@ -10,7 +10,7 @@ use regraft_kernels::{Activation, Precision, peak, simd::Level};
 
 type Case = (&'static str, usize, [usize; 2], usize, usize, usize);
 
-/// Name, size of the input, channels, filter, stride, groups.
+/// Name, input size, input and output channels, kernel size, stride, groups.
 const CASES: &[Case] = &[
     ("resnet conv1", 224, [3, 64], 7, 2, 1),
     ("resnet layer1", 56, [64, 64], 3, 1, 1),
@@ -46,11 +46,11 @@ const CASES: &[Case] = &[
     ("mobilenet last", 7, [320, 1280], 1, 1, 1),
 ];
 
-/// The best of a few runs, in seconds.
+/// Shortest time in seconds of at least three runs, after one to warm up.
 fn time(mut run: impl FnMut()) -> f64 {
     run();
     let mut best = f64::INFINITY;
-    // Enough runs to meet a quiet moment: a fifth of a second, three at least.
+    // At least 0.2 s of runs, so that one of them is undisturbed.
     let begin = Instant::now();
     let mut runs = 0;
     while runs < 3 || begin.elapsed().as_secs_f64() < 0.2 {

@@ -47,7 +47,7 @@ impl Activation {
         }
     }
 
-    /// The derivative at `x`, at kinks the same one-sided value as PyTorch's.
+    /// The derivative at `x`; at a kink, PyTorch's value.
     #[inline(always)]
     fn derivative(self, x: f32) -> f32 {
         let inside = |low: f32, high: f32, value: f32| if x > low && x < high { value } else { 0.0 };

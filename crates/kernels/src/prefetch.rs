@@ -1,4 +1,4 @@
-//! Prefetching: maps that a block of work reads and writes are loaded from main memory during the products before it.
+//! Prefetching from main memory: maps are loaded in memory order, or during the products before their use.
 
 use std::ops::Range;
 

@@ -281,7 +281,7 @@ impl<D: Dot, const R: usize, const V: usize, const WHOLE: bool> WithSimd for Til
         let mut at = [first; R];
         for r in 0..R {
             at[r] += row_offsets.of(row + r);
-            // The memory of the results is loaded while the products run.
+            // The results' memory is loaded during the products.
             prefetch::to_write(&self.c[at[r]..][..columns]);
         }
         // The sums start from the bias.
@@ -369,7 +369,7 @@ impl<D: Dot, const R: usize, const V: usize, const WHOLE: bool> WithSimd for Til
 /// Each of `rows` must have `len` elements `step` apart, and `b` must have `len` rows of `V` whole vectors of `S`.
 #[inline(always)]
 #[allow(unsafe_code)]
-#[allow(clippy::too_many_arguments)] // one of two shapes of the innermost loop, inlined
+#[allow(clippy::too_many_arguments)] // operands and strides of the innermost loop
 unsafe fn add_products<S: Simd, D: Dot, const R: usize, const V: usize>(
     simd: S,
     dot: D,

@@ -10,6 +10,24 @@ pub(crate) fn vectors<S: Simd>(channels: usize) -> impl Iterator<Item = (usize, 
     (0..channels).step_by(S::F32_LANES).map(move |first| (first, S::F32_LANES.min(channels - first)))
 }
 
+/// Runs `$body` for every vector of `$channels` channels, with its first channel and its lanes.
+///
+/// The full-width case is monomorphised, so that its code needs no lane checks. A macro, because a closure around vector
+/// operations would be compiled for the baseline CPU first.
+macro_rules! for_each_vector {
+    ($simd:ident, $channels:expr, |$channel:ident, $lanes:ident| $body:expr) => {
+        for ($channel, $lanes) in $crate::vector::vectors::<$simd>($channels) {
+            if $lanes == $simd::F32_LANES {
+                let $lanes = $simd::F32_LANES;
+                $body
+            } else {
+                $body
+            }
+        }
+    };
+}
+pub(crate) use for_each_vector;
+
 /// The vectors that cover `channels` channels, in blocks of 4, 2 and 1: `(first channel, vectors, lanes of the last)`.
 ///
 /// Only the last block, of one vector, can be partial.

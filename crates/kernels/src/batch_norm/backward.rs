@@ -8,7 +8,7 @@ use crate::activation::{self, Activation};
 use crate::prefetch;
 use crate::rows::rows_per_piece;
 use crate::simd::Level;
-use crate::vector::{blocks, load, load_block, store, store_block, vectors};
+use crate::vector::{blocks, for_each_vector, load, load_block, store, store_block};
 
 /// The backward pass of a batch norm and the activation after it.
 #[derive(Clone, Copy)]
@@ -249,14 +249,7 @@ impl WithSimd for InputGradient<'_> {
     fn with_simd<S: Simd>(mut self, simd: S) {
         let channels = self.mask.affine.scale.len();
         for row in (0..self.input.len()).step_by(channels) {
-            for (channel, lanes) in vectors::<S>(channels) {
-                // The full-width case is monomorphised, so that its code needs no lane checks.
-                if lanes == S::F32_LANES {
-                    self.vector(simd, row, channel, S::F32_LANES);
-                } else {
-                    self.vector(simd, row, channel, lanes);
-                }
-            }
+            for_each_vector!(S, channels, |channel, lanes| self.vector(simd, row, channel, lanes));
         }
     }
 }

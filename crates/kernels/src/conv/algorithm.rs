@@ -1,29 +1,30 @@
-//! The choice of an algorithm.
+//! Choice of the convolution algorithm.
 
 use super::{Shape, few_channels, grouped, winograd};
 use crate::Precision;
 
-/// How a convolution is computed.
+/// A convolution algorithm.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Algorithm {
     /// Winograd's F(4x4, 3x3), for 3x3 filters with stride 1.
     Winograd,
-    /// A product over patches, for every shape.
+    /// A matrix product over patches, for every shape.
     Direct,
-    /// A product over interleaved lines, for few input channels. The input's gradient, seldom wanted there, is direct.
+    /// A matrix product over interleaved lines, for few input channels. Its input gradient, seldom needed, is computed
+    /// directly.
     FewChannels,
-    /// Channel by channel.
+    /// A sliding window per channel, for depthwise convolutions.
     Depthwise,
-    /// Vectors of channels of several narrow groups.
+    /// Vectors that span several groups, for groups of few channels.
     Grouped,
 }
 
-/// How often a weight is used in the form that an algorithm reads.
+/// How often a prepared weight is used.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Use {
-    /// For one batch: a weight that learns.
+    /// For one batch: a trainable weight.
     Once,
-    /// For batch after batch: a weight that stays.
+    /// For many batches: a frozen weight.
     Often,
 }
 
@@ -31,7 +32,7 @@ impl Algorithm {
     const ALL: [Algorithm; 5] =
         [Algorithm::Winograd, Algorithm::Direct, Algorithm::FewChannels, Algorithm::Depthwise, Algorithm::Grouped];
 
-    /// Its name, for people.
+    /// The algorithm's name in reports.
     pub fn name(self) -> &'static str {
         match self {
             Algorithm::Winograd => "winograd",
@@ -53,7 +54,7 @@ impl Algorithm {
         })
     }
 
-    /// The fastest for this shape, its batch included.
+    /// The fastest algorithm for this shape, batch included.
     pub fn choose(shape: &Shape, weight: Use, precision: Precision) -> Self {
         if shape.is_depthwise() {
             return Algorithm::Depthwise;
@@ -64,10 +65,10 @@ impl Algorithm {
         if few_channels::fits(shape) {
             return Algorithm::FewChannels;
         }
-        // Few channels don't pay for the transforms of the maps, and few pixels not for the weight's. In multiplications
-        // for each pair of channels: a direct one is worth 9 a pixel; Winograd's 36 a tile, with the maps' transforms,
-        // about as much as 50; reading four times the weight some 600 of them, and transforming it first, 1500 (measured
-        // at 64 to 512 channels, batches of 1 to 32, on two cores of Zen 5).
+        // Few channels do not pay for the transforms of the maps, few pixels not for that of the weight. Cost in
+        // multiplications per pair of channels: direct 9 per pixel; Winograd 36 per tile, about 50 with the transforms of
+        // the maps; reading the weight, four times as large, about 600; transforming it first, about 1500. Measured at 64
+        // to 512 channels and batches of 1 to 32 on two cores of Zen 5.
         let enough_channels = shape.in_channels >= 16 && shape.out_channels >= 16;
         if !winograd::fits(shape) || !enough_channels {
             return Algorithm::Direct;
@@ -76,7 +77,7 @@ impl Algorithm {
             Use::Once => 1500,
             Use::Often => 600,
         };
-        // A multiplication in bfloat16 takes a little more than half the time.
+        // A bfloat16 multiplication takes slightly more than half the time.
         let direct = match precision {
             Precision::F32 => 9 * shape.output_pixels(),
             Precision::Bf16 => 5 * shape.output_pixels(),

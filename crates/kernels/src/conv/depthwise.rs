@@ -1,8 +1,8 @@
-//! Depthwise convolution: every channel has one filter of its own, so there is nothing to multiply as
-//! matrices. A line of the result is a sum of lines of the source, each moved and multiplied by a tap.
+//! Depthwise convolution, where each channel has one filter of its own and there is no matrix product.
 //!
-//! There are few operations to a byte, so a line of a map is fetched once, in order. Then, for one vector of channels
-//! after the other, a [`SlidingWindow`] slides along the line: pixels stay in registers while it passes over them.
+//! A line of the result is a sum of shifted source lines, each times a tap. There are few operations per byte, so each line
+//! of a map is fetched once, in order. Then a [`SlidingWindow`] moves along the line, once per vector of channels, and keeps
+//! the pixels under it in registers.
 
 mod sums;
 mod weight_gradient;
@@ -18,35 +18,35 @@ use super::Shape;
 use crate::prefetch;
 use crate::vector::load;
 
-/// Which pixels of the source a line of the result is computed from: position `p` reads, in each of `rows`, the pixels
-/// `offset + p * step` for the offsets of `columns`.
+/// The source pixels of one line of the result: position `p` reads pixel `offset + p * step` of every row in `rows`, for
+/// every offset in `columns`.
 struct Line {
-    /// The pixel with which each row of the source begins, and its first tap. Rows in the padding are left out.
+    /// First pixel of each source row, and the row's first tap. Rows in the padding are left out.
     rows: Vec<(usize, usize)>,
-    /// The pixel that position 0 reads, which may lie outside of the row, and its tap within the row's.
+    /// Pixel that position 0 reads, which may lie outside the row, and the tap's index in its row.
     columns: Vec<(isize, usize)>,
     step: usize,
-    /// Pixels of a row of the source.
+    /// Pixels of a source row.
     source_len: usize,
-    /// Positions.
+    /// Number of positions.
     count: usize,
 }
 
 impl Line {
-    /// How wide a [`SlidingWindow`] is that can slide along this line, if one can.
+    /// The columns of a [`SlidingWindow`] for this line, if there is one.
     fn window_width(&self) -> Option<usize> {
         let dense = self.columns.windows(2).all(|pair| pair[1].0 == pair[0].0 + 1);
         let some = !self.rows.is_empty() && !self.columns.is_empty();
         [2, 3, 5].into_iter().find(|&width| some && dense && self.columns.len() <= width)
     }
 
-    /// The pixel of the row that `position` reads through a column, if it is not padding.
+    /// The pixel of a row that `position` reads through the column at `offset`; `None` in the padding.
     fn reads(&self, offset: isize, position: usize) -> Option<usize> {
         let pixel = offset + (position * self.step) as isize;
         (pixel >= 0 && (pixel as usize) < self.source_len).then_some(pixel as usize)
     }
 
-    /// Fetches the source's rows, but for pixels before `near`, which have been fetched; returns what is fetched now.
+    /// Loads the source rows into the cache, except pixels before `fetched`, which are there; returns the new `fetched`.
     fn fetch(&self, source: &[f32], channels: usize, fetched: usize) -> usize {
         let first = self.rows.iter().map(|row| row.0).min().unwrap_or(fetched).max(fetched);
         let end = self.rows.iter().map(|row| row.0 + self.source_len).max().unwrap_or(fetched).max(fetched);
@@ -55,23 +55,25 @@ impl Line {
     }
 }
 
-/// A window of `R` rows and `K` columns on the source, for one vector of channels. It moves on by `STEP` columns from
-/// position to position.
+/// A window of `R` rows and `K` columns on the source, for one vector of channels, kept in registers.
+///
+/// It moves `STEP` columns per position.
 struct SlidingWindow<'a, S: Simd, const R: usize, const K: usize, const STEP: usize> {
     rows: [&'a [f32]; R],
     source_len: usize,
     channels: usize,
     channel: usize,
     lanes: usize,
-    /// The pixels in the window, by columns.
+    /// The pixels in the window, column by column.
     pixels: [[S::f32s; R]; K],
-    /// The pixel of the next column: may lie outside.
+    /// The pixel of the next column to read, which may lie outside the row.
     next: isize,
 }
 
 impl<'a, S: Simd, const R: usize, const K: usize, const STEP: usize> SlidingWindow<'a, S, R, K, STEP> {
-    /// The window before position 0: all but its last `STEP` columns are read. In the place of missing rows, whose taps
-    /// are to be zero, it reads the first row.
+    /// The window before position 0, with all but its last `STEP` columns read.
+    ///
+    /// In place of missing rows it reads the first row; their taps must be zero.
     #[inline(always)]
     fn new(
         simd: S,
@@ -96,14 +98,14 @@ impl<'a, S: Simd, const R: usize, const K: usize, const STEP: usize> SlidingWind
         window
     }
 
-    /// The positions, of `count` from the next one on, whose new columns all lie inside.
+    /// The positions, of the next `count`, whose new columns all lie inside the row.
     fn inside(&self, count: usize) -> Range<usize> {
         let start = (-self.next).max(0).unsigned_abs().div_ceil(STEP).min(count);
         let end = (self.source_len as isize - self.next).max(0).unsigned_abs() / STEP;
         start..end.clamp(start, count)
     }
 
-    /// Moves on to the next position; with `INSIDE` to one whose new columns all lie inside.
+    /// Moves to the next position. `INSIDE` asserts that its new columns all lie inside the row.
     #[inline(always)]
     fn slide<const INSIDE: bool>(&mut self, simd: S) {
         for column in STEP..K {
@@ -114,7 +116,7 @@ impl<'a, S: Simd, const R: usize, const K: usize, const STEP: usize> SlidingWind
         }
     }
 
-    /// Reads the next column.
+    /// Reads the next column, which is zero outside the row.
     #[inline(always)]
     fn column(&mut self, simd: S) -> [S::f32s; R] {
         if self.next >= 0 && (self.next as usize) < self.source_len {
@@ -124,15 +126,16 @@ impl<'a, S: Simd, const R: usize, const K: usize, const STEP: usize> SlidingWind
         [simd.splat_f32s(0.0); R]
     }
 
-    /// Reads the next column, which lies inside.
+    /// Reads the next column, which must lie inside the row.
     #[inline(always)]
     fn column_inside(&mut self, simd: S) -> [S::f32s; R] {
         debug_assert!(self.next >= 0 && (self.next as usize) < self.source_len);
         let at = self.next as usize * self.channels + self.channel;
         let mut pixels = [simd.splat_f32s(0.0); R];
         for row in 0..R {
-            // SAFETY: `new` has cut the rows to `source_len` pixels and made sure that a pixel has these lanes. `next` is
-            // one of the pixels: `column` has looked, and `slide` is only called with `INSIDE` where `inside` says so.
+            // SAFETY: `at..at + lanes` must lie in the row. `new` has cut the rows to `source_len` pixels and asserted that a
+            // pixel has these lanes. `next` is below `source_len`: `column` checks it, and `slide::<true>` is called only
+            // for positions in `inside`.
             #[allow(unsafe_code)]
             let pixel = unsafe { self.rows[row].get_unchecked(at..at + self.lanes) };
             pixels[row] = load(simd, pixel, 0, self.lanes);
@@ -142,7 +145,7 @@ impl<'a, S: Simd, const R: usize, const K: usize, const STEP: usize> SlidingWind
     }
 }
 
-/// What line `y` of an image's output reads of the input.
+/// The input pixels of output line `y` of an image.
 fn forward_line(shape: &Shape, image: usize, y: usize) -> Line {
     let start = |row| (image * shape.input[0] + row) * shape.input[1];
     let column = |kx| ((kx * shape.dilation[1]) as isize - shape.padding[1] as isize, kx);
@@ -157,10 +160,9 @@ fn forward_line(shape: &Shape, image: usize, y: usize) -> Line {
     }
 }
 
-/// What line `y` of the gradient of an image's input reads of the output's gradient, for the columns of one residue of
-/// the stride.
+/// The output gradient pixels of input gradient line `y` of an image, for the columns with one residue modulo the stride.
 fn backward_line(shape: &Shape, image: usize, y: usize, first_column: usize) -> Line {
-    // The output position that reads `at` through a tap: a whole number, or none.
+    // The output position that reads `at` through a tap, if it is a whole number.
     let reader = |axis: usize, at: usize, tap: usize| {
         let from = (at + shape.padding[axis]) as isize - (tap * shape.dilation[axis]) as isize;
         let stride = shape.stride[axis] as isize;

@@ -1,8 +1,9 @@
-//! Convolution of a map with few channels: the first layer of a network, which reads red, green and blue.
+//! Convolution of a map with few channels, such as the RGB input of a network's first layer.
 //!
 //! A patch of a 7x7 filter over 3 channels is seven runs of 21 elements, too short to multiply run by run and too many to
-//! copy pixel by pixel. So the lines that a line of the output reads are interleaved once: column by column, with the
-//! filter's height of pixels in each. A patch is then one run, and the next pixel's patch lies `stride` columns further.
+//! copy pixel by pixel. The lines that an output line reads are therefore interleaved once, column by column, each column
+//! with as many pixels as the filter is high. A patch is then one run, and the next pixel's patch begins `stride` columns
+//! later.
 
 use rayon::prelude::*;
 
@@ -17,29 +18,30 @@ use crate::{Memory, Precision};
 /// Most channels for which interleaving pays.
 const CHANNELS: usize = 8;
 
-/// Lines of the output that one partial sum of the weight's gradient covers, at least; and most partial sums.
+/// Fewest output lines per partial sum of the weight gradient.
 const LINES: usize = 32;
+
+/// Most partial sums of the weight gradient.
 const PARTS: usize = 16;
 
-/// Whether a convolution is of this kind.
+/// Whether this kernel can compute the shape, and interleaving pays.
 ///
-/// Interleaved lines hold their padding, so more of it than the filter reads beyond the map would be memory for nothing,
-/// and nothing would bound it.
+/// Interleaved lines include their padding, so the shape must be [compact](Shape::is_compact) to bound their memory.
 pub(super) fn fits(shape: &Shape) -> bool {
     shape.in_channels <= CHANNELS && shape.groups == 1 && shape.kernel[1] > 1 && shape.is_compact()
 }
 
-/// Elements of a column of interleaved lines.
+/// Elements in a column of interleaved lines.
 fn column_len(shape: &Shape) -> usize {
     shape.kernel[0] * shape.in_channels
 }
 
-/// Columns of interleaved lines, with those of the padding.
+/// Columns of interleaved lines, padding included.
 fn columns(shape: &Shape) -> usize {
     shape.input[1] + 2 * shape.padding[1]
 }
 
-/// Elements of a patch.
+/// Elements in a patch.
 fn patch_len(shape: &Shape) -> usize {
     shape.taps() * shape.in_channels
 }
@@ -51,7 +53,7 @@ fn weight_row(shape: &Shape, k: usize) -> usize {
     (tap % height * width + tap / height) * shape.in_channels + channel
 }
 
-/// Interleaves the lines that line `row` of the batch's output reads.
+/// Interleaves the input lines that output line `row` of the batch reads.
 fn interleave(shape: &Shape, input: &[f32], row: usize, out: &mut [f32]) {
     let (image, y) = (row / shape.output[0], row % shape.output[0]);
     let (channels, step) = (shape.in_channels, column_len(shape));
@@ -69,7 +71,7 @@ fn interleave(shape: &Shape, input: &[f32], row: usize, out: &mut [f32]) {
         };
         let line = &input[(image * shape.input[0] + line) * line_len..][..line_len];
         if channels == 3 {
-            // As arrays: three moves instead of a call.
+            // Arrays of known size compile to three moves instead of a call.
             for (to, from) in pixels.zip(line.as_chunks::<3>().0) {
                 to[..3].copy_from_slice(from);
             }
@@ -79,7 +81,7 @@ fn interleave(shape: &Shape, input: &[f32], row: usize, out: &mut [f32]) {
     }
 }
 
-/// The weight, packed for [`forward`]; returns how many elements that is.
+/// Packs the weight for [`forward`]; returns its number of elements.
 pub(super) fn pack(level: Level, precision: Precision, shape: &Shape, weight: &[f32], out: &mut Memory) -> usize {
     let n = shape.out_channels;
     let rows = (0..patch_len(shape)).flat_map(|row| &weight[weight_row(shape, row) * n..][..n]).copied();
@@ -97,13 +99,13 @@ pub(super) fn pack(level: Level, precision: Precision, shape: &Shape, weight: &[
     len
 }
 
-/// Whether bfloat16 can be used: each patch must begin with a pair.
-pub(super) fn pairs(shape: &Shape) -> bool {
+/// Whether there are bfloat16 products: each patch must begin at a pair.
+pub(super) fn supports_pairs(shape: &Shape) -> bool {
     (shape.stride[1] * column_len(shape)).is_multiple_of(2)
 }
 
-/// Convolves with a weight from [`pack`].
-#[allow(clippy::too_many_arguments)] // three choices and the slices
+/// [`forward`](super::forward) for few input channels, with a weight from [`pack`].
+#[allow(clippy::too_many_arguments)] // threads, level, precision and the slices
 pub(super) fn forward(
     threads: Threads,
     level: Level,
@@ -119,7 +121,7 @@ pub(super) fn forward(
     let line_len = shape.output[1] * n;
     let paired = precision == Precision::Bf16;
     threads.for_each(output.par_chunks_mut(line_len).enumerate(), |(row, output)| {
-        // One element more, with which the last patch's last may be paired: its weight is zero.
+        // One extra element to pair with the last element of the last patch; its weight is zero.
         let lines_len = (columns(shape) * column_len(shape) + 1).next_multiple_of(2);
         with_scratch(lines_len + lines_len / 2, |scratch| {
             let (lines, pairs) = scratch.split_at_mut(lines_len);
@@ -151,7 +153,7 @@ pub(super) fn forward(
     });
 }
 
-/// The gradient of the weight, `[kh, kw, in, out]`.
+/// [`backward_weight`](super::backward_weight) for few input channels.
 pub(super) fn backward_weight(
     level: Level,
     precision: Precision,
@@ -182,7 +184,7 @@ pub(super) fn backward_weight(
                     interleave(shape, input, i * part + line, lines);
                     let (mut values, mut strides) = (&*lines, [1, step]);
                     if paired {
-                        // Pairs are of pixels, over which the products sum.
+                        // The products sum over pixels, so pixels are paired.
                         let (patches, rows) = pairs.split_at_mut(k * m);
                         for (pair, patch) in patches.chunks_exact_mut(m).enumerate() {
                             let count = (width - 2 * pair).min(2);

@@ -1,9 +1,9 @@
 //! 2-d convolution: `torch.nn.functional.conv2d` on NHWC maps, forward and both gradients.
 //!
-//! An [`Algorithm`] is chosen by the shape, the batch included: Winograd's for 3x3 filters with stride 1 where there are
-//! enough pixels, kernels of their own for depthwise convolutions, for groups of few channels and for few input channels,
-//! and for everything else a matrix product over patches. The weight is brought into the form that the algorithm reads as a [`Filter`], once for as
-//! long as it does not change.
+//! The shape, batch included, determines the [`Algorithm`]: Winograd's for 3x3 filters with stride 1 and enough pixels;
+//! special kernels for depthwise convolutions, for groups of few channels and for few input channels; a matrix product over
+//! patches for everything else. A [`Filter`] holds the weight in the layout that the algorithm reads, for as long as the
+//! weight does not change.
 
 mod algorithm;
 mod depthwise;
@@ -28,7 +28,7 @@ pub use algorithm::{Algorithm, Use};
 pub use filter::{Filter, Ready};
 use filter::{pairs_of_inputs, pairs_of_outputs};
 
-/// Shape of a convolution of a batch.
+/// Shape of a convolution, batch included.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Shape {
     /// Images in the batch.
@@ -43,18 +43,18 @@ pub struct Shape {
     pub out_channels: usize,
     /// Height and width of the filter.
     pub kernel: [usize; 2],
-    /// Step, vertical and horizontal.
+    /// Vertical and horizontal stride.
     pub stride: [usize; 2],
-    /// Zeros on each side, vertical and horizontal.
+    /// Vertical and horizontal zero padding on each side.
     pub padding: [usize; 2],
-    /// Distance between taps, vertical and horizontal.
+    /// Vertical and horizontal distance between taps.
     pub dilation: [usize; 2],
-    /// Groups of channels.
+    /// Number of channel groups.
     pub groups: usize,
 }
 
 impl Shape {
-    /// Filter positions.
+    /// Taps of the filter, `kh * kw`.
     pub fn taps(&self) -> usize {
         self.kernel[0] * self.kernel[1]
     }
@@ -79,26 +79,30 @@ impl Shape {
         self.taps() * self.in_per_group() * self.out_channels
     }
 
+    /// Input channels per group.
     fn in_per_group(&self) -> usize {
         self.in_channels / self.groups
     }
 
+    /// Output channels per group.
     fn out_per_group(&self) -> usize {
         self.out_channels / self.groups
     }
 
-    /// Each channel has one filter of its own.
+    /// Whether each channel has one filter of its own.
     fn is_depthwise(&self) -> bool {
         self.groups > 1 && self.groups == self.in_channels && self.groups == self.out_channels
     }
 
-    /// Whether the filter's taps lie side by side, and each position's reach the map. Only then may a kernel keep all that
-    /// a filter passes over in memory: else its size would be what a setting says, and not what there are values for.
+    /// Whether the taps are adjacent and the padding is smaller than the filter.
+    ///
+    /// Only then may a kernel keep padded lines in scratch memory. Otherwise the settings of the network, not the size of its
+    /// maps, would determine the amount of memory.
     fn is_compact(&self) -> bool {
         self.dilation == [1, 1] && (0..2).all(|axis| self.padding[axis] < self.kernel[axis])
     }
 
-    /// The input pixel that `tap` reads for output position `out` along dimension `axis`, if it is not padding.
+    /// The input position along `axis` that `tap` reads for output position `out`; `None` in the padding.
     #[inline(always)]
     fn source(&self, axis: usize, out: usize, tap: usize) -> Option<usize> {
         (out * self.stride[axis] + tap * self.dilation[axis])
@@ -107,7 +111,7 @@ impl Shape {
     }
 }
 
-/// Convolves `input` with a weight that is ready for it and applies the `epilogue`.
+/// Convolves `input` with a prepared weight and applies the `epilogue`: `torch.nn.functional.conv2d`.
 ///
 /// # Shapes
 /// - `input`: `[n, h, w, in_channels]`
@@ -119,11 +123,12 @@ pub fn forward<'a>(shape: &Shape, input: &[f32], weight: impl Into<Ready<'a>>, e
     forward_by(Threads::Pool, shape, input, weight.into(), epilogue, output);
 }
 
-/// [`forward`] on the calling thread, for maps that lie in its cache; in single precision, and not by Winograd's
-/// algorithm, whose filters are too large to be read for a few lines at a time.
+/// [`forward`] on the calling thread, for maps in its cache.
+///
+/// In `f32`, and not by Winograd's algorithm, whose filters are too large to read again for every few lines.
 ///
 /// # Panics
-/// If a slice has another length than the shape says, or for a filter of another kind.
+/// If a slice has another length than the shape says, or if the filter is for bfloat16 or Winograd's algorithm.
 pub fn forward_alone(shape: &Shape, input: &[f32], filter: &Filter, epilogue: Epilogue, output: &mut [f32]) {
     let weight = Ready::from(filter);
     assert!(weight.precision == Precision::F32 && weight.algorithm != Algorithm::Winograd, "{:?}", weight.algorithm);
@@ -134,8 +139,9 @@ fn forward_by(threads: Threads, shape: &Shape, input: &[f32], weight: Ready, epi
     check(shape, input, output);
     let activation = epilogue.activation;
     if !activation.derivative_from_output() {
-        // Too long for the kernels' registers. In bands the result is still in cache.
-        assert!(epilogue.gather.is_none(), "statistics would be of the result before its {activation:?}");
+        // The activation's code would spill the kernels' registers. It runs as a pass of its own; with
+        // `Threads::Caller` the result is still in cache.
+        assert!(epilogue.gather.is_none(), "statistics of the result before its {activation:?}");
         let before = Epilogue { activation: Activation::Identity, ..epilogue };
         forward_by(threads, shape, input, weight, before, output);
         return activation::in_place(threads, activation, output);
@@ -159,8 +165,10 @@ fn forward_by(threads: Threads, shape: &Shape, input: &[f32], weight: Ready, epi
     }
 }
 
-/// The gradient of the input, written to `grad_input` or, with `accumulate`, added to it, with a weight that is ready for
-/// that.
+/// The gradient of the input, with a prepared weight, written to `grad_input`; with `accumulate`, added to it.
+///
+/// # Shapes
+/// As in [`forward`]; a gradient has the shape of its map.
 ///
 /// # Panics
 /// If a slice has another length than the shape says.
@@ -198,8 +206,7 @@ pub fn backward_input<'a>(
 /// The gradient of the weight, summed over the batch: `[kh, kw, in_channels / groups, out_channels]`.
 ///
 /// # Panics
-/// If a slice has another length than the shape says, or if this CPU, at the level in use, lacks the precision:
-/// [`Precision::is_available`] tells.
+/// If a slice has another length than the shape says, or if the precision is not [available](Precision::is_available).
 pub fn backward_weight(
     shape: &Shape,
     precision: Precision,
@@ -211,7 +218,7 @@ pub fn backward_weight(
     backward_weight_by(algorithm, Level::current(), precision, shape, input, grad_output, grad_weight);
 }
 
-#[allow(clippy::too_many_arguments)] // two choices and the slices
+#[allow(clippy::too_many_arguments)] // algorithm, level, precision and the slices
 fn backward_weight_by(
     algorithm: Algorithm,
     level: Level,
@@ -223,7 +230,7 @@ fn backward_weight_by(
 ) {
     check(shape, input, grad_output);
     assert_eq!(grad_weight.len(), shape.weight_len(), "weight of {shape:?}");
-    // The pairs are of pixels here: any channels will do.
+    // This product pairs pixels, so it works for any number of channels.
     let precision = if shape.groups == 1 { precision } else { Precision::F32 };
     match algorithm {
         Algorithm::Winograd => winograd::backward_weight(level, shape, input, grad_output, grad_weight),
@@ -236,7 +243,7 @@ fn backward_weight_by(
     }
 }
 
-/// The gradient of the bias: the sum of each output channel's gradients.
+/// The gradient of the bias, `[out_channels]`: the sum of `grad_output` over all pixels.
 pub fn backward_bias(grad_output: &[f32], grad_bias: &mut [f32]) {
     let channels = grad_bias.len();
     let sums = reduce_rows(grad_output.len() / channels, channels, channels, |first, count, sums| {
@@ -256,22 +263,23 @@ pub fn backward_bias(grad_output: &[f32], grad_bias: &mut [f32]) {
     }
 }
 
+/// Asserts that input and output have the lengths of the shape.
 fn check(shape: &Shape, input: &[f32], output: &[f32]) {
     assert_eq!(input.len(), shape.input_len(), "input of {shape:?}");
     assert_eq!(output.len(), shape.output_len(), "output of {shape:?}");
 }
 
-/// From PyTorch's weight layout `[out, in / groups, kh, kw]` to the kernels' `[kh, kw, in / groups, out]`.
+/// Converts a weight from PyTorch's layout, `[out, in / groups, kh, kw]`, to the kernels', `[kh, kw, in / groups, out]`.
 pub fn pack_weight(out_channels: usize, in_per_group: usize, taps: usize, weight: &[f32]) -> Vec<f32> {
     permute_outer_inner(weight, out_channels, in_per_group, taps)
 }
 
-/// From the kernels' weight layout back to PyTorch's.
+/// Converts a weight from the kernels' layout to PyTorch's: the inverse of [`pack_weight`].
 pub fn unpack_weight(out_channels: usize, in_per_group: usize, taps: usize, weight: &[f32]) -> Vec<f32> {
     permute_outer_inner(weight, taps, in_per_group, out_channels)
 }
 
-/// `[a, b, c]` to `[c, b, a]`.
+/// Permutes `[a, b, c]` to `[c, b, a]`.
 fn permute_outer_inner(values: &[f32], a: usize, b: usize, c: usize) -> Vec<f32> {
     assert_eq!(values.len(), a * b * c);
     let mut result = vec![0.0; values.len()];

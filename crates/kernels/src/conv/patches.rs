@@ -1,29 +1,29 @@
-//! The patches that a convolution multiplies with its weight, and where they lie in the map.
+//! The patches that a convolution multiplies with its weight, and their location in the map.
 
 use std::ops::Range;
 
 use crate::conv::Shape;
 
-/// Where patches are read from a map.
+/// Location of patches in a map.
 ///
 /// Positions are numbered by image, line and column. Tap `t` of the position at line `y`, column `x` reads pixel
-/// `(y * step[0] + offsets[t][0], x * step[1] + offsets[t][1])`, zero where that is outside.
+/// `(y * step[0] + offsets[t][0], x * step[1] + offsets[t][1])`, or zero outside the map.
 #[derive(Clone, Debug)]
 pub(super) struct Patches {
     /// Height and width of the map.
     pub map: [usize; 2],
-    /// Channels of the map, of which a group's are read.
+    /// Channels of the map.
     pub map_channels: usize,
-    /// Channels that are read.
+    /// Channels of one group, which a patch reads.
     pub channels: usize,
-    /// Lines and columns of positions in an image.
+    /// Lines and columns of positions per image.
     pub positions: [usize; 2],
     pub step: [usize; 2],
     pub offsets: Vec<[isize; 2]>,
 }
 
 impl Patches {
-    /// What a convolution reads from its input, position by output pixel.
+    /// The input patches of a convolution; a position is an output pixel.
     pub fn of_input(shape: &Shape) -> Self {
         let offset = |axis: usize, tap: usize| (tap * shape.dilation[axis]) as isize - shape.padding[axis] as isize;
         let offsets = (0..shape.taps()).map(|tap| [offset(0, tap / shape.kernel[1]), offset(1, tap % shape.kernel[1])]);
@@ -37,16 +37,17 @@ impl Patches {
         }
     }
 
+    /// Elements of a patch, `taps * channels`.
     pub fn columns(&self) -> usize {
         self.offsets.len() * self.channels
     }
 
-    /// Patches are the map's own rows.
+    /// Whether the patch matrix is the map itself.
     pub fn is_map(&self) -> bool {
         self.offsets == [[0, 0]] && self.step == [1, 1] && self.positions == self.map
     }
 
-    /// The pieces of which `columns` (of `[taps, channels]`) consist: neighbouring taps of all channels are one.
+    /// Splits `columns` of a patch, `[taps, channels]`, into contiguous runs; adjacent taps of all channels are one run.
     pub fn runs(&self, columns: Range<usize>) -> Vec<Run> {
         let mut runs: Vec<Run> = Vec::new();
         let mut column = columns.start;
@@ -71,8 +72,9 @@ impl Patches {
         runs
     }
 
-    /// The rows of the patch matrix of some positions, run by run: slices of the map where they lie in it, of `copies`
-    /// where they reach over its sides.
+    /// The patch matrix of some positions, row by row and run by run, as slices.
+    ///
+    /// A run inside the map is a slice of the map; a run that reaches beyond its sides is copied to `copies`.
     pub fn rows<'a>(
         &self,
         map: &'a [f32],
@@ -87,7 +89,7 @@ impl Patches {
         }
         let [height, width] = self.map;
         let mut places = Vec::with_capacity(positions.len() * runs.len());
-        // Lines above and below the map share one run of zeros.
+        // All lines above and below the map share one run of zeros.
         let mut copied = runs.iter().map(|run| run.len).max().unwrap_or(0);
         copies[..copied].fill(0.0);
         self.for_each(positions, |image, y, x| {
@@ -125,7 +127,7 @@ impl Patches {
         places.into_iter().zip(lens).map(slice).collect()
     }
 
-    /// Gathers the columns of some `runs` of the patches of some positions, rows `stride` apart.
+    /// Copies some `runs` of the patches of some positions to the rows of `panel`, `stride` apart.
     pub fn gather(
         &self,
         map: &[f32],
@@ -166,7 +168,7 @@ impl Patches {
         });
     }
 
-    /// Calls `visit(image, line, column)` for some positions, with the pixel of the map that the position is at.
+    /// Calls `visit(image, line, column)` for some positions, with their pixel in the map.
     fn for_each(&self, positions: Range<usize>, mut visit: impl FnMut(usize, usize, usize)) {
         let [lines, line_len] = self.positions;
         let start = positions.start;
@@ -184,25 +186,26 @@ impl Patches {
     }
 }
 
-/// The input pixels of one residue of the stride: all of them are reached by the same taps, so that their gradient is a
-/// convolution with stride 1 of the output's gradient.
+/// The input pixels with one residue modulo the stride.
+///
+/// The same taps read all of them, so their gradient is a convolution of the output gradient with stride 1.
 pub(super) struct Residue {
-    /// The first line and column of these pixels.
+    /// First line and column of these pixels.
     pub first: [usize; 2],
-    /// The taps that reach them.
+    /// The taps that read them.
     pub taps: Vec<usize>,
-    /// What they read of the output's gradient.
+    /// Their patches in the output gradient.
     pub patches: Patches,
 }
 
 impl Residue {
     /// All residues of a shape's stride.
-    pub fn of(shape: &Shape) -> Vec<Self> {
+    pub fn all(shape: &Shape) -> Vec<Self> {
         let mut residues = Vec::new();
         for first_y in 0..shape.stride[0].min(shape.input[0]) {
             for first_x in 0..shape.stride[1].min(shape.input[1]) {
                 let first = [first_y, first_x];
-                // The output position that reads the first pixel through a tap: a whole number, or none.
+                // The output position that reads the first pixel through a tap, if it is a whole number.
                 let offset = |axis: usize, tap: usize| {
                     let from = (first[axis] + shape.padding[axis]) as isize - (tap * shape.dilation[axis]) as isize;
                     let stride = shape.stride[axis] as isize;
@@ -229,19 +232,19 @@ impl Residue {
     }
 }
 
-/// Columns of a patch that lie side by side in the map: channels of one pixel, or all channels of several in a line.
+/// Contiguous elements of a patch: channels of one pixel, or all channels of several pixels in a line.
 #[derive(Clone, Copy, Debug)]
 pub(super) struct Run {
-    /// Where the first pixel is, from the position.
+    /// The first pixel, relative to the position.
     pub offset: [isize; 2],
     pub pixels: usize,
-    /// The first channel.
+    /// First channel.
     pub channel: usize,
-    /// Columns.
+    /// Number of elements.
     pub len: usize,
 }
 
-/// Copies the first elements of `from`: short runs by two vectors that overlap, without the call of a general copy.
+/// Fills `to` from `from`. Short runs are copied as overlapping vectors, which avoids the call of a general copy.
 #[inline(always)]
 fn copy(from: &[f32], to: &mut [f32]) {
     const SHORT: usize = 8;
@@ -250,7 +253,7 @@ fn copy(from: &[f32], to: &mut [f32]) {
         return to.copy_from_slice(&from[..len]);
     }
     for start in (0..len).step_by(SHORT) {
-        // Where less than a vector is left, the last one.
+        // The last vector overlaps the one before it.
         let start = start.min(len - SHORT);
         let vector: [f32; SHORT] = from[start..start + SHORT].try_into().expect("as long as asked for");
         to[start..start + SHORT].copy_from_slice(&vector);

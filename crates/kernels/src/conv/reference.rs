@@ -1,8 +1,8 @@
-//! Convolution as its definition says, one multiplication at a time.
+//! Reference convolution in `f64`, straight from its definition, one multiplication at a time.
 
 use super::Shape;
 
-/// Calls `visit(output index, input index, weight index)` for every product in the convolution.
+/// Calls `visit(output index, input index, weight index)` for every product of the convolution.
 fn for_each_product(shape: &Shape, mut visit: impl FnMut(usize, usize, usize)) {
     let Shape { n, input: [_, in_w], output: [out_h, out_w], in_channels, out_channels, kernel: [kh, kw], .. } = *shape;
     let (in_group, out_group) = (shape.in_per_group(), shape.out_per_group());

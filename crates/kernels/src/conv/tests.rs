@@ -10,7 +10,7 @@ fn shape(input: [usize; 2], channels: [usize; 2], kernel: [usize; 2], stride: us
     Shape { n: 2, input, output, in_channels, out_channels, kernel, stride, padding, dilation, groups: 1 }
 }
 
-/// Every kind of convolution in the zoo, with sizes and channels that leave tails.
+/// Every kind of convolution in the zoo, with sizes and channel counts that leave tails.
 fn grid() -> Vec<(&'static str, Shape)> {
     let mut dilated = shape([9, 8], [3, 4], [3, 3], 1, [2, 2]);
     dilated.dilation = [2, 2];
@@ -63,19 +63,19 @@ fn grid() -> Vec<(&'static str, Shape)> {
     ]
 }
 
-/// f32 sums of up to 1e5 products of values below 1 against the same in f64: the error grows with the root
-/// of the count times 6e-8; 3e-6 of the result's scale is ten times what was seen.
+/// For f32 sums of up to 1e5 products of values below 1: the error grows like the square root of their number times 6e-8.
+/// 3e-6 of the result's scale is ten times the largest error seen.
 const TOLERANCE: f64 = 3e-6;
 
 fn to_f32(values: &[f64]) -> Vec<f32> {
     values.iter().map(|&x| x as f32).collect()
 }
 
-/// Winograd's transforms add and subtract up to 36 numbers, which costs about a digit over the plain sums' tolerance: all
-/// shapes of the grid stay within 1e-5 of the result's scale at every level.
+/// Winograd's transforms add and subtract up to 36 values, which costs about a digit more than plain sums. All shapes of
+/// the grid stay within 1e-5 of the result's scale at every level.
 const WINOGRAD_TOLERANCE: f64 = 1e-5;
 
-/// Checks all algorithms at some levels against the reference in `f64`, on numbers that `round` has rounded.
+/// Checks all algorithms at some levels against the `f64` reference, on values rounded by `round`.
 fn check_against_reference(levels: &[Level], precision: Precision, round: fn(f64) -> f64) {
     for (name, shape) in grid() {
         let rounded = |name: &str, len| values_f64(name, len).into_iter().map(round).collect::<Vec<_>>();
@@ -96,16 +96,16 @@ fn check_against_reference(levels: &[Level], precision: Precision, round: fn(f64
             };
             let mut filter = Filter::at(level, precision);
             filter.set_for(algorithm, &shape, &w32, false);
-            let as_is = filter.as_is(algorithm, &shape, &w32, false);
-            for weight in [Some(Ready::from(&filter)), as_is].into_iter().flatten() {
+            let raw = filter.raw(algorithm, &shape, &w32, false);
+            for weight in [Some(Ready::from(&filter)), raw].into_iter().flatten() {
                 let mut y = vec![f32::NAN; shape.output_len()];
                 forward(&shape, &x32, weight, Epilogue::NONE, &mut y);
                 check("forward", &y, &y_ref);
             }
 
             filter.set_for(algorithm, &shape, &w32, true);
-            let as_is = filter.as_is(algorithm, &shape, &w32, true);
-            for weight in [Some(Ready::from(&filter)), as_is].into_iter().flatten() {
+            let raw = filter.raw(algorithm, &shape, &w32, true);
+            for weight in [Some(Ready::from(&filter)), raw].into_iter().flatten() {
                 let mut dx = vec![f32::NAN; shape.input_len()];
                 backward_input(&shape, &g32, weight, false, &mut dx);
                 check("input gradient", &dx, &dx_ref);
@@ -120,9 +120,9 @@ fn check_against_reference(levels: &[Level], precision: Precision, round: fn(f64
     }
 }
 
-/// Such scratch is as large as the padding and the distance between taps say, which cost a file nothing.
+/// The scratch memory of these kernels grows with padding and dilation, which a file can set to any value.
 #[test]
-fn kernels_with_the_padding_in_scratch_take_no_filter_that_reaches_far() {
+fn padded_scratch_kernels_refuse_huge_padding_and_dilation() {
     let first = shape([8, 8], [3, 8], [3, 3], 1, [2, 2]);
     let grouped = Shape { groups: 4, ..shape([8, 8], [16, 16], [3, 3], 1, [2, 2]) };
     for (algorithm, shape) in [(Algorithm::FewChannels, first), (Algorithm::Grouped, grouped)] {
@@ -139,13 +139,13 @@ fn kernels_with_the_padding_in_scratch_take_no_filter_that_reaches_far() {
 }
 
 #[test]
-fn fast_kernels_equal_the_reference_at_every_level() {
+fn all_algorithms_equal_reference_at_every_level() {
     check_against_reference(&Level::available().collect::<Vec<_>>(), Precision::F32, |x| x);
 }
 
-/// Products of bfloat16 numbers are exact in `f32`: only the sums round.
+/// Products of bfloat16 values are exact in `f32`; only the sums round.
 #[test]
-fn pairs_of_bfloat16_equal_the_reference_on_rounded_numbers() {
+fn bf16_products_equal_reference_on_rounded_values() {
     if !Precision::Bf16.is_available() {
         eprintln!("skipped: this CPU has no bfloat16 products");
         return;
@@ -155,7 +155,7 @@ fn pairs_of_bfloat16_equal_the_reference_on_rounded_numbers() {
 }
 
 #[test]
-fn gathered_statistics_are_those_of_the_result() {
+fn gathered_statistics_equal_statistics_of_output() {
     let mut gathered = 0;
     for (name, shape) in grid() {
         let (x, w) = (values("x", shape.input_len()), values("w", shape.weight_len()));
@@ -168,7 +168,7 @@ fn gathered_statistics_are_those_of_the_result() {
             let epilogue = Epilogue { gather: Some(&gather), ..Epilogue::NONE };
             forward(&shape, &x, &filter, epilogue, &mut y);
             let expected = batch_norm::Statistics::of(&y, shape.out_channels);
-            // A channel may vary so little that the pivot is far from it.
+            // The pivot may be too far from a channel of small variance.
             let Some(found) = gather.statistics(shape.output_pixels()) else { continue };
             gathered += 1;
             // Both lose digits to the distance from the pivot, here up to ten times the mean.
@@ -180,10 +180,10 @@ fn gathered_statistics_are_those_of_the_result() {
 }
 
 #[test]
-fn the_reference_gradients_are_derivatives() {
+fn reference_gradients_equal_differences() {
     for (name, shape) in grid() {
         if shape.input_len() > 2000 {
-            continue; // differences cost a forward pass an element
+            continue; // differences take two forward passes per element
         }
         let x = values_f64("x", shape.input_len());
         let w = values_f64("w", shape.weight_len());
@@ -196,7 +196,7 @@ fn the_reference_gradients_are_derivatives() {
 }
 
 #[test]
-fn the_epilogue_adds_bias_and_residual_before_the_activation() {
+fn epilogue_adds_bias_and_residual_before_activation() {
     for (name, shape) in grid() {
         let (x, w) = (values("x", shape.input_len()), values("w", shape.weight_len()));
         let (bias, residual) = (values("b", shape.out_channels), values("r", shape.output_len()));
@@ -206,14 +206,14 @@ fn the_epilogue_adds_bias_and_residual_before_the_activation() {
             filter.set_for(algorithm, &shape, &w, false);
             forward(&shape, &x, &filter, Epilogue::NONE, &mut plain);
             let scale = plain.iter().fold(0.0f32, |scale, y| scale.max(y.abs()));
-            // One that is applied in registers, and one that is not.
+            // ReLU is applied in registers, hard-swish in a pass of its own.
             for activation in [Activation::ReLU, Activation::Hardswish] {
                 let epilogue = Epilogue { bias: Some(&bias), residual: Some(&residual), activation, gather: None };
                 let mut fused = vec![0.0; shape.output_len()];
                 forward(&shape, &x, &filter, epilogue, &mut fused);
                 for (i, &y) in fused.iter().enumerate() {
                     let expected = activation.value(plain[i] + bias[i % shape.out_channels] + residual[i]);
-                    // The order in which they are added is the kernel's own.
+                    // Kernels add in different orders.
                     let near = (y - expected).abs() < 2.0 * TOLERANCE as f32 * scale.max(1.0);
                     assert!(near, "{name}, {algorithm:?}, {activation:?} at {i}: {y} for {expected}");
                 }
@@ -223,7 +223,7 @@ fn the_epilogue_adds_bias_and_residual_before_the_activation() {
 }
 
 #[test]
-fn any_number_of_threads_gives_the_same_bits() {
+fn results_have_same_bits_on_any_number_of_threads() {
     let run = |threads| {
         let pool = rayon::ThreadPoolBuilder::new().num_threads(threads).build().unwrap();
         pool.install(|| {
@@ -254,7 +254,7 @@ fn any_number_of_threads_gives_the_same_bits() {
 }
 
 #[test]
-fn packing_a_weight_and_back_changes_nothing() {
+fn unpack_weight_inverts_pack_weight() {
     let w = values("w", 6 * 5 * 9);
     let packed = pack_weight(6, 5, 9, &w);
     assert_eq!(packed[(7 * 5 + 3) * 6 + 4], w[(4 * 5 + 3) * 9 + 7]);

@@ -109,7 +109,7 @@ struct MaxLine<'a> {
 }
 
 impl MaxLine<'_> {
-    /// Not inlined, so that the kernel is compiled once for all callers.
+    /// A plain function around [`Level::run`], which is always inlined, so that the kernel is compiled once for all callers.
     fn run(self, level: Level) {
         level.run(self);
     }

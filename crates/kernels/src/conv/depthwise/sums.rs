@@ -1,4 +1,4 @@
-//! The forward pass and the gradient of the input: lines as sums of taps times lines.
+//! Depthwise forward pass and input gradient: each line is a sum of source lines times taps.
 
 use pulp::{Simd, WithSimd};
 use rayon::prelude::*;
@@ -7,21 +7,22 @@ use super::{Line, SlidingWindow, backward_line, forward_line};
 use crate::conv::{Epilogue, Shape};
 use crate::rows::{Threads, with_scratch};
 use crate::simd::{Level, dispatch};
-use crate::vector::{load, store, vectors};
+use crate::vector::{for_each_vector, load, store};
 
-/// Lines of the result that one piece of work holds: few enough that one image keeps several threads busy.
+/// Lines of the result per piece of work, few enough that one image occupies several threads.
 fn lines_per_piece(height: usize) -> usize {
     (height / 4).clamp(1, 8)
 }
 
-/// Values from which on a result does not stay in cache.
+/// Fewest elements of a result that does not stay in cache.
 const LARGE: usize = 4 << 20;
 
-/// Channels from which on a line is written in too many short pieces.
+/// Fewest channels for which writing a line vector by vector makes too many short writes.
 const MANY: usize = 64;
 
-/// Lets `work` write a line of a result. Vectors of channels one after the other are no order to write to memory in: if it
-/// goes there, the line is written in cache and copied.
+/// Lets `work` write a line of a result, through a buffer in cache if the result goes to memory.
+///
+/// The kernels write one vector of channels at a time, which is a bad order for memory.
 fn write_line(result_len: usize, channels: usize, accumulate: bool, out: &mut [f32], work: impl FnOnce(&mut [f32])) {
     if result_len < LARGE || channels < MANY {
         return work(out);
@@ -35,6 +36,7 @@ fn write_line(result_len: usize, channels: usize, accumulate: bool, out: &mut [f
     });
 }
 
+/// The depthwise [`forward`](crate::conv::forward).
 pub(in crate::conv) fn forward(
     threads: Threads,
     level: Level,
@@ -70,6 +72,7 @@ pub(in crate::conv) fn forward(
     });
 }
 
+/// The depthwise [`backward_input`](crate::conv::backward_input).
 pub(in crate::conv) fn backward_input(
     level: Level,
     shape: &Shape,
@@ -95,7 +98,7 @@ pub(in crate::conv) fn backward_input(
     });
 }
 
-/// Sums the taps of a line into the result. With `n` phases, position `p` of phase `i` is pixel `i + p * n`.
+/// Computes a line of the result. With `n` phases, position `p` of phase `i` is pixel `i + p * n` of the line.
 struct SumLine<'a> {
     phases: &'a [Line],
     channels: usize,
@@ -103,7 +106,7 @@ struct SumLine<'a> {
     weight: &'a [f32],
     accumulate: bool,
     epilogue: Epilogue<'a>,
-    /// Where `out` lies in the whole result.
+    /// First element of `out` in the whole result.
     start: usize,
     out: &'a mut [f32],
 }
@@ -113,32 +116,25 @@ impl WithSimd for SumLine<'_> {
 
     #[inline(always)]
     fn with_simd<S: Simd>(mut self, simd: S) {
-        for (channel, lanes) in vectors::<S>(self.channels) {
-            // Twice, so that the number of lanes of all but the last vector is known where it is compiled.
-            if lanes == S::F32_LANES {
-                self.channels(simd, channel, S::F32_LANES);
-            } else {
-                self.channels(simd, channel, lanes);
-            }
-        }
+        for_each_vector!(S, self.channels, |channel, lanes| self.vector(simd, channel, lanes));
     }
 }
 
 impl SumLine<'_> {
-    /// Runs it. A function, so that its code is compiled once however many call it.
+    /// A plain function around [`Level::run`], which is always inlined, so that the kernel is compiled once for all callers.
     fn run(self, level: Level) {
         level.run(self);
     }
 
     /// The sums of one vector of channels.
     #[inline(always)]
-    fn channels<S: Simd>(&mut self, simd: S, channel: usize, lanes: usize) {
+    fn vector<S: Simd>(&mut self, simd: S, channel: usize, lanes: usize) {
         for (phase, line) in self.phases.iter().enumerate() {
             match (line.window_width(), line.step) {
                 (Some(2), 1) => self.slide::<S, 2, 2, 1>(simd, phase, channel, lanes),
                 (Some(3), 1) => self.slide::<S, 3, 3, 1>(simd, phase, channel, lanes),
                 (Some(3), 2) => self.slide::<S, 3, 3, 2>(simd, phase, channel, lanes),
-                // Taps and pixels of more than two rows would not fit into registers.
+                // The registers hold taps and pixels of two rows only.
                 (Some(5), 1) => self.slide::<S, 2, 5, 1>(simd, phase, channel, lanes),
                 (Some(5), 2) => self.slide::<S, 2, 5, 2>(simd, phase, channel, lanes),
                 _ => self.tap_by_tap(simd, phase, channel, lanes),
@@ -146,7 +142,7 @@ impl SumLine<'_> {
         }
     }
 
-    /// Sums with a [`SlidingWindow`], `R` rows of the source at a time.
+    /// Sums with a [`SlidingWindow`], one pass per `R` source rows.
     #[inline(always)]
     fn slide<S: Simd, const R: usize, const K: usize, const STEP: usize>(
         &mut self,
@@ -167,10 +163,10 @@ impl SumLine<'_> {
             }
             let at = [self.channels, channel, lanes];
             let mut window = SlidingWindow::<S, R, K, STEP>::new(simd, line, rows, self.source, at);
-            let pass = Pass { add: pass > 0 || self.accumulate, complete: pass == last };
+            let pass = Pass { accumulate: pass > 0 || self.accumulate, last: pass == last };
             let inside = window.inside(line.count);
             for positions in [0..inside.start, inside.clone(), inside.end..line.count] {
-                // Two loops, so that the one without borders has no branches.
+                // A loop of its own without borders has no branches.
                 if positions == inside && pass.is_plain(self.epilogue) {
                     let bias = self.bias(simd, channel, lanes);
                     for position in positions {
@@ -192,13 +188,13 @@ impl SumLine<'_> {
         }
     }
 
-    /// Sums with any filter.
+    /// Sums for any filter, tap by tap.
     #[inline(always)]
     fn tap_by_tap<S: Simd>(&mut self, simd: S, phase: usize, channel: usize, lanes: usize) {
         let line = &self.phases[phase];
         for position in 0..line.count {
             let target = self.target(phase, position, channel);
-            let pass = Pass { add: self.accumulate, complete: true };
+            let pass = Pass { accumulate: self.accumulate, last: true };
             let mut sum = self.initial_sum(simd, pass, target, channel, lanes);
             for &(offset, kx) in &line.columns {
                 let Some(pixel) = line.reads(offset, position) else { continue };
@@ -212,7 +208,7 @@ impl SumLine<'_> {
         }
     }
 
-    /// Where a position lies in the result.
+    /// The element of `out` for a position.
     #[inline(always)]
     fn target(&self, phase: usize, position: usize, channel: usize) -> usize {
         (phase + position * self.phases.len()) * self.channels + channel
@@ -224,17 +220,17 @@ impl SumLine<'_> {
         self.epilogue.bias.map_or(simd.splat_f32s(0.0), |bias| load(simd, bias, channel, lanes))
     }
 
-    /// What taps are added to: what is there already, or nothing, and the bias once.
+    /// The value that taps are added to: the previous result or zero, plus the bias in the last pass.
     #[inline(always)]
     fn initial_sum<S: Simd>(&self, simd: S, pass: Pass, target: usize, channel: usize, lanes: usize) -> S::f32s {
-        let bias = if pass.complete { self.bias(simd, channel, lanes) } else { simd.splat_f32s(0.0) };
-        if pass.add { simd.add_f32s(load(simd, self.out, target, lanes), bias) } else { bias }
+        let bias = if pass.last { self.bias(simd, channel, lanes) } else { simd.splat_f32s(0.0) };
+        if pass.accumulate { simd.add_f32s(load(simd, self.out, target, lanes), bias) } else { bias }
     }
 
-    /// Writes a sum: with the rest of the epilogue, if it is complete.
+    /// Writes a sum, in the last pass with the rest of the epilogue.
     #[inline(always)]
     fn write_sum<S: Simd>(&mut self, simd: S, pass: Pass, target: usize, lanes: usize, mut sum: S::f32s) {
-        if pass.complete {
+        if pass.last {
             if let Some(residual) = self.epilogue.residual {
                 sum = simd.add_f32s(sum, load(simd, residual, self.start + target, lanes));
             }
@@ -244,23 +240,23 @@ impl SumLine<'_> {
     }
 }
 
-/// What is done to a sum besides adding taps.
+/// One pass over the source rows of a line.
 #[derive(Clone, Copy)]
 struct Pass {
-    /// It is added to what is there.
-    add: bool,
-    /// No taps are missing.
-    complete: bool,
+    /// Whether the sums are added to the previous result.
+    accumulate: bool,
+    /// Whether this is the last pass, which applies the epilogue.
+    last: bool,
 }
 
 impl Pass {
-    /// Nothing is read of the result's size.
+    /// Whether neither the previous result nor a residual is read.
     fn is_plain(self, epilogue: Epilogue) -> bool {
-        self.complete && !self.add && epilogue.residual.is_none()
+        self.last && !self.accumulate && epilogue.residual.is_none()
     }
 }
 
-/// Adds the taps of a window.
+/// Adds the products of a window's pixels with their taps.
 #[inline(always)]
 fn weigh<S: Simd, const R: usize, const K: usize, const STEP: usize>(
     simd: S,
@@ -281,7 +277,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_line_is_the_same_by_way_of_the_buffer() {
+    fn write_line_is_same_with_buffer() {
         let mut expected = vec![2.0; 70];
         expected[3] = 9.0;
         for result_len in [70, LARGE] {

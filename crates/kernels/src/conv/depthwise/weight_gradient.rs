@@ -1,4 +1,4 @@
-//! The gradient of the weight: for each tap, the products of input and output gradient over all positions.
+//! Depthwise weight gradient: for each tap, the sum over positions of input times output gradient.
 
 use pulp::{Simd, WithSimd};
 
@@ -7,14 +7,15 @@ use crate::conv::Shape;
 use crate::prefetch;
 use crate::rows::reduce_pieces;
 use crate::simd::Level;
-use crate::vector::{load, store, vectors};
+use crate::vector::{for_each_vector, load, store};
 
-/// Positions that one partial sum covers, about: many times the taps, so that adding up the pieces costs little.
+/// Approximate positions per partial sum: many times the taps, so that adding the partial sums costs little.
 const POSITIONS: usize = 256;
 
-/// Pieces that even one image is cut into, if it has as many rows.
+/// Fewest pieces of work, if the batch has as many output lines.
 const PIECES: usize = 8;
 
+/// The depthwise [`backward_weight`](crate::conv::backward_weight).
 pub(in crate::conv) fn backward_weight(
     level: Level,
     shape: &Shape,
@@ -40,12 +41,12 @@ pub(in crate::conv) fn backward_weight(
     }
 }
 
-/// Adds one line's products of input and output gradient to the sums of each tap.
+/// Adds the products of one line's input and output gradient to the sums of the taps.
 struct SumTaps<'a> {
     line: &'a Line,
     channels: usize,
     input: &'a [f32],
-    /// The line of the output's gradient.
+    /// The output gradient of the line.
     grad: &'a [f32],
     sums: &'a mut [f32],
 }
@@ -55,32 +56,25 @@ impl WithSimd for SumTaps<'_> {
 
     #[inline(always)]
     fn with_simd<S: Simd>(mut self, simd: S) {
-        for (channel, lanes) in vectors::<S>(self.channels) {
-            // Twice, so that the number of lanes of all but the last vector is known where it is compiled.
-            if lanes == S::F32_LANES {
-                self.channels(simd, channel, S::F32_LANES);
-            } else {
-                self.channels(simd, channel, lanes);
-            }
-        }
+        for_each_vector!(S, self.channels, |channel, lanes| self.vector(simd, channel, lanes));
     }
 }
 
 impl SumTaps<'_> {
     /// The sums of one vector of channels.
     #[inline(always)]
-    fn channels<S: Simd>(&mut self, simd: S, channel: usize, lanes: usize) {
+    fn vector<S: Simd>(&mut self, simd: S, channel: usize, lanes: usize) {
         match (self.line.window_width(), self.line.step) {
             (Some(3), 1) => self.slide::<S, 3, 3, 1>(simd, channel, lanes),
             (Some(3), 2) => self.slide::<S, 3, 3, 2>(simd, channel, lanes),
-            // Sums and pixels of more than two rows would not fit into registers.
+            // The registers hold sums and pixels of two rows only.
             (Some(5), 1) => self.slide::<S, 2, 5, 1>(simd, channel, lanes),
             (Some(5), 2) => self.slide::<S, 2, 5, 2>(simd, channel, lanes),
             _ => self.tap_by_tap(simd, channel, lanes),
         }
     }
 
-    /// Sums with a [`SlidingWindow`], `R` rows of the input at a time.
+    /// Sums with a [`SlidingWindow`], one pass per `R` input rows.
     #[inline(always)]
     fn slide<S: Simd, const R: usize, const K: usize, const STEP: usize>(
         &mut self,
@@ -95,7 +89,7 @@ impl SumTaps<'_> {
             let mut window = SlidingWindow::<S, R, K, STEP>::new(simd, line, rows, self.input, at);
             let inside = window.inside(line.count);
             for positions in [0..inside.start, inside.clone(), inside.end..line.count] {
-                // Two loops, so that the one without borders has no branches.
+                // A loop of its own without borders has no branches.
                 if positions == inside {
                     for position in positions {
                         window.slide::<true>(simd);
@@ -116,7 +110,7 @@ impl SumTaps<'_> {
         }
     }
 
-    /// Adds the products of a window's pixels with the gradient at a position.
+    /// Adds the products of a window's pixels with the output gradient at a position.
     #[inline(always)]
     fn add_products<S: Simd, const R: usize, const K: usize, const STEP: usize>(
         &self,
@@ -133,7 +127,7 @@ impl SumTaps<'_> {
         }
     }
 
-    /// Sums with any filter.
+    /// Sums for any filter, tap by tap.
     #[inline(always)]
     fn tap_by_tap<S: Simd>(&mut self, simd: S, channel: usize, lanes: usize) {
         let line = self.line;
@@ -151,7 +145,7 @@ impl SumTaps<'_> {
         }
     }
 
-    /// Adds to the sum of a tap.
+    /// Adds a value to the sum of a tap.
     #[inline(always)]
     fn add<S: Simd>(&mut self, simd: S, tap: usize, channel: usize, lanes: usize, value: S::f32s) {
         let at = tap * self.channels + channel;

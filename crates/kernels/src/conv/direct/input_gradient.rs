@@ -1,10 +1,10 @@
-//! The gradient of the input: one product per residue of the stride.
+//! Input gradient of the direct algorithm: one product per residue modulo the stride.
 
 use std::ops::Range;
 
 use rayon::prelude::*;
 
-use super::{Multiply, Weights, is_weight_bound, multiply_by_panels, pixels_per_block};
+use super::{Multiply, PanelSource, is_weight_bound, multiply_by_panels, pixels_per_block};
 use crate::conv::filter::Form;
 use crate::conv::patches::Residue;
 use crate::conv::{Epilogue, Shape};
@@ -14,30 +14,31 @@ use crate::tile::{Panels, RowOffsets};
 use crate::transpose::to_columns;
 use crate::{Memory, Precision};
 
-/// A [`Residue`] with its part of the packed weight.
-pub(super) struct Class {
+/// A [`Residue`] and the location of its part of the packed weight.
+pub(super) struct PackedResidue {
     pub residue: Residue,
     panels: Panels,
-    /// Where this class's packed weight begins, and a group's length in it.
+    /// First element of this residue's packed weight.
     start: usize,
+    /// Elements of the packed weight per group.
     group_len: usize,
 }
 
-/// All classes of a shape, and the elements of their packed weights.
-pub(super) fn classes(level: Level, shape: &Shape) -> (Vec<Class>, usize) {
+/// All residues of a shape, and the number of elements of their packed weights.
+pub(super) fn packed_residues(level: Level, shape: &Shape) -> (Vec<PackedResidue>, usize) {
     let mut start = 0;
-    let class = |residue: Residue| {
+    let pack = |residue: Residue| {
         let panels = Panels::new(level, residue.patches.columns(), shape.in_per_group());
         let group_len = panels.count(shape.in_per_group()) * panels.step;
-        let class = Class { residue, panels, start, group_len };
+        let packed = PackedResidue { residue, panels, start, group_len };
         start += shape.groups * group_len;
-        class
+        packed
     };
-    (Residue::of(shape).into_iter().map(class).collect(), start)
+    (Residue::all(shape).into_iter().map(pack).collect(), start)
 }
 
-impl Class {
-    /// Packs some rows, `[taps of the class, out]`, of a panel of a group's weight for [`backward_input`].
+impl PackedResidue {
+    /// Packs some rows, of `[taps of the residue, out]`, of one panel of a group's weight for [`backward_input`].
     fn pack_rows(
         &self,
         shape: &Shape,
@@ -63,23 +64,24 @@ impl Class {
     }
 }
 
-/// The weight, packed for [`backward_input`].
+/// Packs the weight for [`backward_input`]; returns its number of elements.
 pub(in crate::conv) fn pack_backward(level: Level, shape: &Shape, weight: &[f32], out: &mut Memory) -> usize {
-    let (classes, len) = classes(level, shape);
+    let (residues, len) = packed_residues(level, shape);
     out.reserve(len);
-    for class in classes.iter().filter(|class| !class.residue.taps.is_empty()) {
-        let panels = class.panels;
+    for packed in residues.iter().filter(|packed| !packed.residue.taps.is_empty()) {
+        let panels = packed.panels;
         let count = panels.count(shape.in_per_group());
-        let out = &mut out[class.start..][..shape.groups * class.group_len];
+        let out = &mut out[packed.start..][..shape.groups * packed.group_len];
         out.par_chunks_mut(panels.step).enumerate().for_each(|(i, out)| {
-            class.pack_rows(shape, weight, [i / count, i % count], 0..class.residue.patches.columns(), out);
+            packed.pack_rows(shape, weight, [i / count, i % count], 0..packed.residue.patches.columns(), out);
         });
     }
     len
 }
 
-/// The gradient of the input with a weight from [`pack_backward`], or as it is where it is large. With bfloat16, gradient and weight consist of pairs of
-/// output channels, which `shape` counts.
+/// The direct [`backward_input`](crate::conv::backward_input), with a weight from [`pack_backward`] or a raw one.
+///
+/// With bfloat16, output gradient and weight hold pairs of output channels, and `shape` counts pairs.
 pub(in crate::conv) fn backward_input(
     level: Level,
     precision: Precision,
@@ -89,21 +91,21 @@ pub(in crate::conv) fn backward_input(
     accumulate: bool,
     grad_input: &mut [f32],
 ) {
-    let (classes, _) = classes(level, shape);
+    let (residues, _) = packed_residues(level, shape);
     let [height, width] = shape.input;
     let channels = shape.in_channels;
     let n = shape.in_per_group();
-    if let ([class], 1) = (classes.as_slice(), shape.groups)
-        && is_weight_bound(&class.residue.patches, n, shape.n * height * width)
+    if let ([packed], 1) = (residues.as_slice(), shape.groups)
+        && is_weight_bound(&packed.residue.patches, n, shape.n * height * width)
     {
-        let Class { residue: Residue { patches, .. }, panels, .. } = class;
+        let PackedResidue { residue: Residue { patches, .. }, panels, .. } = packed;
         return multiply_by_panels(
             level,
             precision,
             patches,
             grad_output,
             filter,
-            |weight, panel, rows, out| class.pack_rows(shape, weight, [0, panel], rows, out),
+            |weight, panel, rows, out| packed.pack_rows(shape, weight, [0, panel], rows, out),
             *panels,
             n,
             accumulate,
@@ -112,7 +114,7 @@ pub(in crate::conv) fn backward_input(
         );
     }
     let filter = filter.packed();
-    // Strips of whole lines of each class, so that a piece of the gradient is contiguous.
+    // Strips of whole lines of all residues, so that a piece of the gradient is contiguous.
     let lines = height.div_ceil(shape.stride[0]);
     let line_len = width.div_ceil(shape.stride[1]);
     let lines_per_strip = pixels_per_block(shape.n * lines * line_len).div_ceil(line_len).min(lines);
@@ -124,20 +126,20 @@ pub(in crate::conv) fn backward_input(
     }
     strips.into_par_iter().enumerate().for_each(|(i, out)| {
         let (image, first_line) = (i / strips_per_image, i % strips_per_image * lines_per_strip);
-        for class in &classes {
-            let [class_lines, class_width] = class.residue.patches.positions;
-            let end_line = (first_line + lines_per_strip).min(class_lines);
-            let count = end_line.saturating_sub(first_line) * class_width;
-            let start = (image * class_lines + first_line) * class_width;
+        for packed in &residues {
+            let [residue_lines, residue_width] = packed.residue.patches.positions;
+            let end_line = (first_line + lines_per_strip).min(residue_lines);
+            let count = end_line.saturating_sub(first_line) * residue_width;
+            let start = (image * residue_lines + first_line) * residue_width;
             let place = |pixel: usize| {
-                let y = pixel / class_width * shape.stride[0] + class.residue.first[0];
-                let x = pixel % class_width * shape.stride[1] + class.residue.first[1];
+                let y = pixel / residue_width * shape.stride[0] + packed.residue.first[0];
+                let x = pixel % residue_width * shape.stride[1] + packed.residue.first[1];
                 (y * width + x) * channels
             };
             let is_all = shape.stride == [1, 1];
             let scattered: Vec<usize> = if is_all { Vec::new() } else { (0..count).map(place).collect() };
             let row_offsets = if is_all { RowOffsets::Strided(channels) } else { RowOffsets::Listed(&scattered) };
-            if class.residue.taps.is_empty() {
+            if packed.residue.taps.is_empty() {
                 if !accumulate {
                     scattered.iter().for_each(|&at| out[at..at + channels].fill(0.0));
                 }
@@ -146,12 +148,12 @@ pub(in crate::conv) fn backward_input(
             for group in 0..shape.groups {
                 let multiply = Multiply {
                     level,
-                    patches: &class.residue.patches,
+                    patches: &packed.residue.patches,
                     map: grad_output,
                     first_channel: group * shape.out_per_group(),
                     positions: start..start + count,
-                    filter: Weights::Packed(&filter[class.start + group * class.group_len..][..class.group_len]),
-                    panels: class.panels,
+                    filter: PanelSource::Packed(&filter[packed.start + group * packed.group_len..][..packed.group_len]),
+                    panels: packed.panels,
                     n,
                     row_offsets,
                     accumulate,

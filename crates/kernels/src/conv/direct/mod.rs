@@ -1,8 +1,8 @@
 //! Convolution as a matrix product over patches, for every shape: strides, dilations, groups, any filter.
 //!
-//! A row of the patch matrix is a few runs of neighbouring elements of the map. The register [tile](crate::tile) reads
-//! them where they lie (Dukhan, "The Indirect Convolution Algorithm", 2019); only runs that reach over the map's sides
-//! are copied. The whole patch matrix, nine times the input for a 3x3 filter, never exists.
+//! A row of the patch matrix is a few contiguous runs of the map. The register [tile](crate::tile) reads them in place
+//! (Dukhan, "The Indirect Convolution Algorithm", 2019); only runs that reach beyond the map's sides are copied. The whole
+//! patch matrix, nine times the input for a 3x3 filter, is never built.
 
 mod input_gradient;
 mod weight_gradient;
@@ -11,7 +11,7 @@ use std::ops::Range;
 
 use rayon::prelude::*;
 
-use input_gradient::classes;
+use input_gradient::packed_residues;
 pub(super) use input_gradient::{backward_input, pack_backward};
 pub(super) use weight_gradient::backward_weight;
 
@@ -24,43 +24,43 @@ use crate::simd::Level;
 use crate::tile::{Panels, Product, ROWS, RowOffsets, Rows};
 use crate::{Memory, Precision};
 
-/// Columns of the patch matrix that are multiplied at a time, at most: their weights stay in the second-level cache.
+/// Most columns of the patch matrix per product: their weights stay in the second-level cache.
 const COLUMNS: usize = 1024;
 
-/// Runs that are shorter than this, on average, are gathered into whole rows: the tile takes a while to start a run.
+/// Runs shorter than this on average are gathered into whole rows, because the tile has a cost per run.
 const SHORT: usize = 64;
 
-/// Elements of a weight from which on it is large, and pixels of a batch up to which there are few: then the weight's
-/// panels are dealt out to the threads instead of the pixels, so that the weight is read only once.
+/// Fewest elements of a large weight, and most pixels of a small batch. With both, the threads share the weight's panels
+/// instead of the pixels, so that the weight is read only once.
 const LARGE: usize = 1 << 19;
 const FEW: usize = 512;
 
-/// Pixels in a block, where there are many.
+/// Most pixels per block.
 const PIXELS: usize = 24 * ROWS;
 
-/// Pixels a block: at least eight blocks where there is enough to do, so that small maps still use several cores.
+/// Pixels per block: eight blocks or more where possible, so that small maps still use several cores.
 fn pixels_per_block(pixels: usize) -> usize {
     pixels.div_ceil(8).next_multiple_of(ROWS).clamp(4 * ROWS, PIXELS)
 }
 
-/// The rows of a weight, to multiply with.
+/// The weight's rows for a product.
 #[derive(Clone, Copy)]
-enum Weights<'a> {
-    /// Packed.
+enum PanelSource<'a> {
+    /// All rows, packed.
     Packed(&'a [f32]),
-    /// Some rows of one panel are packed where they are used.
-    Packs(&'a dyn Fn(Range<usize>, &mut [f32])),
+    /// Packs some rows of one panel when they are used.
+    PackOnUse(&'a dyn Fn(Range<usize>, &mut [f32])),
 }
 
-/// Multiplies the patches of some positions with one group's weight.
+/// The product of the patches of some positions with one group's weight.
 struct Multiply<'a> {
     level: Level,
     patches: &'a Patches,
     map: &'a [f32],
     first_channel: usize,
     positions: Range<usize>,
-    /// `[columns, n]`.
-    filter: Weights<'a>,
+    /// The weight, `[columns, n]`.
+    filter: PanelSource<'a>,
     panels: Panels,
     n: usize,
     row_offsets: RowOffsets<'a>,
@@ -70,13 +70,13 @@ struct Multiply<'a> {
 }
 
 impl Multiply<'_> {
-    /// Adds to `sums` if `finish` says so.
+    /// Writes the product to `out`; adds statistics to `sums` if the epilogue has pivots.
     fn run(self, out: &mut [f32], sums: &mut [f32]) {
         let total = self.patches.columns();
         let step = total.div_ceil(total.div_ceil(COLUMNS));
         for start in (0..total).step_by(step) {
             let k = step.min(total - start);
-            let packed_len = if let Weights::Packs(_) = self.filter { k * self.panels.stride } else { 0 };
+            let packed_len = if let PanelSource::PackOnUse(_) = self.filter { k * self.panels.stride } else { 0 };
             let runs = self.patches.runs(start..start + k);
             let is_short = k < SHORT * runs.len();
             let copies_len = match (self.patches.is_map(), is_short) {
@@ -87,8 +87,8 @@ impl Multiply<'_> {
             with_scratch(packed_len + copies_len, |scratch| {
                 let (packed, copies) = scratch.split_at_mut(packed_len);
                 let b = match self.filter {
-                    Weights::Packed(filter) => &filter[start * self.panels.stride..],
-                    Weights::Packs(pack) => {
+                    PanelSource::Packed(filter) => &filter[start * self.panels.stride..],
+                    PanelSource::PackOnUse(pack) => {
                         pack(start..start + k, packed);
                         packed
                     }
@@ -126,30 +126,32 @@ impl Multiply<'_> {
     }
 }
 
+/// Layout of one group's packed weight for [`forward`].
 fn forward_panels(level: Level, shape: &Shape) -> Panels {
     Panels::new(level, shape.taps() * shape.in_per_group(), shape.out_per_group())
 }
 
-/// Whether the weight is dealt out instead of the pixels.
+/// Whether the threads share the weight's panels instead of the pixels.
 fn is_weight_bound(patches: &Patches, n: usize, pixels: usize) -> bool {
     patches.columns() * n >= LARGE && pixels <= FEW
 }
 
-/// Whether [`forward`], or [`backward_input`], takes the weight as it is and packs each panel where it is used.
-pub(super) fn packs_by_panel(level: Level, shape: &Shape, backward: bool) -> bool {
+/// Whether [`forward`], or [`backward_input`] if `backward`, takes the raw weight and packs each panel when it is used.
+pub(super) fn takes_raw_weight(level: Level, shape: &Shape, backward: bool) -> bool {
     if shape.groups > 1 {
         return false;
     }
     if !backward {
         return is_weight_bound(&Patches::of_input(shape), shape.out_channels, shape.output_pixels());
     }
-    let (classes, _) = classes(level, shape);
+    let (residues, _) = packed_residues(level, shape);
     let [height, width] = shape.input;
-    classes.len() == 1 && is_weight_bound(&classes[0].residue.patches, shape.in_channels, shape.n * height * width)
+    residues.len() == 1 && is_weight_bound(&residues[0].residue.patches, shape.in_channels, shape.n * height * width)
 }
 
-/// Multiplies the patches of all pixels with a weight, panel by panel, and finishes them. `pack` packs some rows of a
-/// panel of a weight that comes as it is.
+/// Multiplies the patches of all pixels with a weight, panel by panel, and applies the epilogue.
+///
+/// `pack(weight, panel, rows, out)` packs some rows of one panel of a raw weight.
 #[allow(clippy::too_many_arguments)] // sizes and slices of one product
 fn multiply_by_panels(
     level: Level,
@@ -169,8 +171,8 @@ fn multiply_by_panels(
     with_scratch(panels.count(n) * pixels * panels.width, |parts| {
         parts.par_chunks_mut(pixels * panels.width).enumerate().for_each(|(panel, part)| {
             let packs: &dyn Fn(Range<usize>, &mut [f32]) = &|rows, out| match filter {
-                Form::AsIs(weight) => pack(weight, panel, rows, out),
-                Form::Packed(_) => unreachable!("nothing is left to pack"),
+                Form::Raw(weight) => pack(weight, panel, rows, out),
+                Form::Packed(_) => unreachable!("the weight is packed"),
             };
             let multiply = Multiply {
                 level,
@@ -179,8 +181,8 @@ fn multiply_by_panels(
                 first_channel: 0,
                 positions: 0..pixels,
                 filter: match filter {
-                    Form::Packed(filter) => Weights::Packed(&filter[panel * panels.step..]),
-                    Form::AsIs(_) => Weights::Packs(packs),
+                    Form::Packed(filter) => PanelSource::Packed(&filter[panel * panels.step..]),
+                    Form::Raw(_) => PanelSource::PackOnUse(packs),
                 },
                 panels,
                 n: columns(panel),
@@ -207,7 +209,7 @@ fn multiply_by_panels(
     });
 }
 
-/// Packs some rows, `[taps, in]`, of a panel of a group's weight for [`forward`].
+/// Packs some rows, of `[taps, in]`, of one panel of a group's weight for [`forward`].
 fn pack_rows(
     shape: &Shape,
     panels: Panels,
@@ -223,22 +225,23 @@ fn pack_rows(
     panels.pack(columns, rows.map(|row| &row[group * n + first..][..columns]), out);
 }
 
-/// The weight, packed for [`forward`].
+/// Packs the weight for [`forward`]; returns its number of elements.
 pub(super) fn pack_forward(level: Level, shape: &Shape, weight: &[f32], out: &mut Memory) -> usize {
     let panels = forward_panels(level, shape);
     let count = panels.count(shape.out_per_group());
     let len = shape.groups * count * panels.step;
     out.reserve(len);
-    // A panel is a piece of work by itself.
+    // One panel is one piece of work.
     out[..len].par_chunks_mut(panels.step).enumerate().for_each(|(i, out)| {
         pack_rows(shape, panels, weight, [i / count, i % count], 0..shape.taps() * shape.in_per_group(), out);
     });
     len
 }
 
-/// Convolves with a weight from [`pack_forward`], or as it is where it is large. With bfloat16, input and weight consist of pairs of input channels, which
-/// `shape` counts.
-#[allow(clippy::too_many_arguments)] // three choices and the slices
+/// The direct [`forward`](crate::conv::forward), with a weight from [`pack_forward`] or a raw one.
+///
+/// With bfloat16, input and weight hold pairs of input channels, and `shape` counts pairs.
+#[allow(clippy::too_many_arguments)] // threads, level, precision and the slices
 pub(super) fn forward(
     threads: Threads,
     level: Level,
@@ -276,7 +279,7 @@ pub(super) fn forward(
                 map: input,
                 first_channel: group * shape.in_per_group(),
                 positions: first..first + pixels,
-                filter: Weights::Packed(filter),
+                filter: PanelSource::Packed(filter),
                 panels,
                 n,
                 row_offsets: RowOffsets::Strided(channels),

@@ -1,4 +1,4 @@
-//! The gradient of the weight: gathered patches, transposed, times the output's gradient.
+//! Weight gradient of the direct algorithm: the transposed patch matrix times the output gradient.
 
 use rayon::prelude::*;
 
@@ -11,19 +11,19 @@ use crate::rows::{rows_per_piece, with_scratch};
 use crate::simd::Level;
 use crate::tile::{Panels, Product, RowOffsets, Rows};
 
-/// Pixels over which a product runs at a time.
+/// Pixels per product.
 const PIXELS: usize = 128;
 
 /// Columns of the patch matrix that are gathered at a time.
 const COLUMNS: usize = 256;
 
-/// A gradient of up to this many elements is summed in parts of the batch side by side, a larger one in parts of itself.
+/// Most elements of a small gradient. A small one is split by batch, a larger one by its own rows.
 const SMALL: usize = 128 * 1024;
 
-/// Most parts of the batch.
+/// Most parts of a batch.
 const PARTS: usize = 16;
 
-/// Sums the products of some pixels to some rows of one group's gradient.
+/// Sums the products of some pixels into some rows of one group's gradient.
 struct PartialGradient<'a> {
     level: Level,
     precision: Precision,
@@ -38,15 +38,16 @@ struct PartialGradient<'a> {
     out: &'a mut [f32],
 }
 
-/// From one pixel's columns to the next one's: an odd number of cache lines, so that neighbours don't share sets.
+/// Distance between the gathered rows of two pixels: an odd number of cache lines, so that neighbours do not share cache
+/// sets.
 fn panel_stride(columns: usize) -> usize {
     (columns.div_ceil(16) | 1) * 16
 }
 
-/// Elements of scratch that [`PartialGradient`] needs.
+/// Scratch elements for a [`PartialGradient`].
 fn scratch_len(level: Level, shape: &Shape) -> usize {
     let panels = Panels::new(level, PIXELS, shape.out_per_group());
-    // With room for the pairs.
+    // Includes room for bfloat16 pairs.
     PIXELS * 3 / 2 * panel_stride(COLUMNS)
         + PIXELS / 2 * shape.out_channels
         + panels.count(shape.out_per_group()) * panels.step
@@ -63,7 +64,7 @@ impl PartialGradient<'_> {
         for first in self.pixels.clone().step_by(PIXELS) {
             let count = PIXELS.min(self.pixels.end - first);
             let mut rows = &self.grad_output[first * channels..(first + count) * channels];
-            // Pairs are of pixels, over which the products sum.
+            // The products sum over pixels, so pixels are paired.
             let k = self.precision.words(count);
             if paired {
                 pair_all_rows(rows, count, channels, channels, row_words);
@@ -104,7 +105,7 @@ impl PartialGradient<'_> {
     }
 }
 
-/// The gradient of the weight, `[kh, kw, in / groups, out]`.
+/// The direct [`backward_weight`](crate::conv::backward_weight).
 pub(in crate::conv) fn backward_weight(
     level: Level,
     precision: Precision,

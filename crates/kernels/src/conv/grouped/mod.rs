@@ -1,10 +1,10 @@
-//! Convolution in groups of few channels, such as ResNeXt's 32 groups of 4: too narrow to multiply as matrices, whose
-//! columns would leave most lanes of a vector empty.
+//! Convolution in groups of few channels, such as ResNeXt's 32 groups of 4. Matrix products of such width would leave most
+//! lanes of a vector empty.
 //!
-//! Here a vector holds the outputs of several groups. Each of them wants the inputs of its own group, so the inputs are
-//! [spread](SourceRegion::spread) first: where a group has `width` channels, a vector of channels becomes `width` vectors, of which
-//! the `i`-th holds, in every lane, input `i` of the lane's group. Then a convolution is a sum of products lane by lane.
-//! Spread maps lie in cache, a few lines and one vector of channels at a time, with their padding: there are no borders.
+//! Here a vector holds the outputs of several groups. Each output needs the inputs of its own group, so the inputs are
+//! [spread](SourceRegion::spread) first: with `width` channels per group, a vector of channels becomes `width` vectors, and
+//! the `i`-th holds in every lane input `i` of the lane's group. The convolution is then a lane-by-lane sum of products. The
+//! spread values of a few lines and one vector of channels lie in cache, padding included, so there are no borders.
 
 mod sums;
 mod weight_gradient;
@@ -20,24 +20,24 @@ use super::Shape;
 use super::patches::Patches;
 use crate::prefetch;
 
-/// Channels of a group, with a kernel for each: more fill the lanes of a matrix product.
+/// Supported numbers of channels per group. More channels fill the lanes of a matrix product.
 const WIDTHS: [usize; 3] = [2, 4, 8];
 
-/// Elements of spread lines, about: at home in the second-level cache.
+/// Approximate elements of the spread lines, which fit the second-level cache.
 const SPREAD: usize = 64 * 1024;
 
-/// Whether these kernels can compute this shape.
+/// Whether these kernels can compute the shape.
 ///
-/// Spread maps hold their padding and all that lies between a filter's taps, so nothing would bound the memory of a filter
-/// that reaches far.
+/// Spread lines include their padding and everything between the taps, so the shape must be
+/// [compact](Shape::is_compact) to bound their memory.
 pub(super) fn fits(shape: &Shape) -> bool {
     let width = shape.in_per_group();
     let is_narrow = shape.groups > 1 && width == shape.out_per_group() && WIDTHS.contains(&width);
     is_narrow && shape.stride[1] <= 2 && shape.is_compact()
 }
 
-/// Lines of an image's positions that are worked on at a time: their spread lines are about [`SPREAD`] elements, and one
-/// image has some for several threads.
+/// Lines of positions per strip: their spread lines are about [`SPREAD`] elements, and one image has strips for several
+/// threads.
 fn lines_per_strip(patches: &Patches, width: usize, lanes: usize) -> usize {
     let reach = |axis: usize| {
         let offsets = || patches.offsets.iter().map(|offset| offset[axis]);
@@ -49,16 +49,16 @@ fn lines_per_strip(patches: &Patches, width: usize, lanes: usize) -> usize {
     fitting.clamp(1, lines.div_ceil(4).max(2))
 }
 
-/// The part of a map that some positions read, with its padding.
+/// The region of a map that some positions read, padding included.
 struct SourceRegion {
-    /// The map's line and column at which it begins; negative in the padding.
+    /// First line and column in the map; negative in the padding.
     first: [isize; 2],
-    /// Lines and columns.
+    /// Number of lines and columns.
     size: [usize; 2],
 }
 
 impl SourceRegion {
-    /// What some lines of positions read, each with patches of its own.
+    /// The region that the given lines of positions read through their patches.
     fn of<'a>(parts: impl Iterator<Item = (&'a Patches, Range<usize>)>) -> Self {
         let mut first = [isize::MAX; 2];
         let mut last = [isize::MIN; 2];
@@ -70,24 +70,25 @@ impl SourceRegion {
                 }
             }
         }
-        // Nothing is read where no tap reaches.
+        // Without taps the region is empty.
         let size = [0, 1].map(|axis| if first[axis] > last[axis] { 0 } else { last[axis].abs_diff(first[axis]) + 1 });
         Self { first, size }
     }
 
-    /// Fetches what it shows of an image, line by line: vectors of channels one after the other are no order to read from
-    /// memory in.
+    /// Loads the region's lines of an image into the cache, because reading one vector of channels at a time is a bad order
+    /// for memory.
     fn fetch(&self, image: &[f32], patches: &Patches) {
         let line =
             |y: isize| y.clamp(0, patches.map[0] as isize).unsigned_abs() * patches.map[1] * patches.map_channels;
         prefetch::touch(&image[line(self.first[0])..line(self.first[0] + self.size[0] as isize)]);
     }
 
+    /// Number of pixels.
     fn pixels(&self) -> usize {
         self.size[0] * self.size[1]
     }
 
-    /// The pixel of the window that the position at `line` and `column` reads through a tap.
+    /// The pixel of the region that the position at `line` and `column` reads through the tap at `offset`.
     fn pixel(&self, patches: &Patches, [line, column]: [usize; 2], offset: [isize; 2]) -> usize {
         let at = |axis: usize, position: usize| {
             ((position * patches.step[axis]) as isize + offset[axis] - self.first[axis]).unsigned_abs()
@@ -95,13 +96,13 @@ impl SourceRegion {
         at(0, line) * self.size[1] + at(1, column)
     }
 
-    /// Spreads one vector of channels, from `channel` on, of what the window shows of an image: `[pixels, W]` vectors,
-    /// zero in the padding.
+    /// Spreads one vector of channels, from `channel` on, of the region of an image: `[pixels, W]` vectors, zero in the
+    /// padding.
     #[inline(always)]
     fn spread<S: Simd, const W: usize>(&self, image: &[f32], patches: &Patches, channel: usize, out: &mut [f32]) {
         let ([height, width], channels) = (patches.map, patches.map_channels);
         let vectors = W * S::F32_LANES;
-        // A vector that is narrower than a group has the whole group's inputs.
+        // A vector narrower than a group needs the inputs of the whole group.
         let start = channel / W * W;
         let count = S::F32_LANES.max(W).min(channels - start);
         for (line, out) in out.chunks_exact_mut(self.size[1] * vectors).take(self.size[0]).enumerate() {
@@ -131,11 +132,11 @@ impl SourceRegion {
     }
 }
 
-/// Vector `i` of the result has, in each lane, value `i` of the `W` values of the lane's group.
+/// Spreads the values of one pixel: vector `i` of `out` holds in each lane value `i` of the lane's group of `W`.
 #[inline(always)]
 fn spread_pixel<const W: usize, const LANES: usize>(values: &[f32], out: &mut [f32]) {
     if values.len() == LANES.max(W) {
-        // By lengths that are known where it is compiled.
+        // Constant lengths let the compiler drop the bounds checks.
         spread_groups::<W, LANES>(&values[..LANES.max(W)], &mut out[..W * LANES]);
     } else {
         out.fill(0.0);
@@ -143,6 +144,7 @@ fn spread_pixel<const W: usize, const LANES: usize>(values: &[f32], out: &mut [f
     }
 }
 
+/// [`spread_pixel`] for the groups in `values`; leaves the other lanes as they are.
 #[inline(always)]
 fn spread_groups<const W: usize, const LANES: usize>(values: &[f32], out: &mut [f32]) {
     for group in 0..values.len() / W {

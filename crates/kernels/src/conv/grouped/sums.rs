@@ -1,4 +1,4 @@
-//! The forward pass and the gradient of the input: sums of spread pixels times taps.
+//! Grouped forward pass and input gradient: sums of spread pixels times taps.
 
 use pulp::{Simd, WithSimd};
 use rayon::prelude::*;
@@ -11,29 +11,30 @@ use crate::rows::{Threads, with_scratch};
 use crate::simd::{Level, dispatch};
 use crate::vector::{load, store};
 
-/// A sum over the taps of one or several kinds of positions, whose results lie `stride` apart.
+/// A grouped convolution, whose result is one part per residue of the stride.
 struct GroupedSum<'a> {
     level: Level,
-    /// Channels of a group.
+    /// Channels per group.
     width: usize,
     channels: usize,
     parts: &'a [Residue],
+    /// Vertical and horizontal distance between the results of one part.
     stride: [usize; 2],
     /// Height and width of the result.
     size: [usize; 2],
     source: &'a [f32],
-    /// `[parts][blocks of channels][taps, width, lanes]`.
+    /// The packed weight, `[parts][vectors of channels][taps, width, lanes]`.
     weight: &'a [f32],
     accumulate: bool,
     epilogue: Epilogue<'a>,
 }
 
-/// The forward pass as a sum with one kind of positions.
+/// The forward pass has a single part: all output pixels.
 fn forward_parts(shape: &Shape) -> [Residue; 1] {
     [Residue { first: [0, 0], taps: (0..shape.taps()).collect(), patches: Patches::of_input(shape) }]
 }
 
-/// The weight, packed for [`forward`].
+/// Packs the weight for [`forward`]; returns its number of elements.
 pub(in crate::conv) fn pack_forward(level: Level, shape: &Shape, weight: &[f32], out: &mut Memory) -> usize {
     let width = shape.in_per_group();
     pack(level, shape, &forward_parts(shape), out, |tap, i, channel| {
@@ -41,15 +42,15 @@ pub(in crate::conv) fn pack_forward(level: Level, shape: &Shape, weight: &[f32],
     })
 }
 
-/// The weight, packed for [`backward_input`].
+/// Packs the weight for [`backward_input`]; returns its number of elements.
 pub(in crate::conv) fn pack_backward(level: Level, shape: &Shape, weight: &[f32], out: &mut Memory) -> usize {
     let width = shape.in_per_group();
-    pack(level, shape, &Residue::of(shape), out, |tap, i, channel| {
+    pack(level, shape, &Residue::all(shape), out, |tap, i, channel| {
         weight[(tap * width + channel % width) * shape.out_channels + channel / width * width + i]
     })
 }
 
-/// Packs what `value` says for a tap, a channel of its group, and a channel of the result; zero in missing lanes.
+/// Packs `value(tap, input of the group, channel of the result)`, with zeros in missing lanes.
 fn pack(
     level: Level,
     shape: &Shape,
@@ -76,6 +77,7 @@ fn pack(
     len
 }
 
+/// The grouped [`forward`](crate::conv::forward).
 pub(in crate::conv) fn forward(
     threads: Threads,
     level: Level,
@@ -100,6 +102,7 @@ pub(in crate::conv) fn forward(
     sum.run(threads, output);
 }
 
+/// The grouped [`backward_input`](crate::conv::backward_input).
 pub(in crate::conv) fn backward_input(
     level: Level,
     shape: &Shape,
@@ -112,7 +115,7 @@ pub(in crate::conv) fn backward_input(
         level,
         width: shape.in_per_group(),
         channels: shape.in_channels,
-        parts: &Residue::of(shape),
+        parts: &Residue::all(shape),
         stride: shape.stride,
         size: shape.input,
         source: grad_output,
@@ -135,10 +138,10 @@ impl GroupedSum<'_> {
         threads.for_each(strips.into_par_iter().enumerate(), |(i, out)| {
             let (image, first_line) = (i / per_image, i % per_image * lines);
             let start = image * image_len + first_line * self.stride[0] * line_len;
-            let window = &self.window(first_line, lines);
-            // Out here: a closure inside would be compiled without the level's vectors.
-            with_scratch(window.pixels() * self.width * self.level.lanes(), |spread| {
-                self.level.run(StripSum { sum: self, window, spread, image, first_line, lines, start, out });
+            let region = &self.region(first_line, lines);
+            // Outside `Level::run`, because a closure inside would be compiled without the level's vectors.
+            with_scratch(region.pixels() * self.width * self.level.lanes(), |spread| {
+                self.level.run(StripSum { sum: self, region, spread, image, first_line, lines, start, out });
             });
             dispatch(
                 #[inline(always)]
@@ -147,24 +150,24 @@ impl GroupedSum<'_> {
         });
     }
 
-    /// What some lines of positions of all parts read.
-    fn window(&self, first: usize, lines: usize) -> SourceRegion {
+    /// The region that some lines of positions of all parts read.
+    fn region(&self, first: usize, lines: usize) -> SourceRegion {
         let parts = self.parts.iter().map(|part| &part.patches);
         SourceRegion::of(parts.map(|patches| (patches, first..(first + lines).min(patches.positions[0]))))
     }
 }
 
-/// A strip of an image's lines.
+/// Computes a strip of an image's lines.
 struct StripSum<'a> {
     sum: &'a GroupedSum<'a>,
-    window: &'a SourceRegion,
-    /// Room for the window's spread pixels, of one vector of channels after the other.
+    region: &'a SourceRegion,
+    /// Buffer for the region's spread pixels of one vector of channels.
     spread: &'a mut [f32],
     image: usize,
-    /// Lines of positions of each part: the first, and how many.
+    /// First line of positions of each part, and number of lines.
     first_line: usize,
     lines: usize,
-    /// Where `out` lies in the whole result.
+    /// First element of `out` in the whole result.
     start: usize,
     out: &'a mut [f32],
 }
@@ -183,15 +186,16 @@ impl WithSimd for StripSum<'_> {
 }
 
 impl StripSum<'_> {
+    /// Computes the strip with `W` channels per group.
     #[inline(always)]
     fn run<S: Simd, const W: usize>(&mut self, simd: S) {
         let GroupedSum { parts, channels, source, weight, .. } = *self.sum;
         let map = &parts[0].patches;
         let image_len = map.map[0] * map.map[1] * map.map_channels;
         let image = &source[self.image * image_len..][..image_len];
-        self.window.fetch(image, map);
+        self.region.fetch(image, map);
         for first in (0..channels).step_by(S::F32_LANES) {
-            self.window.spread::<S, W>(image, map, first, self.spread);
+            self.region.spread::<S, W>(image, map, first, self.spread);
             let (mut place, block) = (0, first / S::F32_LANES);
             for part in parts {
                 let len = part.taps.len() * W * S::F32_LANES;
@@ -204,17 +208,17 @@ impl StripSum<'_> {
         }
     }
 
-    /// One line of positions.
+    /// Computes one line of positions.
     #[inline(always)]
     fn line<S: Simd, const W: usize>(&mut self, simd: S, at: LineTask) {
-        // The step is known where the tiles are compiled.
+        // The step is a constant of the tiles.
         match at.part.patches.step[1] {
             1 => self.tiles::<S, W, 1>(simd, at),
             _ => self.tiles::<S, W, 2>(simd, at),
         }
     }
 
-    /// One line of positions, in tiles.
+    /// Computes one line of positions in tiles.
     #[inline(always)]
     fn tiles<S: Simd, const W: usize, const STEP: usize>(&mut self, simd: S, at: LineTask) {
         let columns = at.part.patches.positions[1];
@@ -231,7 +235,7 @@ impl StripSum<'_> {
         }
     }
 
-    /// `P` positions from `column` on, whose sums stay in registers; returns `P`.
+    /// Computes `P` positions from `column` on, whose sums stay in registers; returns `P`.
     #[inline(always)]
     fn tile<S: Simd, const W: usize, const STEP: usize, const P: usize>(
         &mut self,
@@ -246,7 +250,7 @@ impl StripSum<'_> {
         let mut sums = [bias; P];
         let (pixels, taps) = (S::as_simd_f32s(self.spread).0, S::as_simd_f32s(weight).0);
         for (tap, &offset) in part.patches.offsets.iter().enumerate() {
-            let first = self.window.pixel(&part.patches, [line, column], offset) * W;
+            let first = self.region.pixel(&part.patches, [line, column], offset) * W;
             add_tap::<S, W, STEP, P>(simd, &pixels[first..], &taps[tap * W..], &mut sums);
         }
         let y = (line - self.first_line) * stride[0] + part.first[0];
@@ -265,7 +269,7 @@ impl StripSum<'_> {
     }
 }
 
-/// Adds the products of a tap with what `P` positions read through it.
+/// Adds the products of a tap with the pixels that `P` positions read through it.
 #[inline(always)]
 fn add_tap<S: Simd, const W: usize, const STEP: usize, const P: usize>(
     simd: S,
@@ -273,7 +277,7 @@ fn add_tap<S: Simd, const W: usize, const STEP: usize, const P: usize>(
     taps: &[S::f32s],
     sums: &mut [S::f32s; P],
 ) {
-    // Lengths that are known where it is compiled: the loops need no checks.
+    // Constant lengths, so that the loops need no bounds checks.
     let (pixels, taps) = (&pixels[..(P - 1) * STEP * W + W], &taps[..W]);
     let mut acc = *sums;
     for i in 0..W {
@@ -288,7 +292,7 @@ fn add_tap<S: Simd, const W: usize, const STEP: usize, const P: usize>(
 #[derive(Clone, Copy)]
 struct LineTask<'a> {
     part: &'a Residue,
-    /// `[taps, width, lanes]`.
+    /// The packed weight of the part and vector, `[taps, width, lanes]`.
     weight: &'a [f32],
     channel: usize,
     line: usize,

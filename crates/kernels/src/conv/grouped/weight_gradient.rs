@@ -1,4 +1,5 @@
-//! The gradient of the weight: for each tap and input, the products of spread input and output gradient over all positions.
+//! Grouped weight gradient: for each tap and input of the group, the sum over positions of spread input times output
+//! gradient.
 
 use pulp::{Simd, WithSimd};
 
@@ -10,9 +11,10 @@ use crate::rows::{reduce_pieces, with_scratch};
 use crate::simd::Level;
 use crate::vector::{load, store};
 
-/// Pieces that the batch is cut into, if it has as many strips: each has a gradient of its own.
+/// Most pieces that the batch is split into; each sums a gradient of its own.
 const PIECES: usize = 16;
 
+/// The grouped [`backward_weight`](crate::conv::backward_weight).
 pub(in crate::conv) fn backward_weight(
     level: Level,
     shape: &Shape,
@@ -28,13 +30,13 @@ pub(in crate::conv) fn backward_weight(
         for strip in first..first + count {
             let (image, line) = (strip / per_image, strip % per_image * lines);
             let lines = line..(line + lines).min(shape.output[0]);
-            let window = &SourceRegion::of([(patches, lines.clone())].into_iter());
-            // Out here: a closure inside would be compiled without the level's vectors.
-            with_scratch(window.pixels() * shape.in_per_group() * level.lanes(), |spread| {
+            let region = &SourceRegion::of([(patches, lines.clone())].into_iter());
+            // Outside `Level::run`, because a closure inside would be compiled without the level's vectors.
+            with_scratch(region.pixels() * shape.in_per_group() * level.lanes(), |spread| {
                 level.run(StripGradient {
                     shape,
                     patches,
-                    window,
+                    region,
                     spread,
                     input,
                     grad_output,
@@ -54,8 +56,8 @@ pub(in crate::conv) fn backward_weight(
 struct StripGradient<'a> {
     shape: &'a Shape,
     patches: &'a Patches,
-    window: &'a SourceRegion,
-    /// Room for the window's spread pixels, of one vector of channels after the other.
+    region: &'a SourceRegion,
+    /// Buffer for the region's spread pixels of one vector of channels.
     spread: &'a mut [f32],
     input: &'a [f32],
     grad_output: &'a [f32],
@@ -69,7 +71,7 @@ impl WithSimd for StripGradient<'_> {
 
     #[inline(always)]
     fn with_simd<S: Simd>(mut self, simd: S) {
-        // As many taps at a time as their sums fit into registers.
+        // As many taps at a time as the registers hold sums for.
         match self.shape.in_per_group() {
             2 => self.run::<S, 2, 3>(simd),
             4 => self.run::<S, 4, 3>(simd),
@@ -79,17 +81,18 @@ impl WithSimd for StripGradient<'_> {
 }
 
 impl StripGradient<'_> {
+    /// Adds the strip's products, with `W` channels per group and `TAPS` taps at a time.
     #[inline(always)]
     fn run<S: Simd, const W: usize, const TAPS: usize>(&mut self, simd: S) {
         let channels = self.shape.out_channels;
         let image_len = self.shape.input[0] * self.shape.input[1] * channels;
         let image = &self.input[self.image * image_len..][..image_len];
-        self.window.fetch(image, self.patches);
+        self.region.fetch(image, self.patches);
         let line_len = self.shape.output[1] * channels;
         let first = self.image * self.shape.output[0] + self.lines.start;
         prefetch::touch(&self.grad_output[first * line_len..][..self.lines.len() * line_len]);
         for channel in (0..channels).step_by(S::F32_LANES) {
-            self.window.spread::<S, W>(image, self.patches, channel, self.spread);
+            self.region.spread::<S, W>(image, self.patches, channel, self.spread);
             for line in self.lines.clone() {
                 let mut tap = 0;
                 while tap + TAPS <= self.shape.taps() {
@@ -103,7 +106,7 @@ impl StripGradient<'_> {
         }
     }
 
-    /// `TAPS` taps from `tap` on, whose sums over a line of positions stay in registers.
+    /// Adds the products of `TAPS` taps from `tap` on; their sums over a line of positions stay in registers.
     #[inline(always)]
     fn tile<S: Simd, const W: usize, const TAPS: usize>(&mut self, simd: S, [line, channel, tap]: [usize; 3]) {
         let Shape { output: [height, width], out_channels: channels, .. } = *self.shape;
@@ -113,7 +116,7 @@ impl StripGradient<'_> {
         let step = self.patches.step[1] * W;
         let mut taps = [pixels; TAPS];
         for t in 0..TAPS {
-            taps[t] = &pixels[self.window.pixel(self.patches, [line, 0], self.patches.offsets[tap + t]) * W..];
+            taps[t] = &pixels[self.region.pixel(self.patches, [line, 0], self.patches.offsets[tap + t]) * W..];
         }
         let mut sums = [[simd.splat_f32s(0.0); W]; TAPS];
         for column in 0..width {

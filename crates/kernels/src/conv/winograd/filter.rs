@@ -1,4 +1,4 @@
-//! The weight in the transformed domain.
+//! Transformation of the weight.
 
 use pulp::{Simd, WithSimd};
 use rayon::prelude::*;
@@ -10,9 +10,9 @@ use crate::conv::Shape;
 use crate::simd::Level;
 use crate::tile::Panels;
 use crate::transpose::to_columns;
-use crate::vector::{load, vectors};
+use crate::vector::{for_each_vector, load, vectors};
 
-/// A vector of filters, their taps `step` apart.
+/// The taps of one vector of filters, `step` apart.
 struct Taps<'a> {
     weight: &'a [f32],
     step: usize,
@@ -31,20 +31,20 @@ impl<S: Simd> Source<S, TAPS> for Taps<'_> {
     }
 }
 
-/// The transformed weight of one panel of output channels: `[36, in, stride]`.
+/// Transforms the weight of one panel of output channels to `[36, in, stride]`.
 pub(super) struct TransformFilter<'a> {
-    /// The convolution that is computed, with the filter already turned around if it is.
+    /// Shape of the convolution to compute, with the flipped filter if it is `flipped`.
     pub shape: &'a Shape,
-    /// `[3, 3, in, out]`, or, to be `turned` around, `[3, 3, out, in]`.
+    /// `[3, 3, in, out]`, or `[3, 3, out, in]` if it is to be `flipped`.
     pub weight: &'a [f32],
-    pub turned: bool,
+    pub flipped: bool,
     pub panels: Panels,
     pub panel: usize,
     pub out: &'a mut [f32],
 }
 
 impl TransformFilter<'_> {
-    /// Runs it. A function, so that its code is compiled once however many call it.
+    /// A plain function around [`Level::run`], which is always inlined, so that the kernel is compiled once for all callers.
     pub fn run(self, level: Level) {
         level.run(self);
     }
@@ -60,25 +60,19 @@ impl WithSimd for TransformFilter<'_> {
         let first = self.panel * panels.width;
         let columns = panels.width.min(outputs - first);
         let plane = inputs * panels.stride;
-        if !self.turned {
+        if !self.flipped {
             for input in 0..inputs {
-                for (column, lanes) in vectors::<S>(columns) {
+                for_each_vector!(S, columns, |column, lanes| {
                     let (step, at) = (inputs * outputs, input * outputs + first + column);
+                    let taps = Taps { weight, step, at, lanes };
                     let mut points = Points { data: &mut *self.out, plane, at: input * panels.stride + column };
-                    // Twice, so that the number of lanes of all but the last vector is known where it is compiled.
-                    if lanes == S::F32_LANES {
-                        let taps = Taps { weight, step, at, lanes: S::F32_LANES };
-                        in_both::<S, Filter, TAPS, SIDE>(simd, &taps, &mut points);
-                    } else {
-                        let taps = Taps { weight, step, at, lanes };
-                        in_both::<S, Filter, TAPS, SIDE>(simd, &taps, &mut points);
-                    }
-                }
+                    in_both::<S, Filter, TAPS, SIDE>(simd, &taps, &mut points);
+                });
             }
             return;
         }
-        // The weight is `[taps, outputs, inputs]` for this convolution: a block is transposed on the way. Lanes beyond
-        // the last column keep what an earlier block left; nothing reads what they give.
+        // The weight is `[taps, outputs, inputs]` for this convolution, so each block is transposed first. Lanes beyond the
+        // last column keep values of an earlier block; their results are not read.
         const BLOCK: usize = 16;
         let mut block = vec![0.0; TAPS * TAPS * BLOCK * S::F32_LANES];
         for start in (0..inputs).step_by(BLOCK) {
@@ -100,21 +94,21 @@ impl WithSimd for TransformFilter<'_> {
     }
 }
 
-/// Transforms the weight for a convolution of this shape: `[panels, 36, in, stride]`; returns how many elements that is.
+/// Transforms the weight for a convolution of this shape to `[panels, 36, in, stride]`; returns its number of elements.
 ///
-/// `weight` is `[3, 3, in, out]`, or, to be `turned` around, `[3, 3, out, in]`.
+/// `weight` is `[3, 3, in, out]`, or `[3, 3, out, in]` if it is to be `flipped`.
 pub(in crate::conv) fn transform_filter(
     level: Level,
     shape: &Shape,
     weight: &[f32],
-    turned: bool,
+    flipped: bool,
     out: &mut Memory,
 ) -> usize {
     let panels = Panels::new(level, POINTS * shape.in_channels, shape.out_channels);
     let len = panels.count(shape.out_channels) * panels.step;
     out.reserve(len);
     out[..len].par_chunks_mut(panels.step).enumerate().for_each(|(panel, out)| {
-        TransformFilter { shape, weight, turned, panels, panel, out }.run(level);
+        TransformFilter { shape, weight, flipped, panels, panel, out }.run(level);
     });
     len
 }

@@ -1,4 +1,4 @@
-//! The convolution itself; with the filter turned around, the input's gradient.
+//! Winograd forward pass; with the filter flipped, the input gradient.
 
 use pulp::{Simd, WithSimd};
 use rayon::prelude::*;
@@ -14,16 +14,16 @@ use crate::prefetch::Prefetch;
 use crate::rows::{ThreadScratch, with_scratch};
 use crate::simd::Level;
 use crate::tile::{Panels, Product, RowOffsets, Rows};
-use crate::vector::{MAX_LANES, load, store, vectors};
+use crate::vector::{MAX_LANES, for_each_vector, load, store, vectors};
 use crate::{Activation, Precision};
 
-/// Elements of a point's plane of `count` tiles, `columns` elements each: a whole number of cache lines, odd, so that
-/// the 36 planes of a tile don't fall into the same cache sets.
+/// Elements of one point's plane for `count` tiles of `columns` elements: an odd number of cache lines, so that the 36
+/// planes of a tile do not share cache sets.
 fn plane(count: usize, columns: usize) -> usize {
     (count * columns).div_ceil(16) / 2 * 32 + 16
 }
 
-/// Transforms the input of some tiles: `[36, count, stride]`, planes `plane(count, stride)` apart.
+/// Transforms the input of some tiles to `[36, count, stride]`, with planes `plane(count, stride)` apart.
 struct TransformInput<'a> {
     tiling: &'a Tiling,
     input: &'a [f32],
@@ -32,13 +32,13 @@ struct TransformInput<'a> {
     out: &'a mut [f32],
 }
 
-/// From one tile's transformed channels to the next tile's: whole vectors of any level.
+/// Distance between the transformed channels of two tiles: whole vectors at any level.
 fn tile_stride(channels: usize) -> usize {
     channels.next_multiple_of(16)
 }
 
 impl TransformInput<'_> {
-    /// Runs it. A function, so that its code is compiled once however many call it.
+    /// A plain function around [`Level::run`], which is always inlined, so that the kernel is compiled once for all callers.
     fn run(self, level: Level) {
         level.run(self);
     }
@@ -73,7 +73,7 @@ impl WithSimd for TransformInput<'_> {
     }
 }
 
-/// Multiplies `count` transformed tiles with one panel of the transformed weight at a point: `[36, count, stride]`.
+/// Multiplies `count` transformed tiles with one panel of the transformed weight at one point of `[36, count, stride]`.
 #[allow(clippy::too_many_arguments)] // sizes and slices of one product
 fn multiply(
     level: Level,
@@ -101,9 +101,9 @@ fn multiply(
     product.run(level, &mut out[point * plane(count, stride)..]);
 }
 
-/// A convolution under way.
+/// Settings of one convolution.
 #[derive(Clone, Copy)]
-struct Job<'a> {
+struct ForwardPass<'a> {
     level: Level,
     tiling: &'a Tiling,
     panels: Panels,
@@ -111,9 +111,9 @@ struct Job<'a> {
     accumulate: bool,
 }
 
-impl Job<'_> {
-    /// Transforms the products of `count` tiles with one panel back, finishes and writes them to `out`, the lines of
-    /// these tiles; adds to `sums`, if the epilogue gathers.
+impl ForwardPass<'_> {
+    /// Transforms the products of `count` tiles with one panel back, applies the epilogue and writes them to `out`, the
+    /// lines of these tiles. Adds statistics to `sums` if the epilogue gathers them.
     fn transform_back(
         &self,
         panel: usize,
@@ -123,19 +123,20 @@ impl Job<'_> {
         sums: &mut [f32],
         out: &mut [f32],
     ) {
-        self.level.run(TransformOutput { job: self, panel, first_tile, count, products, sums, out });
+        self.level.run(TransformOutput { pass: self, panel, first_tile, count, products, sums, out });
     }
 }
 
+/// Transforms the products of some tiles with one panel back to output pixels.
 struct TransformOutput<'a> {
-    job: &'a Job<'a>,
+    pass: &'a ForwardPass<'a>,
     panel: usize,
     first_tile: usize,
     count: usize,
     products: &'a [f32],
-    /// Of the values around the pivots, and of their squares; empty if nobody gathers.
+    /// Sums of the distances from the pivots and of their squares, `[2, channels]`; empty if they are not gathered.
     sums: &'a mut [f32],
-    /// The output from the first tile's line on.
+    /// The output, from the first tile's line on.
     out: &'a mut [f32],
 }
 
@@ -144,26 +145,19 @@ impl WithSimd for TransformOutput<'_> {
 
     #[inline(always)]
     fn with_simd<S: Simd>(mut self, simd: S) {
-        let Job { tiling, panels, .. } = *self.job;
+        let ForwardPass { tiling, panels, .. } = *self.pass;
         let channels = panels.width.min(tiling.shape.out_channels - self.panel * panels.width);
         for tile in 0..self.count {
-            for (column, lanes) in vectors::<S>(channels) {
-                // Twice, so that the number of lanes of all but the last vector is known where it is compiled.
-                if lanes == S::F32_LANES {
-                    self.vector(simd, tile, column, S::F32_LANES);
-                } else {
-                    self.vector(simd, tile, column, lanes);
-                }
-            }
+            for_each_vector!(S, channels, |column, lanes| self.vector(simd, tile, column, lanes));
         }
     }
 }
 
 impl TransformOutput<'_> {
-    /// One vector of a tile, `column` elements after the panel's first.
+    /// Computes one vector of a tile, from column `column` of the panel on.
     #[inline(always)]
     fn vector<S: Simd>(&mut self, simd: S, tile: usize, column: usize, lanes: usize) {
-        let Job { tiling, panels, epilogue, accumulate, .. } = *self.job;
+        let ForwardPass { tiling, panels, epilogue, accumulate, .. } = *self.pass;
         let Shape { output: [height, width], out_channels: channels, .. } = tiling.shape;
         let first_pixel = tiling.first_pixel(self.first_tile / tiling.tiles_per_strip);
         let Epilogue { bias, residual, activation, gather } = epilogue;
@@ -205,20 +199,22 @@ impl TransformOutput<'_> {
     }
 }
 
-/// A vector at each pixel of an output tile.
+/// Writes one vector at each pixel of an output tile.
 struct Pixels<'a, S: Simd> {
-    /// Rows and columns that exist.
+    /// Rows and columns of the tile inside the map.
     size: [usize; 2],
-    /// Where the first pixel lies in the whole map, where `out` begins in it, and from one row and column to the next.
+    /// Element of the first pixel in the whole map.
     at: usize,
+    /// Element of the whole map at which `out` begins.
     first: usize,
+    /// Elements between rows, and between columns.
     step: [usize; 2],
     lanes: usize,
     shift: S::f32s,
     residual: Option<&'a [f32]>,
     activation: Activation,
     accumulate: bool,
-    /// Around what the sums are, if they are wanted.
+    /// Pivot of the statistics, if they are gathered.
     pivot: Option<S::f32s>,
     sums: [S::f32s; 2],
     out: &'a mut [f32],
@@ -254,42 +250,44 @@ impl<S: Simd> Sink<S, OUT> for Pixels<'_, S> {
     }
 }
 
-/// Strips in a block: some 28 tiles, whose transformed input should stay in the second-level cache; more where the weight
-/// is large, as each block reads all of it.
+/// Strips per block: about 28 tiles, whose transformed input should stay in the second-level cache. A large weight gets
+/// larger blocks, because each block reads all of it.
 fn strips_per_block(tiling: &Tiling) -> usize {
     let is_large = tiling.shape.in_channels * tiling.shape.out_channels >= 256 * 256;
     let tiles = if is_large { 48 } else { 28 };
     (tiles / tiling.tiles_per_strip).max(1)
 }
 
-/// Few tiles and a large weight: the weight is dealt out to the threads instead of the tiles.
+/// Whether the threads share the weight instead of the tiles, for few tiles and a large weight.
 fn is_weight_bound(tiling: &Tiling) -> bool {
     tiling.tiles() <= 128 && tiling.shape.in_channels * tiling.shape.out_channels >= 128 * 128
 }
 
-/// Whether [`forward`] takes the weight as it is and transforms each panel where it is used.
-pub(in crate::conv) fn packs_by_panel(shape: &Shape) -> bool {
+/// Whether [`forward`] takes the raw weight and transforms each panel when it is used.
+pub(in crate::conv) fn takes_raw_weight(shape: &Shape) -> bool {
     is_weight_bound(&Tiling::new(shape))
 }
 
-/// Convolves with a weight from [`transform_filter`](super::transform_filter), or as it is, to be `turned` around or not;
-/// with `accumulate` the result is added to `output`.
-#[allow(clippy::too_many_arguments)] // a weight in its form, and the slices
+/// The Winograd [`forward`](crate::conv::forward), with a weight from [`transform_filter`](super::transform_filter) or a raw
+/// one.
+///
+/// A raw weight is flipped if `flipped`. With `accumulate`, the result is added to `output`.
+#[allow(clippy::too_many_arguments)] // level, weight and the slices
 pub(in crate::conv) fn forward(
     level: Level,
     shape: &Shape,
     input: &[f32],
     filter: Form,
-    turned: bool,
+    flipped: bool,
     epilogue: Epilogue,
     accumulate: bool,
     output: &mut [f32],
 ) {
     let tiling = Tiling::new(shape);
     let panels = Panels::new(level, POINTS * shape.in_channels, shape.out_channels);
-    let job = Job { level, tiling: &tiling, panels, epilogue, accumulate };
+    let pass = ForwardPass { level, tiling: &tiling, panels, epilogue, accumulate };
     if is_weight_bound(&tiling) {
-        return forward_by_panels(job, input, filter, turned, output);
+        return forward_by_panels(pass, input, filter, flipped, output);
     }
     let filter = filter.packed();
     let blocks = tiling.blocks(strips_per_block(&tiling), output);
@@ -304,7 +302,7 @@ pub(in crate::conv) fn forward(
             let next = Prefetch::read(tiling.input_lines(strip..strip + strips, input));
             let residual = epilogue.residual.map_or(&[][..], |r| &r[first_pixel * shape.out_channels..][..out.len()]);
             let count_panels = panels.count(shape.out_channels);
-            let mut sums = job.epilogue.sums(shape.out_channels);
+            let mut sums = pass.epilogue.sums(shape.out_channels);
             TransformInput { tiling: &tiling, input, first_tile, count, out: transformed }.run(level);
             for (panel, filter) in filter.chunks_exact(panels.step).enumerate() {
                 let columns = panel * panels.width..shape.out_channels.min((panel + 1) * panels.width);
@@ -316,16 +314,16 @@ pub(in crate::conv) fn forward(
                     target.step(point, POINTS);
                     multiply(level, shape.in_channels, panels, count, point, transformed, filter, products);
                 }
-                job.transform_back(panel, first_tile, count, products, &mut sums, out);
+                pass.transform_back(panel, first_tile, count, products, &mut sums, out);
             }
-            job.epilogue.gathered(first_tile, sums);
+            pass.epilogue.gathered(first_tile, sums);
         });
     });
 }
 
-/// [`forward`] in three phases, each parallel by itself: all tiles, all panels of the weight, all tiles.
-fn forward_by_panels(job: Job, input: &[f32], filter: Form, turned: bool, output: &mut [f32]) {
-    let Job { level, tiling, panels, .. } = job;
+/// [`forward`] in three parallel phases: transform all tiles, multiply with all panels, transform all tiles back.
+fn forward_by_panels(pass: ForwardPass, input: &[f32], filter: Form, flipped: bool, output: &mut [f32]) {
+    let ForwardPass { level, tiling, panels, .. } = pass;
     let shape = &tiling.shape;
     let group = strips_per_block(tiling) * tiling.tiles_per_strip;
     let groups: Vec<(usize, usize)> =
@@ -334,7 +332,7 @@ fn forward_by_panels(job: Job, input: &[f32], filter: Form, turned: bool, output
     let products_len = POINTS * plane(group, panels.stride);
     let count_panels = panels.count(shape.out_channels);
     let total = groups.len() * transformed_len;
-    let filters_len = if let Form::AsIs(_) = filter { ThreadScratch::count() * panels.step } else { 0 };
+    let filters_len = if let Form::Raw(_) = filter { ThreadScratch::count() * panels.step } else { 0 };
     with_scratch(filters_len + total + count_panels * groups.len() * products_len, |scratch| {
         let (filters, scratch) = scratch.split_at_mut(filters_len);
         let filters = ThreadScratch::new(filters, panels.step);
@@ -345,10 +343,10 @@ fn forward_by_panels(job: Job, input: &[f32], filter: Form, turned: bool, output
         let transformed = &*transformed;
         products.par_chunks_mut(groups.len() * products_len).enumerate().for_each(|(panel, products)| {
             let mut multiply_all = |filter: &[f32]| {
-                // Point by point, so that a point's part of the weight stays in cache for all groups.
+                // Point by point, so that one point's part of the weight stays in cache for all groups.
                 let ahead = Prefetch::read(filter);
                 for point in 0..POINTS {
-                    // The weight comes from far: the next point's while this one's is multiplied.
+                    // The weight comes from memory, so the next point's part is prefetched during this product.
                     ahead.step(point + 1, POINTS);
                     let groups = transformed.chunks(transformed_len).zip(&groups);
                     for (out, (tiles, &(_, count))) in products.chunks_mut(products_len).zip(groups) {
@@ -358,8 +356,8 @@ fn forward_by_panels(job: Job, input: &[f32], filter: Form, turned: bool, output
             };
             match filter {
                 Form::Packed(filter) => multiply_all(&filter[panel * panels.step..][..panels.step]),
-                Form::AsIs(weight) => filters.with(|out| {
-                    TransformFilter { shape, weight, turned, panels, panel, out }.run(level);
+                Form::Raw(weight) => filters.with(|out| {
+                    TransformFilter { shape, weight, flipped, panels, panel, out }.run(level);
                     multiply_all(out);
                 }),
             }
@@ -367,12 +365,12 @@ fn forward_by_panels(job: Job, input: &[f32], filter: Form, turned: bool, output
         let products = &*products;
         let blocks = tiling.blocks(strips_per_block(tiling), output);
         blocks.into_par_iter().zip(&groups).enumerate().for_each(|(index, ((first_tile, out), &(_, count)))| {
-            let mut sums = job.epilogue.sums(shape.out_channels);
+            let mut sums = pass.epilogue.sums(shape.out_channels);
             for panel in 0..count_panels {
                 let products = &products[(panel * groups.len() + index) * products_len..][..products_len];
-                job.transform_back(panel, first_tile, count, products, &mut sums, out);
+                pass.transform_back(panel, first_tile, count, products, &mut sums, out);
             }
-            job.epilogue.gathered(first_tile, sums);
+            pass.epilogue.gathered(first_tile, sums);
         });
     });
 }

@@ -1,4 +1,4 @@
-//! Where the transforms read and write: squares of a map, and the 36 points.
+//! Sources and sinks of the transforms: squares of a map, and the 36 points.
 
 use std::ops::Range;
 
@@ -7,33 +7,34 @@ use pulp::{Simd, WithSimd};
 use super::transforms::{POINTS, SIDE, Sink, Source, Transform, in_rows, unrolled};
 use crate::vector::{MAX_LANES, load, store};
 
-/// A square of `N` by `N` pixels of a map, which may reach over its edges, where it is zero.
+/// A square of `N` by `N` pixels, one vector of channels each. It is zero where it reaches beyond the map.
 #[derive(Clone, Copy)]
 struct Square<'a> {
     map: &'a [f32],
     size: [usize; 2],
     channels: usize,
     image: usize,
-    /// The first line and column: may be negative.
+    /// First line and column, which may be negative.
     start: [isize; 2],
-    /// The first channel of the vector, and how many of it exist.
+    /// First channel of the vector, and its lanes.
     channel: usize,
     lanes: usize,
 }
 
 impl<'a> Square<'a> {
+    /// Whether the whole square lies inside the map.
     fn is_inside(&self, side: usize) -> bool {
         let inside = |axis: usize| self.start[axis] >= 0 && self.start[axis] as usize + side <= self.size[axis];
         inside(0) && inside(1)
     }
 
-    /// The map from a pixel's vector on.
+    /// The map's elements from a pixel's vector on.
     #[inline(always)]
     fn from(&self, y: usize, x: usize) -> &'a [f32] {
         &self.map[((self.image * self.size[0] + y) * self.size[1] + x) * self.channels + self.channel..]
     }
 
-    /// Which of the square's lines (axis 0) or columns (axis 1) the map has.
+    /// The square's lines (axis 0) or columns (axis 1) that lie inside the map.
     fn within(&self, axis: usize, side: usize) -> Range<usize> {
         let first = (-self.start[axis]).clamp(0, side as isize);
         let end = (self.size[axis] as isize - self.start[axis]).clamp(first, side as isize);
@@ -41,7 +42,7 @@ impl<'a> Square<'a> {
     }
 }
 
-/// Copies a square, a whole vector for each pixel.
+/// Copies a square to whole vectors, one per pixel.
 struct Copy<'a, const N: usize> {
     square: Square<'a>,
     to: &'a mut [f32],
@@ -68,7 +69,7 @@ impl<const N: usize> WithSimd for Copy<'_, N> {
 /// A square of whole vectors.
 struct Vectors<'a> {
     values: &'a [f32],
-    /// Elements from one line to the next, and from one pixel to the next.
+    /// Elements between lines, and between pixels.
     line: usize,
     pixel: usize,
 }
@@ -83,11 +84,12 @@ impl<S: Simd, const N: usize> Source<S, N> for Vectors<'_> {
     }
 }
 
-/// A vector at each of the 36 points, planes apart.
+/// One vector at each of the 36 points.
 pub(super) struct Points<T> {
     pub data: T,
-    /// Elements from one point's plane to the next.
+    /// Elements between the planes of two points.
     pub plane: usize,
+    /// The vector's element in each plane.
     pub at: usize,
 }
 
@@ -111,15 +113,15 @@ impl<S: Simd> Sink<S, SIDE> for Points<&mut [f32]> {
     }
 }
 
-/// Room for a copy of a square's vectors.
-pub(super) type Copied = [f32; POINTS * MAX_LANES];
+/// Buffer for a copy of a square's vectors.
+pub(super) type CopyBuffer = [f32; POINTS * MAX_LANES];
 
-/// A map, with its size and channels.
+/// A map, its height and width, and its channels.
 pub(super) type Map<'a> = (&'a [f32], [usize; 2], usize);
 
-/// Transforms a square of a map to `ROWS` rows of the points, from row `FIRST` on. `copy` is room that it may use.
+/// Transforms a square of a map to `ROWS` rows of points from row `FIRST` on. `copy` is a scratch buffer.
 #[inline(always)]
-#[allow(clippy::too_many_arguments)] // where to read, and where to write
+#[allow(clippy::too_many_arguments)] // source and destination
 pub(super) fn transform_square<
     S: Simd,
     T: Transform<N, SIDE>,
@@ -133,12 +135,12 @@ pub(super) fn transform_square<
     start: [isize; 2],
     channel: usize,
     lanes: usize,
-    copy: &mut Copied,
+    copy: &mut CopyBuffer,
     mut points: Points<&mut [f32]>,
 ) {
     let square = Square { map, size, channels, image, start, channel, lanes };
-    // What lies over an edge is copied first: a transform that reads with conditions would be several times the code. (`vectorize`
-    // makes the copy a function of its own.)
+    // A square that reaches over an edge is copied first, because a transform with conditional reads would be several times
+    // the code. `vectorize` makes the copy a function of its own.
     let source = if lanes == S::F32_LANES && square.is_inside(N) {
         Vectors { values: square.from(start[0] as usize, start[1] as usize), line: size[1] * channels, pixel: channels }
     } else {

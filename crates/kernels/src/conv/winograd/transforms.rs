@@ -1,8 +1,8 @@
 //! The transforms of Winograd's F(4x4, 3x3) with the points 0, ±√½, ±√2 and infinity.
 //!
-//! Lavin and Gray, "Fast Algorithms for Convolutional Neural Networks" (2016), with other points than their
-//! 0, ±1, ±2: these lie closer together in magnitude and halve the rounding error (Barabasz et al., "Error
-//! Analysis and Improving the Accuracy of Winograd Convolution", 2020). In matrix form, with a = √½, b = √2:
+//! The method is that of Lavin and Gray, "Fast Algorithms for Convolutional Neural Networks" (2016). Their points 0, ±1, ±2
+//! differ more in magnitude, which doubles the rounding error (Barabasz et al., "Error Analysis and Improving the Accuracy
+//! of Winograd Convolution", 2020). In matrix form, with a = √½, b = √2:
 //!
 //! ```text
 //!       [1  0 -5/2  0  1 0]        [  1     0     0 ]          [1 1   1   1   1  0]
@@ -13,21 +13,21 @@
 //!       [0  1   0 -5/2 0 1]        [  0     0     1 ]
 //! ```
 //!
-//! Each function is one of them along one dimension, on vectors; [`in_both`] applies it along both. (No closures
-//! around vector operations, here and in the kernels that use these: a closure is compiled for the plain CPU first,
-//! and its operations become calls.)
+//! Each [`Transform`] applies one matrix along one dimension, on vectors; [`in_both`] applies it along both. Here and in the
+//! kernels that use them there are no closures around vector operations: a closure is compiled for the baseline CPU first,
+//! and its operations become calls.
 
 use std::f32::consts::{FRAC_1_SQRT_2 as A, SQRT_2 as B};
 
 use pulp::Simd;
 
-/// Side of a tile of the transformed domain.
+/// Side of a tile in the transformed domain.
 pub(super) const SIDE: usize = 6;
 
-/// Elements of a tile of the transformed domain: the products that are taken.
+/// Points of a tile in the transformed domain: the number of products per pair of channels.
 pub(super) const POINTS: usize = SIDE * SIDE;
 
-/// Side of a tile of the output.
+/// Side of an output tile, in pixels.
 pub(super) const OUT: usize = 4;
 
 /// Side of the filter.
@@ -35,23 +35,26 @@ pub(super) const TAPS: usize = 3;
 
 /// A transform along one dimension, from `I` values to `O`.
 pub(super) trait Transform<const I: usize, const O: usize> {
+    /// Transforms one vector of values.
     fn apply<S: Simd>(simd: S, x: [S::f32s; I]) -> [S::f32s; O];
 }
 
-/// Where a transform reads a square of vectors.
+/// Source of a transform: a square of vectors.
 pub(super) trait Source<S: Simd, const I: usize> {
     /// The values of column `j`.
     fn column(&self, simd: S, j: usize) -> [S::f32s; I];
 }
 
-/// Where a transform writes a square of vectors.
+/// Destination of a transform: a square of vectors.
 pub(super) trait Sink<S: Simd, const O: usize> {
-    /// Takes the values of row `i`.
+    /// Writes the values of row `i`.
     fn row(&mut self, simd: S, i: usize, values: [S::f32s; O]);
 }
 
-/// Repeats statements for the indices below a bound, six at most: straight code, whose arrays of vectors the compiler
-/// keeps in registers. With a loop, which it does not always unroll, they go through memory.
+/// Unrolls a loop over the indices below a bound of at most six.
+///
+/// The compiler keeps the arrays of vectors of straight-line code in registers. It does not always unroll a loop, and then
+/// they go through memory.
 macro_rules! unrolled {
     ($index:ident in 0..$end:ident $body:block) => {
         unrolled!(@ $index, $end, $body, 0, 1, 2, 3, 4, 5);
@@ -75,7 +78,7 @@ pub(super) fn in_both<S: Simd, T: Transform<I, O>, const I: usize, const O: usiz
     in_rows::<S, T, I, O, 0, O>(simd, source, sink);
 }
 
-/// `ROWS` rows from row `FIRST` on of what [`in_both`] gives: only that much is computed.
+/// Computes only `ROWS` rows of [`in_both`], from row `FIRST` on.
 #[inline(always)]
 pub(super) fn in_rows<
     S: Simd,
@@ -97,6 +100,7 @@ pub(super) fn in_rows<
     unrolled!(i in 0..ROWS { sink.row(simd, i, T::apply(simd, half[i])) });
 }
 
+/// `factor * x`.
 #[inline(always)]
 fn scaled<S: Simd>(simd: S, factor: f32, x: S::f32s) -> S::f32s {
     simd.mul_f32s(simd.splat_f32s(factor), x)
@@ -108,7 +112,7 @@ fn mul_add<S: Simd>(simd: S, factor: f32, x: S::f32s, y: S::f32s) -> S::f32s {
     simd.mul_add_e_f32s(simd.splat_f32s(factor), x, y)
 }
 
-/// `B^T`: of the input.
+/// `B^T`, which transforms the input.
 pub(super) struct Input;
 
 impl Transform<6, 6> for Input {
@@ -128,7 +132,7 @@ impl Transform<6, 6> for Input {
     }
 }
 
-/// `G`: of the filter.
+/// `G`, which transforms the filter.
 pub(super) struct Filter;
 
 impl Transform<3, 6> for Filter {
@@ -149,7 +153,7 @@ impl Transform<3, 6> for Filter {
     }
 }
 
-/// `A^T`: back to the output.
+/// `A^T`, which transforms products back to the output.
 pub(super) struct Output;
 
 impl Transform<6, 4> for Output {
@@ -166,7 +170,7 @@ impl Transform<6, 4> for Output {
     }
 }
 
-/// `A`: of the output's gradient, for the weight's.
+/// `A`, which transforms the output gradient for the weight gradient.
 pub(super) struct OutputGradient;
 
 impl Transform<4, 6> for OutputGradient {
@@ -186,7 +190,7 @@ impl Transform<4, 6> for OutputGradient {
     }
 }
 
-/// `G^T`: back to the weight's gradient.
+/// `G^T`, which transforms sums of products back to the weight gradient.
 pub(super) struct FilterGradient;
 
 impl Transform<6, 3> for FilterGradient {
@@ -212,7 +216,7 @@ mod tests {
     }
 
     #[test]
-    fn products_of_transforms_are_a_correlation() {
+    fn products_of_transforms_equal_correlation() {
         let d: [f32; 6] = values("d", 6).try_into().unwrap();
         let g: [f32; 3] = values("g", 3).try_into().unwrap();
         let (u, v): ([f32; 6], [f32; 6]) = (along::<Filter, 3, 6>(g), along::<Input, 6, 6>(d));
@@ -223,7 +227,7 @@ mod tests {
         }
     }
 
-    /// The gradients' transforms are the transposes of the forward ones: equal inner products.
+    /// A matrix and its transpose give equal inner products.
     #[test]
     fn gradient_transforms_are_transposes() {
         let dot = |a: &[f32], b: &[f32]| a.iter().zip(b).map(|(a, b)| a * b).sum::<f32>();

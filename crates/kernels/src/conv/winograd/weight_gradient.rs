@@ -1,9 +1,9 @@
-//! The gradient of the weight in the transformed domain: `G^T [sum over tiles (B^T x B) (A dy A^T)] G`.
+//! Winograd weight gradient: `G^T [sum over tiles (B^T x B) (A dy A^T)] G`.
 //!
-//! At each of the 36 points it is a matrix product over the tiles, `[in, tiles] * [tiles, out]`. One piece of work takes
-//! one to three rows of six points, a block of input channels and a part of the batch: what it transforms and what it
-//! sums then stay in the second-level cache together, which all 36 points would not. Each piece reads the maps anew, but of
-//! the first dimension's transform only its rows are computed.
+//! At each of the 36 points the sum is a matrix product over the tiles, `[in, tiles] * [tiles, out]`. One piece of work
+//! covers one to three rows of six points, a block of input channels and a part of the batch, so that its transformed maps
+//! and its sums fit the second-level cache together; those of all 36 points would not. Each piece reads the maps again, but
+//! computes only its rows of the first dimension's transform.
 
 use pulp::{Simd, WithSimd};
 use rayon::prelude::*;
@@ -18,31 +18,34 @@ use crate::prefetch::Prefetch;
 use crate::rows::with_scratch;
 use crate::simd::Level;
 use crate::tile::{Panels, Product, RowOffsets, Rows};
-use crate::vector::{MAX_LANES, load, store, vectors};
+use crate::vector::{MAX_LANES, for_each_vector, load, store, vectors};
 
-/// Bytes of transformed maps that a piece of work holds at a time, and of sums if it takes more than one row.
+/// Bytes of the transformed maps, plus the sums if there is more than one row, that a piece of work holds at a time.
 const MAPS: usize = 800 << 10;
+
+/// Most bytes of the sums of a piece of work with more than one row.
 const SUMS: usize = 400 << 10;
 
-/// Input channels in a block.
+/// Most input channels in a block.
 const CHANNELS: usize = 256;
 
-/// Most elements of all parts' transformed gradients: they are written once and read once.
+/// Most elements of the transformed gradients of all parts, which are written once and read once.
 const PARTS: usize = 4 << 20;
 
-/// Tiles that a part has at least: fewer would not pay for its sums.
+/// Fewest tiles per part; fewer would not pay for the part's sums.
 const TILES: usize = 128;
 
-/// How the work is cut.
+/// Division of the work into pieces.
 #[derive(Clone, Copy)]
 struct Split {
-    /// Rows of points in a piece: 1, 2 or 3.
+    /// Rows of points per piece: 1, 2 or 3.
     rows: usize,
-    /// Input channels in a block, but for the last.
+    /// Input channels per block; the last may have fewer.
     channels: usize,
     blocks: usize,
-    /// Strips of tiles that are transformed and multiplied at a time, and in a part of the batch.
+    /// Strips of tiles that are transformed and multiplied at a time.
     group: usize,
+    /// Strips of tiles per part of the batch.
     part: usize,
     parts: usize,
 }
@@ -68,7 +71,7 @@ impl Split {
     }
 }
 
-/// One piece of work: some rows of points, a block of input channels, a part of the batch.
+/// One piece of work: some rows of points, a block of input channels and a part of the batch.
 struct Piece<'a> {
     level: Level,
     tiling: &'a Tiling,
@@ -81,14 +84,14 @@ struct Piece<'a> {
 }
 
 impl Piece<'_> {
-    /// Writes the sums, `[rows, 6, channels, out]`.
+    /// Computes the sums, `[rows, 6, channels, out]`.
     fn run(&self, sums: &mut [f32]) {
         let Self { level, tiling, split, .. } = *self;
         let Shape { in_channels, out_channels, .. } = tiling.shape;
         let first_channel = self.block * split.channels;
         let channels = split.channels.min(in_channels - first_channel);
         let tiles = split.group * tiling.tiles_per_strip;
-        // A little more than there are, against cache conflicts.
+        // Padding against cache conflicts.
         let stride = channels.next_multiple_of(16) + 16;
         let panels = Panels::new(level, tiles, out_channels);
         let plane = panels.count(out_channels) * panels.step;
@@ -133,16 +136,16 @@ impl Piece<'_> {
     }
 }
 
-/// Transforms the input and the output's gradient of some tiles at some rows of points.
+/// Transforms the input and the output gradient of some tiles to some rows of points.
 struct TransformRows<'a> {
     piece: &'a Piece<'a>,
     first_tile: usize,
     count: usize,
-    /// Of the input.
+    /// Channels of the input.
     channels: std::ops::Range<usize>,
-    /// `[rows, 6, tiles, stride]`, with the elements from one tile to the next, and from one point to the next.
+    /// The transformed input, `[rows, 6, tiles, stride]`; the elements between tiles, and between points.
     maps: (&'a mut [f32], usize, usize),
-    /// `[rows, 6, panels, tiles, width]`, with the elements from one point to the next.
+    /// The transformed output gradient, `[rows, 6, panels, tiles, width]`; its layout, and the elements between points.
     grads: (&'a mut [f32], Panels, usize),
 }
 
@@ -151,7 +154,7 @@ impl WithSimd for TransformRows<'_> {
 
     #[inline(always)]
     fn with_simd<S: Simd>(self, simd: S) {
-        // Functions of their own: all in one would keep the compiler busy for minutes.
+        // A function each, because one function for all would take the compiler minutes.
         match (self.piece.split.rows, self.piece.first_row) {
             (3, 0) => simd.vectorize(FromRow::<0, 3>(self)),
             (3, _) => simd.vectorize(FromRow::<3, 3>(self)),
@@ -168,7 +171,7 @@ impl WithSimd for TransformRows<'_> {
     }
 }
 
-/// `ROWS` rows of points, from row `FIRST` on.
+/// [`TransformRows`] for `ROWS` rows of points from row `FIRST` on.
 struct FromRow<'a, const FIRST: usize, const ROWS: usize>(TransformRows<'a>);
 
 impl<const FIRST: usize, const ROWS: usize> WithSimd for FromRow<'_, FIRST, ROWS> {
@@ -202,7 +205,7 @@ impl<const FIRST: usize, const ROWS: usize> WithSimd for FromRow<'_, FIRST, ROWS
     }
 }
 
-/// The gradient of the weight, `[3, 3, in, out]`.
+/// The Winograd [`backward_weight`](crate::conv::backward_weight).
 pub(in crate::conv) fn backward_weight(
     level: Level,
     shape: &Shape,
@@ -224,7 +227,7 @@ pub(in crate::conv) fn backward_weight(
     });
 }
 
-/// Adds the parts up and transforms the sum back.
+/// Adds up the parts and transforms the sum back.
 fn transform_back(level: Level, shape: &Shape, split: Split, summed: &[f32], grad_weight: &mut [f32]) {
     let (inputs, outputs) = (shape.in_channels, shape.out_channels);
     let rows = inputs.div_ceil(16).max(1);
@@ -239,7 +242,7 @@ fn transform_back(level: Level, shape: &Shape, split: Split, summed: &[f32], gra
     });
 }
 
-/// Transforms some rows of the gradient back, into the nine taps' rows.
+/// Transforms some rows of the gradient back into the rows of the nine taps.
 struct TransformBack<'a> {
     outputs: usize,
     split: Split,
@@ -257,30 +260,25 @@ impl WithSimd for TransformBack<'_> {
         let plane = split.channels * outputs;
         for row in 0..self.out[0].len() / outputs {
             let (block, channel) = ((first_row + row) / split.channels, (first_row + row) % split.channels);
-            for (column, lanes) in vectors::<S>(outputs) {
+            for_each_vector!(S, outputs, |column, lanes| {
                 let at = block * POINTS * plane + channel * outputs + column;
-                let mut parts =
-                    SummedParts { summed, part: split.blocks * POINTS * plane, count: split.parts, plane, at, lanes };
+                let part = split.blocks * POINTS * plane;
+                let parts = SummedParts { summed, part, count: split.parts, plane, at, lanes };
                 let mut taps = TapRows { out: &mut self.out, at: row * outputs + column, lanes };
-                // Twice, so that the number of lanes of all but the last vector is known where it is compiled.
-                if lanes == S::F32_LANES {
-                    (taps.lanes, parts.lanes) = (S::F32_LANES, S::F32_LANES);
-                    in_both::<S, FilterGradient, SIDE, TAPS>(simd, &parts, &mut taps);
-                } else {
-                    in_both::<S, FilterGradient, SIDE, TAPS>(simd, &parts, &mut taps);
-                }
-            }
+                in_both::<S, FilterGradient, SIDE, TAPS>(simd, &parts, &mut taps);
+            });
         }
     }
 }
 
-/// A vector at each point, the sum of all parts.
+/// One vector at each point, summed over all parts.
 struct SummedParts<'a> {
     summed: &'a [f32],
-    /// Elements of a part, and how many there are.
+    /// Elements of a part.
     part: usize,
+    /// Number of parts.
     count: usize,
-    /// From one point to the next.
+    /// Elements between two points.
     plane: usize,
     at: usize,
     lanes: usize,
@@ -300,7 +298,7 @@ impl<S: Simd> Source<S, SIDE> for SummedParts<'_> {
     }
 }
 
-/// A vector in the same row of each tap.
+/// One vector in the same row of each tap.
 struct TapRows<'a, 'b> {
     out: &'a mut [&'b mut [f32]],
     at: usize,

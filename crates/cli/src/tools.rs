@@ -18,7 +18,7 @@ pub struct Tools {
 
 impl Tools {
     /// # Errors
-    /// Those of starting the engine and of listening for Ctrl-C.
+    /// Errors of starting the engine and of listening for Ctrl-C.
     pub fn new(common: &Common) -> Result<Self> {
         let threads = setup::threads(common);
         Ok(Self {

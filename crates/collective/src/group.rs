@@ -20,8 +20,9 @@ struct Round {
     result: Option<Result<Values, String>>,
     /// Members that have not read the result yet.
     unread: usize,
-    /// Whether each member has left, by rank.
-    left: Vec<bool>,
+    /// Ranks of the members that have left, in the order of leaving: an error names the cause, not those that left because of
+    /// it.
+    left: Vec<usize>,
 }
 
 /// An operation with a member's part of it.
@@ -60,7 +61,7 @@ impl Contribution {
     }
 }
 
-/// The result of a round, or what is wrong with it.
+/// The result of a round, or its error.
 fn combine(given: Vec<Contribution>) -> Result<Values, String> {
     let first = &given[0];
     for (rank, other) in given.iter().enumerate() {
@@ -98,7 +99,7 @@ fn combine(given: Vec<Contribution>) -> Result<Values, String> {
     }
 }
 
-/// A member of a group of threads. Dropping it leaves the group: whoever waits for it gets an error.
+/// A member of a group of threads. Dropping it leaves the group, and the waiting members get an error.
 pub struct Member {
     rank: usize,
     group: Arc<Group>,
@@ -110,7 +111,7 @@ pub struct Member {
 /// For 0 members.
 pub fn threads(n: usize) -> Vec<Member> {
     assert!(n > 0, "a group has at least one member");
-    let round = Round { given: vec![None; n], result: None, unread: 0, left: vec![false; n] };
+    let round = Round { given: vec![None; n], result: None, unread: 0, left: Vec::new() };
     let group = Arc::new(Group { size: n, round: Mutex::new(round), changed: Condvar::new() });
     (0..n).map(|rank| Member { rank, group: group.clone() }).collect()
 }
@@ -129,7 +130,7 @@ impl Group {
 impl Round {
     /// The first member that has left without contributing to this round.
     fn lost(&self) -> Option<usize> {
-        (0..self.left.len()).find(|&rank| self.left[rank] && self.given[rank].is_none())
+        self.left.iter().copied().find(|&rank| self.given[rank].is_none())
     }
 }
 
@@ -175,7 +176,7 @@ impl Member {
 
 impl Drop for Member {
     fn drop(&mut self) {
-        self.group.lock().left[self.rank] = true;
+        self.group.lock().left.push(self.rank);
         self.group.changed.notify_all();
     }
 }

@@ -59,7 +59,7 @@ pub fn verify(
     Ok(findings)
 }
 
-/// Fails if the caller has asked to stop.
+/// Fails if the work is cancelled.
 ///
 /// # Errors
 /// [`Error::Cancelled`].

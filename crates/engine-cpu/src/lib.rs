@@ -1,6 +1,6 @@
 //! The CPU engine: our own kernels, running the [plan](regraft_engine::plan) of a network.
 //!
-//! [`session`] is a network with what it has learned. Its [`parameters`] are the tensors in the kernels' layouts; its
+//! [`session`] is a network with its trained state. Its [`parameters`] are the tensors in the kernels' layouts; its
 //! [`program`]s are plans with their memory: [`forward`] and [`backward`] run their steps, [`bands`] some of them depth
 //! first, [`times`] measures them. [`features`] keeps what the frozen layers make of images.
 

@@ -50,7 +50,7 @@ impl Program {
     /// Plans a region.
     ///
     /// # Errors
-    /// Those of [`Plan::new`], and [`Error::Unsupported`] for a setting without a kernel.
+    /// Errors of [`Plan::new`], and [`Error::Unsupported`] for a setting without a kernel.
     pub fn new(
         graph: &Graph,
         region: Region,
@@ -132,7 +132,7 @@ impl Program {
         forward::run(&Self::pass(&self.plan, &self.chains, samples), parameters, &mut self.workspace);
     }
 
-    /// Prepares what is stale and runs the forward steps, for evaluation.
+    /// Prepares stale weights and runs the forward steps, for evaluation.
     pub fn evaluate(&mut self, samples: Samples, parameters: &mut Parameters) {
         self.prepare(parameters);
         self.forward(samples, parameters);
@@ -227,7 +227,7 @@ impl Evaluation {
     /// Plans programs that are always kept.
     ///
     /// # Errors
-    /// Those of [`Program::new`].
+    /// Errors of [`Program::new`].
     pub fn new(
         graph: &Graph,
         always: Vec<Wanted>,
@@ -276,7 +276,7 @@ impl Evaluation {
     /// The indices of the programs for what is wanted, planned now if there are none yet. They hold until the next call.
     ///
     /// # Errors
-    /// Those of [`Program::new`].
+    /// Errors of [`Program::new`].
     pub fn find<const N: usize>(
         &mut self,
         graph: &Graph,

@@ -48,7 +48,7 @@ impl fmt::Display for Precision {
 /// Which nodes [`Session::infer`] and [`Session::gradient_at`] may be asked about.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub enum Outputs {
-    /// The network's output alone, so that the engine may free what it only needs to prepare its weights.
+    /// The network's output alone, so that the engine may free the tensors from which it prepared its weights.
     #[default]
     Final,
     /// Any node.
@@ -252,7 +252,7 @@ pub trait Session: Send {
     fn use_average(&mut self, on: bool) -> Result<(), Error>;
 
     /// A node's value for one image in evaluation mode, and the gradient of the network's output number `output` with
-    /// respect to it. Works whatever is frozen.
+    /// respect to it. Works with any layers frozen.
     ///
     /// # Errors
     /// [`Error::Batch`] if it is not one image, [`Error::Output`] if there is no such output, no path from the node to

@@ -26,7 +26,7 @@ impl Sha256 {
     /// Adds the remaining bytes of `reader`.
     ///
     /// # Errors
-    /// Those of `reader`.
+    /// Errors of `reader`.
     pub fn update_from(&mut self, mut reader: impl Read) -> io::Result<()> {
         let mut chunk = vec![0; 1 << 16];
         loop {

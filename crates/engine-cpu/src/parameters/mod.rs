@@ -66,7 +66,7 @@ pub struct Parameters {
     averages: bool,
     /// Whether the average has changed places with the trained values.
     average_in_use: bool,
-    /// Counts the changes, so that what is derived from the tensors knows when it is stale.
+    /// Counts changes, so that values derived from the tensors are known to be stale.
     version: u64,
 }
 

@@ -73,7 +73,8 @@ pub fn collectives(engine: &dyn Engine, _: &Tolerances) {
     losses_of_members(engine, &network, &frozen);
 }
 
-/// Running statistics are averaged by the members' weights, so members stay the same; one without a batch has no say.
+/// Running statistics are averaged with the members' weights, so all members keep equal statistics. A member without a
+/// batch has weight 0.
 fn statistics(engine: &dyn Engine, network: &Network, options: &SessionOptions) {
     let samples = Samples::new(6);
     let shares = [0..2, 2..6, 6..6];

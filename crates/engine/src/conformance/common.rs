@@ -94,7 +94,7 @@ pub struct Samples {
 }
 
 impl Samples {
-    /// `n` samples, the same ones in every call as far as they go.
+    /// The first `n` samples of a fixed sequence.
     pub fn new(n: usize) -> Self {
         Self {
             images: pattern::values("conformance images", n * 3 * SIDE * SIDE),

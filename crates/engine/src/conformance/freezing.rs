@@ -25,7 +25,7 @@ pub fn freezing(engine: &dyn Engine, _: &Tolerances) {
                 let moved = after.get(&spec.name).is_none_or(|tensor| *tensor != network.state[&spec.name]);
                 assert!(moved, "{name} from {layer}: {} should have moved", spec.name);
             }
-            // What is not exported is still what it was: a fresh session from it infers the same bits.
+            // Tensors that were not exported are unchanged: a new session from the state infers the same bits.
             let found = network.infer(session.as_mut(), &samples.images);
             let mut fresh = Network { graph: network.graph.clone(), state: network.state.clone() };
             fresh.state.extend(after);

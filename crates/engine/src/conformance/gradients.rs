@@ -47,7 +47,7 @@ fn gradient_at(session: &mut dyn Session, image: &[f32], node: NodeId, output: u
     Activation { values, gradients }
 }
 
-/// Values are those of inference, gradients those of finite differences and of training, whatever is frozen.
+/// Values equal those of inference; gradients equal finite differences and training's, with any layers frozen.
 pub fn gradients(engine: &dyn Engine, tolerances: &Tolerances) {
     differences(engine, tolerances);
     for (name, norms, layer) in [

@@ -22,7 +22,7 @@ fn network() -> Network {
     Network::of(graph)
 }
 
-/// Masks are keyed by seed and sample, whatever else is in the batch, and drop as many as they should.
+/// Masks depend on the seed and the sample alone, not on the rest of the batch, and drop the right share.
 pub fn masks(engine: &dyn Engine, tolerances: &Tolerances) {
     let (network, samples) = (network(), Samples::new(8));
     for layer in ["stem", "fc"] {

@@ -78,8 +78,8 @@ impl Default for Tolerances {
             // PyTorch's own `f32` run lies within 1e-6 of its `f64` one; AdamW divides by the root of the second moment,
             // which lets the error of a small gradient through whole.
             updates: 1e-5,
-            // For another number of samples another algorithm may be faster, whose rounding is its own: 1e-5 of the scale
-            // a convolution, and a network has twenty or more.
+            // An engine may choose another algorithm for another batch size. Its rounding differs by 1e-5 of the scale in
+            // each convolution, and a network has twenty or more.
             order: 1e-4,
         }
     }

@@ -29,7 +29,7 @@ struct ShardedSession {
     shards: Vec<Shard>,
     /// Elements of one image.
     image_len: usize,
-    /// Batches that wait, whatever number of shards they were dealt to.
+    /// Accumulated batches, each counted once for all shards.
     batches: usize,
 }
 

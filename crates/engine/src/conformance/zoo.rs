@@ -7,7 +7,7 @@ use super::Tolerances;
 use super::common::{Network, channels_last};
 use crate::{Engine, SessionOptions};
 
-/// Height and width of torchvision's images, in pixels, whatever the network is made for.
+/// Height and width of torchvision's images, in pixels, for every network.
 const SIDE: usize = 224;
 
 /// Classes of torchvision's networks.

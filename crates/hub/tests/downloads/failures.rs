@@ -1,4 +1,4 @@
-//! Servers that do not behave: the messages, and what is left in the cache.
+//! Misbehaving servers: the messages, and the files left in the cache.
 
 use std::fs;
 use std::net::TcpListener;
@@ -32,7 +32,7 @@ fn fetch_retries_transient_errors() {
             0 => Reply::new(status, &["Retry-After: 86400", "Content-Length: 0"], b""),
             _ => Reply::file(request, &file(), "\"it\""),
         });
-        // These tests pause 20 ms at most, whatever the server asks for.
+        // These tests pause at most 20 ms, even if the server asks for more.
         cache.gets(&good);
     }
 }

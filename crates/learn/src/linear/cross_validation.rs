@@ -64,7 +64,7 @@ pub struct CvFit {
 /// Few samples leave many values of `C` with the same accuracy; the log loss still tells them apart.
 ///
 /// # Errors
-/// Those of [`fit`](super::fit()) and [`cross_validate`]; [`Error::TooFewSamples`] if a class has only one sample,
+/// Errors of [`fit`](super::fit()) and [`cross_validate`]; [`Error::TooFewSamples`] if a class has only one sample,
 /// which no fold can hold out, [`Error::NoSamples`] if there is one number alone.
 pub fn fit_cv(samples: Samples, options: &FitOptions, cv: &CvOptions, control: Control) -> Result<CvFit, Error> {
     let folds = stratified_folds(samples, cv.folds, cv.seed)?;
@@ -95,7 +95,7 @@ fn best(table: &[CvRow], kind: HeadKind) -> &CvRow {
 /// of threads, to the last bit.
 ///
 /// # Errors
-/// Those of [`fit`](super::fit()); [`Error::Shape`] if `folds` does not hold one number per sample;
+/// Errors of [`fit`](super::fit()); [`Error::Shape`] if `folds` does not hold one number per sample;
 /// [`Error::Setting`] if `cs` is empty or `folds` names fewer than two folds; [`Error::TooFewSamples`] if a class
 /// lies in one fold alone. (A label may: to heads that have not seen it, or have seen nothing else, the answer is constant.)
 pub fn cross_validate(
@@ -142,7 +142,7 @@ pub struct HeldOutScores {
 /// Whether the answers of [`held_out_scores`] to samples that have classes are right.
 ///
 /// # Errors
-/// Those of [`cross_validate`]; [`Error::Kind`] if the samples have no classes.
+/// Errors of [`cross_validate`]; [`Error::Kind`] if the samples have no classes.
 pub fn held_out(
     samples: Samples,
     folds: &[u32],
@@ -160,7 +160,7 @@ pub fn held_out(
 /// flattered by the choice among many `C` as the best row of [`cross_validate`] is.
 ///
 /// # Errors
-/// Those of [`cross_validate`].
+/// Errors of [`cross_validate`].
 pub fn held_out_scores(
     samples: Samples,
     folds: &[u32],

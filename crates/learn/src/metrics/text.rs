@@ -19,7 +19,7 @@ impl Display for ClassEvaluation {
     fn fmt(&self, f: &mut Formatter) -> Result {
         let [low, high] = self.top1_ci95;
         write!(f, "top-1 {:.4} (95% interval {low:.4} to {high:.4}), ", self.top1)?;
-        // Among five classes or fewer it is 1, whatever the model.
+        // With five classes or fewer it is 1 for every model.
         if self.classes.len() > 5 {
             write!(f, "top-5 {:.4}, ", self.top5)?;
         }

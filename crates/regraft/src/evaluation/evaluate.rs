@@ -38,7 +38,7 @@ pub fn evaluate(model_path: &Path, data: &Path, strict: bool, tta: Option<Tta>, 
 /// A model's outputs for labelled images; numbers in their own unit.
 ///
 /// # Errors
-/// Those of loading and inferring, [`crate::Error::Interrupted`].
+/// Errors of loading and inferring, [`crate::Error::Interrupted`].
 pub(crate) fn score(
     stage: &str,
     model: &Model,

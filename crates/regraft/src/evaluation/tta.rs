@@ -24,7 +24,7 @@ impl Tta {
 /// the mean probabilities: of classes, their logarithms, which are logits of a softmax; of numbers, the mean.
 ///
 /// # Errors
-/// Those of [`Network::infer`].
+/// Errors of [`Network::infer`].
 pub(crate) fn infer(
     network: &mut Network,
     images: Images,

@@ -11,7 +11,7 @@ use std::thread;
 /// early when `take` breaks or fails.
 ///
 /// # Errors
-/// Those of `take`.
+/// Errors of `take`.
 pub(crate) fn decode_ahead<T, R: Send, E>(
     items: impl Iterator<Item = T> + Send,
     threads: usize,

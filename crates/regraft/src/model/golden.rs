@@ -23,7 +23,7 @@ impl Golden {
     /// Asks the network about the golden inputs, which have the shape `input`.
     ///
     /// # Errors
-    /// Those of `infer`; [`Error::NotFinite`] for an output that could be neither stored nor compared.
+    /// Errors of `infer`; [`Error::NotFinite`] for an output that could be neither stored nor compared.
     pub fn record(input: Shape, mut infer: impl FnMut(Images) -> Result<Vec<f32>>) -> Result<Vec<Self>> {
         let ask = |key| {
             let logits = infer(Images::Floats(&Self::input(input, key)))?;
@@ -39,7 +39,7 @@ impl Golden {
     /// engine's arithmetic may.
     ///
     /// # Errors
-    /// The words, or those of `infer`.
+    /// Errors of `infer`. The inner error is the text.
     pub(crate) fn check(
         &self,
         input: Shape,

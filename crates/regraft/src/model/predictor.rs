@@ -187,7 +187,7 @@ impl Predictor {
     /// Opens a model file on an engine; the model must give its golden answers.
     ///
     /// # Errors
-    /// Those of [`Model::open`]; [`Error::Engine`] if it cannot be compiled, [`Error::File`] if its answers differ.
+    /// Errors of [`Model::open`]; [`Error::Engine`] if it cannot be compiled, [`Error::File`] if its answers differ.
     pub fn open(path: impl AsRef<Path>, engine: &dyn Engine, options: PredictOptions) -> Result<Self> {
         let path = path.as_ref();
         Self::new(Model::open(path)?, path, engine, options)
@@ -215,7 +215,7 @@ impl Predictor {
     /// The answers about some photos, in their order.
     ///
     /// # Errors
-    /// Those of inferring. A photo that cannot be read has an answer that says so.
+    /// Errors of inferring. A photo that cannot be read has an answer that says so.
     pub fn predict<P: Into<Photo>>(
         &mut self,
         photos: impl IntoIterator<Item = P, IntoIter: Send>,
@@ -232,7 +232,7 @@ impl Predictor {
     /// than are decoded ahead.
     ///
     /// # Errors
-    /// Those of inferring; [`Error::Interrupted`] between batches.
+    /// Errors of inferring; [`Error::Interrupted`] between batches.
     pub fn predict_each<P: Into<Photo>>(
         &mut self,
         photos: impl IntoIterator<Item = P, IntoIter: Send>,

@@ -38,7 +38,7 @@ pub(crate) const SAMPLE: usize = 64;
 /// Some of a collection's photos, evenly spread and prepared, `[n, height, width, channels]`: at most [`SAMPLE`].
 ///
 /// # Errors
-/// Those of reading photos.
+/// Errors of reading photos.
 pub(crate) fn sample(
     photos: &[Sample],
     store: &Arc<ImageStore>,
@@ -63,7 +63,7 @@ pub(crate) fn sample(
 /// `images` are prepared, `[n, height, width, channels]`.
 ///
 /// # Errors
-/// Those of compiling, inferring and cancelling.
+/// Errors of compiling, inferring and cancelling.
 pub(crate) fn unfold(graph: &Graph, state: &mut StateDict, images: &[f32], context: &Context) -> Result<()> {
     // Unfolding changes no value in the network, so all inputs are measured in one pass.
     let norms: Vec<NodeId> = batch_norms(graph).map(|(id, _)| id).collect();
@@ -94,7 +94,7 @@ pub(crate) fn unfold(graph: &Graph, state: &mut StateDict, images: &[f32], conte
 /// normalised already, and with a momentum of 1 its running statistics become those of the batch.
 ///
 /// # Errors
-/// Those of compiling and running the network.
+/// Errors of compiling and running the network.
 pub(crate) fn calibrate(graph: &Graph, state: &mut StateDict, images: &[f32], context: &Context) -> Result<()> {
     let len = graph.input_shape().len();
     // Training holds the value of every node and its gradient.

@@ -43,7 +43,7 @@ pub(crate) fn network(path: &Path, size: Option<u32>) -> Result<Network> {
 /// The network in the file at `path` and the weights below its head.
 ///
 /// # Errors
-/// Those of [`Pretrained::load`].
+/// Errors of [`Pretrained::load`].
 pub(crate) fn load(path: &Path, size: u32) -> Result<Pretrained> {
     let Network { mut graph, mut state, notes, files, .. } = network(path, Some(size))?;
     check_head(&graph).map_err(|reason| Error::Headless { path: path.to_owned(), reason })?;

@@ -86,7 +86,7 @@ impl Pretrained {
     /// network's features fade. Does nothing to weights from a file.
     ///
     /// # Errors
-    /// Those of reading images and of the engine.
+    /// Errors of reading images and of the engine.
     pub(crate) fn calibrate(
         &mut self,
         photos: &[Sample],

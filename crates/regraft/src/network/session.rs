@@ -15,7 +15,7 @@ impl Network {
     /// Compiles `graph` for inference.
     ///
     /// # Errors
-    /// Those of [`Engine::compile`].
+    /// Errors of [`Engine::compile`].
     pub fn new(engine: &dyn Engine, graph: &Graph, state: &StateDict) -> Result<Self> {
         Self::with_outputs(engine, graph, state, Outputs::Final)
     }
@@ -23,7 +23,7 @@ impl Network {
     /// Compiles `graph` for inference, so that any of its nodes can be asked for.
     ///
     /// # Errors
-    /// Those of [`Engine::compile`].
+    /// Errors of [`Engine::compile`].
     pub fn inspected(engine: &dyn Engine, graph: &Graph, state: &StateDict) -> Result<Self> {
         Self::with_outputs(engine, graph, state, Outputs::Any)
     }
@@ -36,7 +36,7 @@ impl Network {
     /// The output for some images: `[n, outputs]`, row-major.
     ///
     /// # Errors
-    /// Those of [`Session::infer`].
+    /// Errors of [`Session::infer`].
     pub fn infer(&mut self, images: Images) -> Result<Vec<f32>> {
         infer(self.session.as_mut(), images.into(), self.output)
     }
@@ -44,7 +44,7 @@ impl Network {
     /// The output for images, or features, as values.
     ///
     /// # Errors
-    /// Those of [`Session::infer`].
+    /// Errors of [`Session::infer`].
     pub fn infer_values(&mut self, values: &[f32]) -> Result<Vec<f32>> {
         self.infer(Images::Floats(values))
     }
@@ -53,7 +53,7 @@ impl Network {
     /// `nodes`.
     ///
     /// # Errors
-    /// Those of [`Session::infer`].
+    /// Errors of [`Session::infer`].
     pub fn infer_nodes(&mut self, images: Images, nodes: &[NodeId]) -> Result<Vec<regraft_graph::Tensor>> {
         Ok(self.session.infer(images.into(), nodes)?)
     }
@@ -62,7 +62,7 @@ impl Network {
 /// The value of one node: `[n, ...]`, row-major.
 ///
 /// # Errors
-/// Those of [`Session::infer`].
+/// Errors of [`Session::infer`].
 pub(crate) fn infer(session: &mut dyn Session, input: Input, node: NodeId) -> Result<Vec<f32>> {
     let mut values = session.infer(input, &[node])?;
     Ok(values.pop().expect("one node was asked for").into_data())

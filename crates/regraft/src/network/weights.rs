@@ -229,7 +229,7 @@ fn embedded(backbone: &str, name: &str) -> Option<Embedded> {
 /// Downloads published weights again that a run began with and that have gone since, to where it looks for them.
 ///
 /// # Errors
-/// Those of [`FoundWeights::load`].
+/// Errors of [`FoundWeights::load`].
 pub(crate) fn restore(settings: &Settings, hub: &Hub, context: &Context) -> Result<()> {
     let (Some(path), Some(published)) = (settings.weights.file(), &settings.published) else { return Ok(()) };
     let weights = hub.registry.all().iter().find(|weights| weights.url == published.url);

@@ -21,7 +21,7 @@ pub(crate) fn images(batch: &Batch, range: Range<usize>) -> Images<'_> {
 /// A loader of images in their order, without variation.
 ///
 /// # Errors
-/// Those of [`Loader::new`].
+/// Errors of [`Loader::new`].
 pub(crate) fn loader(
     samples: &[Sample],
     store: &Arc<ImageStore>,
@@ -35,7 +35,7 @@ pub(crate) fn loader(
 /// Hands every batch of an epoch, and what `infer` makes of its images, to `take`. `stage` is the name of the work.
 ///
 /// # Errors
-/// Those of loading and of `infer`, [`crate::Error::Interrupted`] between batches, and those of `take`.
+/// Errors of loading and of `infer`, [`crate::Error::Interrupted`] between batches, and errors of `take`.
 pub(crate) fn for_each_batch(
     stage: &str,
     loader: &Loader,
@@ -68,7 +68,7 @@ impl Features {
     /// The output of `network` for images that are prepared without variation.
     ///
     /// # Errors
-    /// Those of [`loader`] and [`for_each_batch`].
+    /// Errors of [`loader`] and [`for_each_batch`].
     pub fn extract(
         stage: &str,
         samples: &[Sample],

@@ -36,7 +36,7 @@ impl Photos {
 /// Loads the network first, which is quick, then the images.
 ///
 /// # Errors
-/// Those of both.
+/// Errors of both.
 pub(crate) fn load(settings: &Settings, opened: Opened, context: &Context) -> Result<(Photos, Pretrained)> {
     context.engine.supports(settings.precision)?;
     let crop = settings.preprocessing.crop;
@@ -64,7 +64,7 @@ const SHOWN: usize = 5;
 /// Lists the images without decoding them.
 ///
 /// # Errors
-/// Those of [`Dataset::open`]; with `strict`, that of [`refuse_false_photos`].
+/// Errors of [`Dataset::open`]; with `strict`, that of [`refuse_false_photos`].
 pub(crate) fn open(settings: &Settings) -> Result<Opened> {
     let split = SplitOptions { val_fraction: settings.val_fraction, seed: settings.seed };
     let (dataset, findings) = Dataset::open(&settings.data, &split)?;
@@ -74,10 +74,10 @@ pub(crate) fn open(settings: &Settings) -> Result<Opened> {
     Ok(Opened { dataset, findings })
 }
 
-/// Decodes every image and reports what was found.
+/// Decodes every image and reports the findings.
 ///
 /// # Errors
-/// Those of [`Dataset::verify`] and [`fingerprint`], cancelling among them.
+/// Errors of [`Dataset::verify`] and [`fingerprint`], cancelling among them.
 pub(crate) fn photos(settings: &Settings, opened: Opened, context: &Context) -> Result<Photos> {
     let Opened { mut dataset, mut findings } = opened;
     let store = Arc::new(ImageStore::new(
@@ -162,7 +162,7 @@ pub(crate) fn refuse_false_photos(findings: &Findings) -> Result<()> {
     }
 }
 
-/// Reports what was found: troubles as warnings, choices as notes, a few of each kind and then their number. Classes and
+/// Reports the findings: troubles as warnings, choices as notes, a few of each kind and then their number. Classes and
 /// columns are in double quotes, since backquotes are for settings.
 pub(crate) fn report(findings: &Findings, progress: &dyn Progress) {
     for kind in [

@@ -183,7 +183,7 @@ fn classes_u32(classes: &[usize]) -> Vec<u32> {
 /// Adds a batch of outputs and targets to a metric accumulator.
 ///
 /// # Errors
-/// Those of [`MetricAccumulator::add`].
+/// Errors of [`MetricAccumulator::add`].
 pub(crate) fn add(accumulator: &mut MetricAccumulator, outputs: &[f32], labels: Labels) -> Result<()> {
     match labels {
         Labels::Classes(classes) => accumulator.add(outputs, Targets::Classes(&classes_u32(classes)))?,

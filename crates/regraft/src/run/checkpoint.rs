@@ -198,17 +198,17 @@ impl Checkpoint {
     /// Checks that a run would go on with the images and the weights that it began with.
     ///
     /// # Errors
-    /// [`Error::File`] naming what has changed.
+    /// [`Error::File`] naming the changed file.
     pub fn require_same(&self, job: &Job) -> Result<()> {
         let Position { data_sha256, weights_sha256, .. } = &self.position;
         require_same(data_sha256, weights_sha256.as_deref(), job)
     }
 }
 
-/// Checks that what a run began with, by the hashes that it has kept, is what it goes on with.
+/// Checks by their hashes that the inputs of a run have not changed since it began.
 ///
 /// # Errors
-/// [`Error::File`] saying what has changed.
+/// [`Error::File`] naming the changed file.
 pub(crate) fn require_same(data_sha256: &str, weights_sha256: Option<&str>, job: &Job) -> Result<()> {
     let changed = |what: &str, path: &Path| {
         let reason = format!("{what} have changed since this run began, so it cannot go on; start a new run");

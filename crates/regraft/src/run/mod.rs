@@ -1,4 +1,4 @@
-//! What a run leaves on disk, and what it reports.
+//! The files of a run, and its reports.
 
 pub(crate) mod checkpoint;
 pub(crate) mod folder;

@@ -163,7 +163,7 @@ pub enum ClassWeights {
     Given(Vec<f32>),
 }
 
-/// Weights that somebody has published.
+/// Published weights.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Published {
     /// The publisher's name for them, such as `IMAGENET1K_V1`.

@@ -299,7 +299,7 @@ impl Settings {
     /// decides the defaults.
     ///
     /// # Errors
-    /// Those of [`set`](Self::set).
+    /// Errors of [`set`](Self::set).
     pub fn with_changes<'a>(
         data: PathBuf,
         backbone: Backbone,

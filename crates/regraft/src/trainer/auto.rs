@@ -137,7 +137,7 @@ pub(crate) fn run(job: &Job, started: Instant) -> Result<Outcome> {
             (result, Probe { folder, head, scores: trained.scores })
         }
     };
-    // From here on there is a model, whatever happens.
+    // From here on there is a model, even if a later stage fails.
     job.folder.write_auto(&result)?;
     fine_tune(job, result, probe, started)
 }
@@ -265,7 +265,7 @@ impl Pace for Timing<'_> {
         self.began = Instant::now();
     }
 
-    /// The network is thrown away: what is measured is time.
+    /// Measures time; the network is discarded.
     fn rate(&mut self, _: usize) -> f64 {
         0.0
     }
@@ -280,7 +280,7 @@ impl Pace for Timing<'_> {
     }
 }
 
-/// Writes down what it came to.
+/// Writes the outcome.
 fn finish(job: &Job, result: AutoResult) -> Result<Outcome> {
     job.folder.write_auto(&result)?;
     let kept = result.stages.iter().find(|stage| stage.mode == result.kept).expect("what is kept was run");

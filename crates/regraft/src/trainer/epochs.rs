@@ -44,7 +44,7 @@ pub(crate) trait Objective {
     /// Measures the network after an epoch.
     ///
     /// # Errors
-    /// Any of [`Error`]; what is not finite is found by the caller.
+    /// Any of [`Error`]; the caller finds values that are not finite.
     fn measure(&mut self, learner: &mut Learner, position: &Position) -> Result<Measured>;
 
     /// What comes of the run.
@@ -106,7 +106,7 @@ impl<'a, O: Objective> Run<'a, O> {
     /// Trains until the end, or until it is cancelled. Neither that nor an error costs the steps before it.
     ///
     /// # Errors
-    /// Any of [`Error`]; what was saved before stays.
+    /// Any of [`Error`]; files saved before stay.
     pub fn train(mut self) -> Result<Outcome> {
         match self.epochs() {
             Ok(()) => self.finish(),
@@ -220,7 +220,7 @@ impl<'a, O: Objective> Run<'a, O> {
         self.folder.write_results(&self.position.rows, self.objective.kind())
     }
 
-    /// Saves what was sound before an error. After a divergence the checkpoint before it is what is sound.
+    /// Saves the last sound state before an error. After a divergence that is the checkpoint before it.
     fn keep_what_is_sound(&mut self, error: &Error) {
         if matches!(error, Error::Rescued { .. } | Error::Io(_)) {
             return;

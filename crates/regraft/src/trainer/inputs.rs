@@ -81,7 +81,7 @@ impl Inputs {
     /// The training images: in another order every epoch and, with augmentation, varied.
     ///
     /// # Errors
-    /// Those of [`Loader::new`].
+    /// Errors of [`Loader::new`].
     pub fn training(settings: &Settings, photos: &Photos, trunk: Option<Trunk>, context: &Context) -> Result<Self> {
         let options = LoaderOptions {
             batch_size: settings.batch_size,
@@ -99,7 +99,7 @@ impl Inputs {
     /// The validation images, as they are and in their order.
     ///
     /// # Errors
-    /// Those of [`Loader::new`].
+    /// Errors of [`Loader::new`].
     pub fn validation(settings: &Settings, photos: &Photos, trunk: Option<Trunk>, context: &Context) -> Result<Self> {
         let options = LoaderOptions { batch_size: BATCH, ..LoaderOptions::default() };
         let samples = &photos.dataset.val;
@@ -178,7 +178,7 @@ impl Inputs {
     /// them.
     ///
     /// # Errors
-    /// Those of loading and of the session, [`crate::Error::Interrupted`].
+    /// Errors of loading and of the session, [`crate::Error::Interrupted`].
     pub fn epoch(
         &mut self,
         epoch: u64,
@@ -299,7 +299,7 @@ impl Steps<'_> {
     /// The next step; `None` at the end.
     ///
     /// # Errors
-    /// Those of loading and of the session.
+    /// Errors of loading and of the session.
     pub fn next(&mut self, session: &mut dyn Session) -> Result<Option<Step<'_>>> {
         while self.at >= self.batch.n {
             let mut mixed = None;
@@ -358,7 +358,7 @@ mod tests {
     use regraft_engine_cpu::CpuEngine;
     use regraft_graph::{Grafted, NodeId, Trainable};
 
-    /// Keeps what it is told, and asks to stop at a piece of work.
+    /// Records reports, and cancels when a given stage begins.
     #[derive(Default)]
     struct Listener {
         told: Mutex<Vec<String>>,
@@ -396,7 +396,7 @@ mod tests {
         }
     }
 
-    /// A network whose layers from `layer` on learn, its images, and what it takes to use them.
+    /// A network whose layers from `layer` on learn, with its images, engine and session.
     struct Setup {
         _dir: tempfile::TempDir,
         settings: Settings,
@@ -449,7 +449,7 @@ mod tests {
         let fixed = |settings: &mut Settings| settings.no_augment = true;
         let views = |settings: &mut Settings| settings.views = Some(2);
         let mixed = |settings: &mut Settings| (settings.mixup_alpha, settings.cutmix_alpha) = (0.5, 1.0);
-        /// The layer that learns first, what is other than the tutorial's, how many views are cached.
+        /// The first layer that learns, changes to the tutorial's settings, the number of cached views.
         type Case = (&'static str, fn(&mut Settings), usize);
         let cases: [Case; 8] = [
             ("fc", |_| (), 0),

@@ -8,7 +8,7 @@ use crate::trainer::probe;
 use crate::{Context, InitHead, Pretrained, Provenance, Result, RunFolder, Settings};
 use regraft_graph::Grafted;
 
-/// A run's settings, network and images, the folder it writes into, and what it works with.
+/// A run's settings, network, images, output folder and context.
 #[derive(Clone, Copy)]
 pub(crate) struct Job<'a> {
     pub settings: &'a Settings,
@@ -38,7 +38,7 @@ impl Job<'_> {
     /// has found it already; without, a head that starts from a probe's solution gets it here.
     ///
     /// # Errors
-    /// Those of grafting, and of the probe.
+    /// Errors of grafting, and of the probe.
     pub fn graft(&self, head: Option<&StateDict>) -> Result<(Grafted, StateDict)> {
         let (grafted, mut state) = self.settings.graft(self.pretrained, self.outputs())?;
         match (self.settings.init_head, head) {

@@ -56,7 +56,7 @@ impl Learner {
     /// Compiles a network; `state` holds all of its tensors.
     ///
     /// # Errors
-    /// Those of [`Engine::compile`].
+    /// Errors of [`Engine::compile`].
     pub fn new(
         engine: &dyn Engine,
         graph: Graph,
@@ -77,7 +77,7 @@ impl Learner {
     /// Trains on an epoch's batches from number `first` on.
     ///
     /// # Errors
-    /// Those of loading, of the session and of `pace`, [`crate::Error::Interrupted`] between two batches.
+    /// Errors of loading, of the session and of `pace`, [`crate::Error::Interrupted`] between two batches.
     pub fn epoch(
         &mut self,
         inputs: &mut Inputs,
@@ -107,7 +107,7 @@ impl Learner {
     /// losses, and whether a step was taken.
     ///
     /// # Errors
-    /// Those of [`Session::accumulate`] and [`Session::step`].
+    /// Errors of [`Session::accumulate`] and [`Session::step`].
     fn step(&mut self, step: &Step, epoch: usize, lr: f64, last: bool) -> Result<(Losses, bool)> {
         let sample_keys = step.keys(epoch as u64);
         let batch = Batch { input: step.input, sample_keys: &sample_keys };
@@ -130,15 +130,15 @@ impl Learner {
     /// The network's output in evaluation mode: `[n, outputs]`, row-major.
     ///
     /// # Errors
-    /// Those of [`Session::infer`].
+    /// Errors of [`Session::infer`].
     pub fn infer(&mut self, input: Input) -> Result<Vec<f32>> {
         session::infer(self.session.as_mut(), input, self.graph.output())
     }
 
-    /// All tensors of the network as it infers now: with the moving average, where that is in use.
+    /// All tensors of the network as it infers now: the moving average's while that is in use.
     ///
     /// # Errors
-    /// Those of [`Session::weights`].
+    /// Errors of [`Session::weights`].
     pub fn weights(&self) -> Result<StateDict> {
         let mut state = self.frozen.clone();
         state.extend(self.session.weights()?);
@@ -148,7 +148,7 @@ impl Learner {
     /// All tensors of the network without the moving average.
     ///
     /// # Errors
-    /// Those of [`Session::state`].
+    /// Errors of [`Session::state`].
     pub fn trained(&self) -> Result<StateDict> {
         let mut state = self.frozen.clone();
         state.extend(self.session.state()?.trained);
@@ -158,7 +158,7 @@ impl Learner {
     /// Puts back what [`Session::state`] gave.
     ///
     /// # Errors
-    /// Those of [`Session::restore`].
+    /// Errors of [`Session::restore`].
     pub fn restore(&mut self, state: &SessionState) -> Result<()> {
         self.session.restore(state)?;
         self.pending = state.pending.batches;
@@ -169,7 +169,7 @@ impl Learner {
     /// moving average. Layers that begin to learn have no past, and their average is what they are.
     ///
     /// # Errors
-    /// Those of [`Session::state`] and [`Session::restore`].
+    /// Errors of [`Session::state`] and [`Session::restore`].
     pub fn continue_from(&mut self, previous: &Self) -> Result<()> {
         let (mut state, past) = (self.session.state()?, previous.session.state()?);
         state.optimizer.extend(past.optimizer);

@@ -4,7 +4,7 @@ use regraft_learn::schedule::Schedule;
 
 use crate::Settings;
 
-/// How gradient descent goes, whatever the targets are.
+/// Gradient descent for any kind of targets.
 #[derive(Clone, Debug)]
 pub(crate) struct Recipe {
     pub epochs: usize,

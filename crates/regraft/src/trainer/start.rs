@@ -1,4 +1,4 @@
-//! From settings to a model: what is checked, loaded and run, in this order.
+//! From settings to a model: checks, loading, training.
 
 use std::path::{Path, PathBuf};
 use std::time::Instant;
@@ -117,7 +117,7 @@ pub fn resume(run: &Path, hub: &Hub, context: &Context) -> Result<Outcome> {
 /// The checkpoint that a run goes on from, if it has got so far.
 ///
 /// # Errors
-/// [`Error::File`] if the run is complete; those of reading it.
+/// [`Error::File`] if the run is complete or cannot be read.
 fn open_checkpoint(folder: &RunFolder, settings: &Settings) -> Result<Option<Checkpoint>> {
     let complete = |reason: String| Err(Error::File { path: folder.path().to_owned(), reason });
     let (model, checkpoint) = (folder.best_path(), folder.checkpoint_path());

@@ -21,7 +21,7 @@ use crate::{Context, Keep, Model, Outcome, Provenance, Result};
 /// from, if a probe has found it already.
 ///
 /// # Errors
-/// Any of [`crate::Error`]; what was saved before stays.
+/// Any of [`crate::Error`]; files saved before stay.
 pub(crate) fn run(job: Job, head: Option<&StateDict>, checkpoint: Option<Checkpoint>) -> Result<Outcome> {
     let (grafted, state) = match &checkpoint {
         // All that the head starts from is in the checkpoint.
@@ -58,7 +58,7 @@ fn require_room(job: &Job, grafted: &Grafted) -> Result<()> {
 /// The network of an epoch (from 0), whose tensors are `state`.
 ///
 /// # Errors
-/// Those of compiling it.
+/// Errors of compiling it.
 pub(crate) fn learner(job: &Job, grafted: &Grafted, state: StateDict, epoch: usize) -> Result<Learner> {
     compile(job, grafted, state, job.settings.trainable(grafted, epoch)?, job.settings.batch_norm_mode(job.pretrained))
 }
@@ -187,7 +187,7 @@ impl Objective for Supervised<'_> {
 /// Loss and score of the network on the validation images; numbers in the scale in which they are learned.
 ///
 /// # Errors
-/// Those of loading and inferring, [`crate::Error::Interrupted`].
+/// Errors of loading and inferring, [`crate::Error::Interrupted`].
 pub(crate) fn validate(
     val: &mut Inputs,
     learner: &mut Learner,

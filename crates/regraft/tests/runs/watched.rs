@@ -9,7 +9,7 @@ use regraft_graph::{Graph, NodeId, StateDict, Tensor};
 
 /// Interferes with a session.
 pub trait Watch: Clone + Send + Sync + 'static {
-    /// Changes what it infers.
+    /// Changes the outputs of inference.
     fn inferred(&mut self, outputs: &mut [f32]);
 
     /// Refuses a batch.

@@ -303,7 +303,7 @@ impl Unlabelled {
     }
 }
 
-/// The innermost folder that contains all of these, so that a hash does not depend on where it is.
+/// The innermost folder that contains all of these, so that a hash does not depend on the location of the photos.
 fn common_folder(paths: &[PathBuf]) -> PathBuf {
     let mut common = paths.first().cloned().unwrap_or_default();
     // An empty path contains everything.

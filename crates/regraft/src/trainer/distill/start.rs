@@ -20,7 +20,7 @@ impl Start {
     /// Random values, or weights that may be those of a wider network and may have their batch norms folded.
     ///
     /// # Errors
-    /// [`Error::WrongWeights`] for weights of another network; those of reading images and of running the network.
+    /// [`Error::WrongWeights`] for weights of another network; errors of reading images and of running the network.
     pub fn new(settings: &DistillSettings, graph: &Graph, images: &Unlabelled, context: &Context) -> Result<Self> {
         let mut state = init::random(graph, settings.seed);
         let (begun, sha256) = match &settings.weights {
@@ -54,7 +54,7 @@ impl Start {
         Ok(Self { state, weights_sha256: sha256 })
     }
 
-    /// For a run that is resumed, whose tensors are in a checkpoint: what it started from may be gone.
+    /// For a resumed run, whose tensors are in a checkpoint: the weights it started from may be gone.
     pub fn resumed(settings: &DistillSettings, graph: &Graph, position: &Position) -> Self {
         Self { state: init::random(graph, settings.seed), weights_sha256: position.weights_sha256.clone() }
     }

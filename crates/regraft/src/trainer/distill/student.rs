@@ -29,7 +29,7 @@ const MAX_GRAD_NORM: f64 = 5.0;
 /// Trains the student, or goes on doing so.
 ///
 /// # Errors
-/// Any of [`crate::Error`]; what was saved before stays.
+/// Any of [`crate::Error`]; files saved before stay.
 pub(super) fn run(
     settings: &DistillSettings,
     images: &Unlabelled,

@@ -49,7 +49,7 @@ impl<'a> TeacherOutputs<'a> {
     /// began with the outputs that are there, so others are an error.
     ///
     /// # Errors
-    /// Those of opening the teachers; [`Error::File`] naming the outputs of others.
+    /// Errors of opening the teachers; [`Error::File`] naming the outputs of others.
     pub fn open(
         settings: &'a DistillSettings,
         images: &'a Unlabelled,
@@ -71,7 +71,7 @@ impl<'a> TeacherOutputs<'a> {
     /// Computes the outputs of the first view, by which all views are standardised.
     ///
     /// # Errors
-    /// Those of computing, reading and writing them.
+    /// Errors of computing, reading and writing them.
     pub fn begin(&mut self, context: &Context) -> Result<()> {
         let outputs = self.raw(View::Train(0), context)?;
         self.fit_standardisation(&outputs);
@@ -120,7 +120,7 @@ impl<'a> TeacherOutputs<'a> {
     /// The student's targets for a part: `[n, len]`, standardised.
     ///
     /// # Errors
-    /// Those of computing, reading and writing them.
+    /// Errors of computing, reading and writing them.
     pub fn of(&mut self, view: View, context: &Context) -> Result<Vec<f32>> {
         let mut outputs = self.raw(view, context)?;
         for row in outputs.chunks_exact_mut(self.mean.len()) {

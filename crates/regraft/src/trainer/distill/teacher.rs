@@ -67,7 +67,7 @@ impl TeacherSpec {
 
 impl Teacher {
     /// # Errors
-    /// Those of reading and compiling it.
+    /// Errors of reading and compiling it.
     pub fn open(settings: &TeacherSpec, context: &Context) -> Result<Self> {
         match settings {
             TeacherSpec::Backbone { backbone: name, weights, preprocessing } => {
@@ -129,7 +129,7 @@ impl Teacher {
     /// Its outputs for prepared images: `[n, widths.all()]`.
     ///
     /// # Errors
-    /// Those of inferring.
+    /// Errors of inferring.
     pub fn infer(&mut self, images: Images) -> Result<Vec<f32>> {
         let values = self.network.infer_nodes(images, &self.nodes)?;
         let features = pooled(&values[0]);
